@@ -1,0 +1,30 @@
+"""Penalties: frozen functions of one tensor, with value, proximal map and what follows from them."""
+
+from torchreg.penalties.base import Penalty, Sum
+from torchreg.penalties.combinators import NonNegative, Towards, Weighted
+from torchreg.penalties.concave import L0, MCP, SCAD
+from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
+from torchreg.penalties.grouped import Group
+from torchreg.penalties.separable import L1, L1L2, L2, Separable
+from torchreg.penalties.strength import NoConjugate, NoExactProx
+
+__all__ = [
+    "L0",
+    "L1",
+    "L1L2",
+    "L2",
+    "MCP",
+    "SCAD",
+    "Group",
+    "GroupForm",
+    "L1Form",
+    "NoConjugate",
+    "NoExactProx",
+    "NonNegative",
+    "Penalty",
+    "ProxForm",
+    "Separable",
+    "Sum",
+    "Towards",
+    "Weighted",
+]

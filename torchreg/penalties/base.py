@@ -1,0 +1,313 @@
+"""The central abstraction: a penalty is a frozen function of one tensor with one knob, alpha."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from torchreg.groups import Groups
+from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.spec import canonical, describe, short
+from torchreg.penalties.strength import NoConjugate, NoExactProx, check_values, least_alpha, strength
+from torchreg.select import weights
+from torchreg.shrinkage import Scalar, ridge_step, scaled
+from torchreg.sums import widened
+
+Grain = Literal["entry", "row", "tensor"]
+Target = Tensor | Module | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+class Penalty(ABC):
+    """A penalty ``R(w)`` with strength ``alpha``: its value, its proximal map and what follows.
+
+    A subclass of your own writes two methods, ``value`` and ``prox``; if it acts on each entry
+    alone, derive from `Separable` and write ``phi`` and ``shrink``. The other methods have
+    defaults that follow from these two; the built-in penalties replace a default only by a closed
+    form that the tests prove equal to it.
+
+    A penalty is never scaled by the number of samples or by the learning rate: the loss is a
+    mean, so the same ``alpha`` means the same in a training loop and in a fit.
+    """
+
+    alpha: Scalar
+
+    @property
+    def convex(self) -> bool:
+        """Whether the penalty is known to be convex."""
+        return False
+
+    @property
+    def ridge(self) -> Scalar | None:
+        """``c`` if this is ``sum c w^2`` and nothing else, so that it folds into a sum."""
+        return None
+
+    @property
+    def even(self) -> bool:
+        """Whether it depends on ``|w|`` alone and does not fall with it."""
+        return False
+
+    @property
+    def sublinear(self) -> bool:
+        """Whether it is a weighted L1 norm, whose prox may come before that of a radial penalty."""
+        return False
+
+    @property
+    def radial(self) -> bool:
+        """Whether it depends on norms of groups alone."""
+        return False
+
+    @property
+    def groups(self) -> Groups | None:
+        """The groups that this penalty sets to zero together, None if it acts on entries."""
+        return None
+
+    @property
+    def grain(self) -> Grain:
+        """On what its prox acts independently: each entry, each slice of dim 0, or the tensor."""
+        return "tensor"
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """``R(w)`` as a 0-d tensor of at least float32, differentiable, with gradient 0 at 0."""
+
+    @abstractmethod
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        """``argmin_u R(u) + sum_i (u_i - w_i)^2 / (2 step_i)``, of w's shape and dtype.
+
+        Args:
+            w: any real floating tensor; half precision computes in float32.
+            step: >= 0, a number or a tensor that broadcasts with ``w``; 0 changes nothing.
+        """
+
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        """`prox` in place on each tensor, outside autograd."""
+        with torch.no_grad():
+            for w, step in zip(tensors, steps, strict=True):
+                w.copy_(self.prox(w, step))
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        """The least alpha with ``prox(-step * grad, step) == 0``: from there on, 0 is the answer.
+
+        Args:
+            grad: gradient of the loss at ``w = 0``, of w's shape.
+            step: needed only where the penalty's slope at 0 is infinite (L0).
+
+        Returns:
+            A 0-d tensor; inf where no alpha suffices (L2).
+        """
+        small = 2.0**-20 if step is None else step
+        return least_alpha(lambda alpha: self.with_alpha(alpha).prox(-small * widened(grad), small), grad)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        """``R*(z) = sup_w <z, w> - R(w)``, a 0-d tensor, inf outside its domain.
+
+        Raises:
+            NoConjugate: where it is not known.
+        """
+        del z
+        raise NoConjugate(f"{self} has no known convex conjugate; report the prox residual instead of a duality gap.")
+
+    def form(self, w: Tensor) -> Form:
+        """What a solver may know of this penalty on a tensor like ``w``."""
+        del w
+        return ProxForm(self)
+
+    def check(self, w: Tensor) -> None:
+        """Raise ValueError or TypeError if this penalty does not fit ``w``."""
+        widened(w.detach().reshape(-1)[:0])
+        check_values(type(self).__name__, self.alpha)
+
+    def with_alpha(self, alpha: Scalar) -> Self:
+        """The same penalty with another strength: a new object, nothing is changed in place."""
+        return self.replaced(alpha=strength(type(self).__name__, alpha))
+
+    def replaced(self, **fields: Any) -> Self:
+        """A copy with other fields, unchecked: for combinators, which check for themselves."""
+        new = copy.copy(self)
+        for name, value in fields.items():
+            object.__setattr__(new, name, value)
+        return new
+
+    def spec(self) -> dict[str, Any]:
+        """A canonical description in JSON types: floats as hex, tensors as shape, dtype, sha256."""
+        description: dict[str, Any] = describe(self)
+        return description
+
+    def __call__(self, target: Target) -> Tensor:
+        """The penalty's value on a tensor, on a module's `weights`, or on each of many tensors."""
+        if isinstance(target, Tensor):
+            return self.value(target)
+        if isinstance(target, Module):
+            target = weights(target)
+        tensors = list(target.values() if isinstance(target, Mapping) else target)
+        if not tensors:
+            raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
+        values = [self.value(w) for w in tensors]
+        return sum(values[1:], values[0])
+
+    def __add__(self, other: Penalty) -> Sum:
+        if not isinstance(other, Penalty):
+            return NotImplemented
+        return Sum((*_summands(self), *_summands(other)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Penalty) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash(canonical(self.spec()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{k}={short(v)}" for k, v in vars(self).items() if k[:1] != "_" and v is not None)
+        return f"{type(self).__name__}({fields})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sum(Penalty):
+    """A sum of penalties whose prox is exact: ``alpha * (R_1(w) + R_2(w) + ...)``.
+
+    Written ``L1(a) + L2(b)``. Exact are: any penalty + L2, and a group penalty + L1, the sparse
+    group lasso (Simon et al., JCGS 22, 2013), with or without L2.
+
+    Args:
+        terms: two or more penalties.
+        alpha: multiplies the sum; each term keeps its own strength.
+
+    Raises:
+        NoExactProx: where the prox of the sum has no closed form.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, Group, rows
+        >>> penalty = Group(L1(1.0), by=rows, weights=1.0) + L1(0.5)
+        >>> penalty.prox(torch.tensor([[3.5, -4.5], [0.9, 1.0]]), 1.0)
+        tensor([[ 2.4000, -3.2000],
+                [ 0.0000,  0.0000]])
+    """
+
+    terms: tuple[Penalty, ...]
+    alpha: Scalar = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "alpha", strength("Sum", self.alpha))
+        if not self.terms or not all(isinstance(t, Penalty) for t in self.terms):
+            raise TypeError(f"Sum needs penalties, got {self.terms!r}; write L1(0.1) + L2(0.01).")
+        object.__setattr__(self, "_ordered", _ordered([t for t in self.terms if t.ridge is None]))
+
+    @property
+    def _ridges(self) -> list[Scalar]:
+        return [t.ridge for t in self.terms if t.ridge is not None]
+
+    @property
+    def convex(self) -> bool:
+        return all(t.convex for t in self.terms)
+
+    @property
+    def even(self) -> bool:
+        return all(t.even for t in self.terms)
+
+    @property
+    def ridge(self) -> Scalar | None:
+        return None if self._ordered else self.alpha * sum(self._ridges)
+
+    @property
+    def groups(self) -> Groups | None:
+        return next((t.groups for t in self.terms if t.groups is not None), None)
+
+    @property
+    def grain(self) -> Grain:
+        grains = {t.grain for t in self.terms}
+        return "tensor" if "tensor" in grains else "row" if "row" in grains else "entry"
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.alpha * sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        x, rest = widened(w), scaled(self.alpha, step)
+        for ridge in self._ridges:
+            factor, rest = ridge_step(rest, ridge)
+            x = x * factor + 0.0
+        for term in self._ordered:
+            x = term.prox(x, rest)
+        return x.to(w.dtype)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        if not self.convex:
+            return Penalty.conjugate(self, z)
+        z = widened(z)
+        if isinstance(self.alpha, float) and self.alpha == 0.0:
+            return torch.where((z == 0).all(), 0.0, math.inf)
+        return self.alpha * self._conjugate_of_terms(z / self.alpha)
+
+    def _conjugate_of_terms(self, z: Tensor) -> Tensor:
+        ridge = sum(self._ridges) if self._ridges else 0.0
+        if isinstance(ridge, Tensor) or ridge > 0.0:
+            return self._conjugate_with_ridge(z, ridge)
+        for term in self._ordered[:-1]:  # (f + g)* at z is f* at what g's dual ball leaves of z
+            z = term.prox(z, 1.0)
+        return self._ordered[-1].conjugate(z) if self._ordered else torch.where((z == 0).all(), 0.0, math.inf)
+
+    def _conjugate_with_ridge(self, z: Tensor, ridge: Scalar) -> Tensor:
+        w, rest = z / (2.0 * ridge), 0.5 / ridge
+        for term in self._ordered:
+            w = term.prox(w, rest)
+        return (z * w).sum() - sum(t.value(w) for t in self.terms)
+
+    def form(self, w: Tensor) -> Form:
+        forms = [t.form(w) for t in self._ordered]
+        if any(isinstance(f, ProxForm) for f in forms):
+            return ProxForm(self)
+        if not forms:
+            joint: Form = L1Form(0.0)
+        elif len(forms) == 1:
+            joint = forms[0]
+        else:
+            joint = _sparse_group_form(forms)
+        for ridge in self._ridges:
+            joint = joint.plus_ridge(ridge)  # type: ignore[union-attr]
+        return joint.times(self.alpha)  # type: ignore[union-attr]
+
+    def check(self, w: Tensor) -> None:
+        for term in self.terms:
+            term.check(w)
+
+    def __repr__(self) -> str:
+        joined = " + ".join(map(repr, self.terms))
+        one = isinstance(self.alpha, float) and self.alpha == 1.0
+        return joined if one else f"Sum(({', '.join(map(repr, self.terms))}), alpha={short(self.alpha)})"
+
+
+def _summands(penalty: Penalty) -> tuple[Penalty, ...]:
+    """The terms that ``+`` joins: a plain sum is taken apart, any other penalty is one term."""
+    plain = isinstance(penalty, Sum) and isinstance(penalty.alpha, float) and penalty.alpha == 1.0
+    return penalty.terms if plain else (penalty,)  # type: ignore[attr-defined]
+
+
+def _ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
+    """The terms that are no ridge, in the order in which their proximal maps compose exactly."""
+    if len(rest) <= 1:
+        return tuple(rest)
+    if len(rest) == 2:
+        for first, second in (rest, rest[::-1]):
+            if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4
+                return first, second
+    raise NoExactProx(
+        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2 and "
+        "Group(...) + L1. Join strengths of the same kind into one penalty, or keep one penalty in the prox and add "
+        "the other to the loss: loss + penalty(model)."
+    )
+
+
+def _sparse_group_form(forms: list[Form]) -> Form:
+    inner, group = forms
+    if not (isinstance(inner, L1Form) and isinstance(group, GroupForm)):
+        raise AssertionError(f"a sum orders L1 before groups, got {forms}")
+    return replace(group, inner=inner.l1, l2=group.l2 + inner.l2, lower=max(group.lower, inner.lower))

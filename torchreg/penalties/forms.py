@@ -1,0 +1,72 @@
+"""What a solver may know of a penalty: exact data where it is of L1 or group type, else its prox.
+
+Solvers dispatch on these forms, never on the class of a penalty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from torchreg.groups import Groups
+from torchreg.shrinkage import Scalar
+
+if TYPE_CHECKING:
+    from torchreg.penalties.base import Penalty
+
+
+@dataclass(frozen=True)
+class L1Form:
+    """``sum_i l1_i |w_i| + l2_i / 2 w_i^2``, subject to ``w_i >= lower``.
+
+    ``l1`` and ``l2`` are numbers or tensors that broadcast with w; an infinite ``l1_i`` forces
+    ``w_i = 0``, ``lower`` is ``-inf`` or 0.
+    """
+
+    l1: Scalar
+    l2: Scalar = 0.0
+    lower: float = -math.inf
+
+    def plus_ridge(self, ridge: Scalar) -> L1Form:
+        """With ``ridge * w^2`` added."""
+        return replace(self, l2=self.l2 + 2.0 * ridge)
+
+    def times(self, factor: Scalar) -> L1Form:
+        """Multiplied by ``factor >= 0``."""
+        return replace(self, l1=factor * self.l1, l2=factor * self.l2)
+
+
+@dataclass(frozen=True)
+class GroupForm:
+    """``sum_g l1_g ||w_g|| + sum_i inner_i |w_i| + l2_i / 2 w_i^2``, subject to ``w_i >= lower``.
+
+    ``l1`` has one entry per group of ``by``; ``inner`` and ``l2`` broadcast with w (``l2`` may
+    differ between groups only).
+    """
+
+    by: Groups
+    l1: Tensor
+    l2: Scalar = 0.0
+    inner: Scalar = 0.0
+    lower: float = -math.inf
+
+    def plus_ridge(self, ridge: Scalar) -> GroupForm:
+        """With ``ridge * w^2`` added."""
+        return replace(self, l2=self.l2 + 2.0 * ridge)
+
+    def times(self, factor: Scalar) -> GroupForm:
+        """Multiplied by ``factor >= 0``."""
+        return replace(self, l1=factor * self.l1, l2=factor * self.l2, inner=factor * self.inner)
+
+
+@dataclass(frozen=True)
+class ProxForm:
+    """Known by value and prox alone."""
+
+    penalty: Penalty
+
+
+Form = L1Form | GroupForm | ProxForm

@@ -1,0 +1,183 @@
+"""Group penalties: a separable penalty of the norm of each group, so that groups vanish whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchreg.groups import Groups
+from torchreg.penalties.base import Grain, Penalty
+from torchreg.penalties.combinators import Weighing, factors_for
+from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.metric import norm_prox, radial_prox
+from torchreg.penalties.separable import Separable
+from torchreg.pieces import row_blocks
+from torchreg.shrinkage import Scalar, ridge_step
+from torchreg.sums import wide_dtype, widened
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Group(Penalty):
+    """A penalty on the Euclidean norm of each group: rows, columns, filters or labels vanish whole.
+
+    ``R(w) = sum_g phi(||w_g||; weights_g * alpha)``; with ``L1`` the group lasso. With one step
+    for a group, ``prox`` scales it: ``w_g * shrink(||w_g||) / ||w_g||``. With a step per entry
+    (an adaptive optimizer's) it solves the exact problem in that metric.
+
+    By default a group's strength is ``alpha * sqrt(group size)``, the usual choice; celer and
+    skglm use weights=1.0.
+
+    Args:
+        penalty: a separable penalty of the norm, such as ``L1(alpha)`` or ``MCP(alpha)``.
+        by: ``rows``, ``columns``, ``filters``, ``whole`` or ``labels(index)``.
+        weights: factors on alpha, >= 0: None for sqrt(group size), a number, or one per group;
+            0 leaves a group unpenalised, inf forces it to zero.
+
+    Raises:
+        TypeError: if ``penalty`` is not separable or ``by`` is no grouper.
+        ValueError: if a weight is negative or NaN; at attach, if the groups do not fit.
+
+    Source:
+        Yuan and Lin, JRSS B 68, 2006; in a diagonal metric: Deleu and Bengio, arXiv 2102.03869.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, Group, rows
+        >>> penalty = Group(L1(1.0), by=rows, weights=1.0)
+        >>> penalty.prox(torch.tensor([[3.0, -4.0], [0.5, 0.5]]), 1.0)
+        tensor([[ 2.4000, -3.2000],
+                [ 0.0000,  0.0000]])
+    """
+
+    penalty: Separable
+    by: Groups
+    weights: Tensor | float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, Separable):
+            raise TypeError(
+                f"Group takes a separable penalty of the norm, such as L1 or MCP, got {self.penalty!r}; write "
+                "NonNegative(Group(...)), Towards(Group(...), reference), Group(..., weights=...), or "
+                "Group(L1(a), by) + L1(b) for the sparse group lasso."
+            )
+        if not isinstance(self.by, Groups):
+            raise TypeError(f"Group needs by=rows, columns, filters, whole or labels(index), got {self.by!r}.")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", factors_for("Group", self.weights))
+
+    @property
+    def alpha(self) -> Scalar:  # type: ignore[override]
+        return self.penalty.alpha
+
+    def with_alpha(self, alpha: Scalar) -> Group:
+        return self.replaced(penalty=self.penalty.with_alpha(alpha))
+
+    @property
+    def convex(self) -> bool:
+        return self.penalty.convex
+
+    @property
+    def even(self) -> bool:
+        return True
+
+    @property
+    def radial(self) -> bool:
+        return True
+
+    @property
+    def groups(self) -> Groups | None:
+        return self.by
+
+    @property
+    def grain(self) -> Grain:
+        return "row" if self.by.by_row and not isinstance(self.weights, Tensor) else "tensor"
+
+    def _factors(self, w: Tensor) -> Scalar:
+        return self.by.sizes(w) ** 0.5 if self.weights is None else self.weights
+
+    def value(self, w: Tensor) -> Tensor:
+        weighing = Weighing(self.penalty, self._factors(w))
+        return weighing.value(self.by.norms(w)).to(wide_dtype(w))
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        x = widened(w)
+        if isinstance(step, Tensor) and step.numel() > 1:
+            return self._metric_prox(x, step.broadcast_to(x.shape)).to(w.dtype)
+        if isinstance(step, Tensor):
+            step = step.reshape(())
+        scale = self._scale(self.by.norms(w), self._factors(w), step)
+        return (x * self.by.expand(scale.to(x.dtype), x) + 0.0).to(w.dtype)
+
+    def _scale(self, norms: Tensor, factors: Scalar, step: Scalar) -> Tensor:
+        """What each group is multiplied by; a group whose norm is NaN stays as it is."""
+        shrunk = Weighing(self.penalty, factors).shrink(norms, step)
+        known, one = norms > 0, torch.ones_like(norms)
+        unknown = torch.where((step > 0) & (norms == 0), torch.zeros_like(norms), one)
+        return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
+
+    def _metric_prox(self, x: Tensor, step: Tensor) -> Tensor:
+        norms = self.by.norms(x)
+        weighing = Weighing(self.penalty, self._factors(x))
+        form = weighing.penalty.form(norms)
+        if isinstance(form, L1Form):
+            level, l2 = (torch.as_tensor(v, device=x.device).broadcast_to(norms.shape) for v in (form.l1, form.l2))
+            factor, rest = ridge_step(step, self.by.expand(l2 / 2.0, x))
+            result = norm_prox(x * factor, torch.as_tensor(rest), level, self.by)
+        else:
+            result = radial_prox(x, step, weighing.penalty.phi, self.by)
+        if weighing.forced is False:
+            return result
+        forced = torch.as_tensor(weighing.forced, device=x.device).broadcast_to(norms.shape)
+        pinned = (self.by.expand(forced.to(x.dtype), x) > 0) & (step > 0) & ~x.isnan()
+        return torch.where(pinned, torch.zeros_like(x), result)
+
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        with torch.no_grad():
+            for w, step in zip(tensors, steps, strict=True):
+                if isinstance(step, Tensor) and step.numel() > 1:
+                    w.copy_(self.prox(w, step))
+                elif self.grain == "row":
+                    for block in row_blocks(w):
+                        self._scale_(block, step)
+                else:
+                    self._scale_(w, step)
+
+    def _scale_(self, w: Tensor, step: Scalar) -> None:
+        scale = self.by.expand(self._scale(self.by.quick_norms(w), self._factors(w), step).to(wide_dtype(w)), w)
+        for block in row_blocks(w) if scale.shape[:1] == (1,) else (w,):
+            block.mul_(scale).add_(0.0)
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        norms = self.by.norms(grad).to(wide_dtype(grad))
+        factors = torch.as_tensor(self._factors(grad), dtype=norms.dtype, device=norms.device).broadcast_to(norms.shape)
+        free = factors > 0
+        if step is None and self.penalty.sublinear:
+            ratio = torch.where(free, norms / torch.where(free, factors, torch.ones_like(factors)), 0.0)
+            return ratio.max() if ratio.numel() else ratio.sum()
+        penalised = torch.where(self.by.expand(free.to(grad.dtype), grad) > 0, grad, torch.zeros_like(grad))
+        return Penalty.alpha_max(self, penalised, step)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        factors = self._factors(z)
+        scaled_penalty = self.penalty.replaced(alpha=self.penalty.alpha * factors)
+        return scaled_penalty.conjugate(self.by.norms(z)).to(wide_dtype(z))
+
+    def form(self, w: Tensor) -> Form:
+        form = self.penalty.form(w.new_zeros(self.by.count(w)))
+        if not isinstance(form, L1Form):
+            return ProxForm(self)
+        factors = torch.as_tensor(self._factors(w), dtype=wide_dtype(w), device=w.device).broadcast_to(self.by.count(w))
+        return GroupForm(self.by, factors * form.l1, self.by.expand(factors * form.l2, w))
+
+    def check(self, w: Tensor) -> None:
+        self.penalty.check(w)
+        self.by.check(w)
+        count = self.by.count(w)
+        if isinstance(self.weights, Tensor) and self.weights.numel() not in (1, count):
+            raise ValueError(
+                f"Group's weights of shape {tuple(self.weights.shape)} do not fit the {count} groups by {self.by!r} of "
+                f"a tensor of shape {tuple(w.shape)}; give one weight per group."
+            )

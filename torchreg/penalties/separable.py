@@ -1,0 +1,278 @@
+"""Penalties of each entry alone: the base class, and the convex ones L1, L2 and L1L2."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchreg.penalties.base import Grain, Penalty
+from torchreg.penalties.forms import Form, L1Form
+from torchreg.penalties.strength import strength
+from torchreg.pieces import entry_pieces
+from torchreg.shrinkage import Scalar, ridge_step, scaled, soft, soft_, soft_many_
+from torchreg.sums import absolute_sum, square_sum, total, widened
+
+class Separable(Penalty):
+    """A penalty ``sum_i phi(w_i)`` of each entry alone: write ``phi`` and ``shrink``.
+
+    Both take and return tensors of at least float32, and use ``self.alpha`` as a number that
+    broadcasts with their argument, so that weights and groups work at once. Combinators assume
+    ``phi`` even, 0 at 0 and not falling in ``|w|``.
+    """
+
+    @property
+    def grain(self) -> Grain:
+        return "entry"
+
+    @property
+    def even(self) -> bool:
+        return True
+
+    @abstractmethod
+    def phi(self, x: Tensor) -> Tensor:
+        """The penalty of each entry."""
+
+    @abstractmethod
+    def shrink(self, x: Tensor, step: Scalar) -> Tensor:
+        """The proximal map of each entry."""
+
+    def value(self, w: Tensor) -> Tensor:
+        return total(self.phi, w)
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        return self.shrink(widened(w), step).to(w.dtype)
+
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        with torch.no_grad():
+            for w, step in zip(tensors, steps, strict=True):
+                for x, s in entry_pieces(w, step):
+                    x.copy_(self.prox(x, s))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class L1(Separable):
+    """The L1 norm, which sets weights to exactly zero under a proximal step.
+
+    ``R(w) = alpha * sum_i |w_i|``; ``prox(w, step) = sign(w) * max(|w| - alpha * step, 0)``.
+
+    Added to a loss it shrinks but gives no exact zeros; stepped by `ProxOptimizer` it does.
+    ``Lasso(alpha)`` of scikit-learn minimises mean squared error / 2 + ``L1(alpha)``.
+
+    Args:
+        alpha: strength, finite and >= 0; a number or a 0-d tensor.
+
+    Raises:
+        ValueError: if ``alpha`` is negative, NaN or infinite.
+
+    Source:
+        Tibshirani, JRSS B 58, 1996; soft thresholding: Donoho and Johnstone, Biometrika 81, 1994.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> L1(0.5).prox(torch.tensor([2.0, -0.3, 0.5]), 1.0)
+        tensor([1.5000, 0.0000, 0.0000])
+    """
+
+    alpha: Scalar
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", strength("L1", self.alpha))
+
+    @property
+    def convex(self) -> bool:
+        return True
+
+    @property
+    def sublinear(self) -> bool:
+        return True
+
+    def phi(self, x: Tensor) -> Tensor:
+        return self.alpha * x.abs()
+
+    def shrink(self, x: Tensor, step: Scalar) -> Tensor:
+        return soft(x, scaled(self.alpha, step))
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.alpha * absolute_sum(w)
+
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        with torch.no_grad():
+            if len(tensors) > 1:
+                soft_many_(tensors, [scaled(self.alpha, s) for s in steps])
+                return
+            for x, s in entry_pieces(tensors[0], steps[0]):
+                soft_(x, scaled(self.alpha, s))
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        del step
+        return largest(widened(grad).abs())
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        inside = (widened(z).abs() <= self.alpha).all()
+        return torch.where(inside, 0.0, math.inf).to(widened(z).dtype)
+
+    def form(self, w: Tensor) -> Form:
+        del w
+        return L1Form(self.alpha)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class L2(Separable):
+    """The squared L2 norm without a half, which shrinks every weight and sets none to zero.
+
+    ``R(w) = alpha * sum_i w_i^2``; gradient ``2 alpha w``; ``prox(w, step) = w / (1 + 2 alpha step)``.
+
+    There is no half: ``L2(alpha)`` in the loss has the gradient of ``weight_decay = 2 * alpha``,
+    and is the ridge part ``L1L2(2 * alpha, l1_ratio=0)``.
+
+    Args:
+        alpha: strength, finite and >= 0; a number or a 0-d tensor.
+
+    Raises:
+        ValueError: if ``alpha`` is negative, NaN or infinite.
+
+    Source:
+        Hoerl and Kennard, Technometrics 12, 1970.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L2
+        >>> L2(0.5).prox(torch.tensor([2.0, -0.3, 0.0]), 1.0)
+        tensor([ 1.0000, -0.1500,  0.0000])
+    """
+
+    alpha: Scalar
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", strength("L2", self.alpha))
+
+    @property
+    def convex(self) -> bool:
+        return True
+
+    @property
+    def ridge(self) -> Scalar | None:
+        return self.alpha
+
+    def phi(self, x: Tensor) -> Tensor:
+        return self.alpha * x.square()
+
+    def shrink(self, x: Tensor, step: Scalar) -> Tensor:
+        return x * ridge_step(step, self.alpha)[0] + 0.0
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.alpha * square_sum(w)
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        del step
+        return torch.where((grad == 0).all(), 0.0, math.inf).to(widened(grad).dtype)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        return _ridge_conjugate(widened(z), 2.0 * self.alpha).sum()
+
+    def form(self, w: Tensor) -> Form:
+        del w
+        return L1Form(0.0, 2.0 * self.alpha)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class L1L2(Separable):
+    """The elastic net in scikit-learn's convention: exact zeros, and stable on correlated weights.
+
+    ``R(w) = alpha * (l1_ratio * sum |w_i| + (1 - l1_ratio) / 2 * sum w_i^2)``.
+
+    The half is on the quadratic part here, as in scikit-learn and glmnet: ratio 0 is
+    ``L2(alpha / 2)``, ratio 1 is ``L1(alpha)``.
+
+    Args:
+        alpha: strength, finite and >= 0; a number or a 0-d tensor.
+        l1_ratio: share of L1, between 0 and 1.
+
+    Raises:
+        ValueError: if ``alpha`` is negative, NaN or infinite, or ``l1_ratio`` outside [0, 1].
+
+    Source:
+        Zou and Hastie, JRSS B 67, 2005.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1L2
+        >>> L1L2(1.0, l1_ratio=0.5).prox(torch.tensor([2.0, -0.3, 0.5]), 1.0)
+        tensor([1.0000, 0.0000, 0.0000])
+    """
+
+    alpha: Scalar
+    l1_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", strength("L1L2", self.alpha))
+        if not 0.0 <= self.l1_ratio <= 1.0:
+            raise ValueError(
+                f"L1L2 needs l1_ratio between 0 and 1, got {self.l1_ratio}; use 1.0 for L1 alone, 0.0 for L2 alone."
+            )
+        object.__setattr__(self, "l1_ratio", float(self.l1_ratio))
+
+    @property
+    def _l1(self) -> Scalar:
+        return self.alpha * self.l1_ratio
+
+    @property
+    def _ridge(self) -> Scalar:
+        return self.alpha * (0.5 * (1.0 - self.l1_ratio))
+
+    @property
+    def convex(self) -> bool:
+        return True
+
+    def phi(self, x: Tensor) -> Tensor:
+        return self._l1 * x.abs() + self._ridge * x.square()
+
+    def shrink(self, x: Tensor, step: Scalar) -> Tensor:
+        factor, rest = ridge_step(step, self._ridge)
+        return soft(x * factor, scaled(self._l1, rest)) + 0.0
+
+    def value(self, w: Tensor) -> Tensor:
+        return self._l1 * absolute_sum(w) + self._ridge * square_sum(w)
+
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        with torch.no_grad():
+            pairs = [ridge_step(s, self._ridge) for s in steps]
+            if len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
+                torch._foreach_mul_(tensors, [f for f, _ in pairs])
+                soft_many_(tensors, [scaled(self._l1, rest) for _, rest in pairs])
+                return
+            for w, (factor, rest) in zip(tensors, pairs, strict=True):
+                for x, s in entry_pieces(w, rest):
+                    x.mul_(factor)
+                    soft_(x, scaled(self._l1, s))
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        del step
+        top = largest(widened(grad).abs())
+        return top / self.l1_ratio if self.l1_ratio else torch.where(top == 0, top, math.inf)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        return _ridge_conjugate(soft(widened(z), self._l1), 2.0 * self._ridge).sum()
+
+    def form(self, w: Tensor) -> Form:
+        del w
+        return L1Form(self._l1, 2.0 * self._ridge)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest entry, 0 if there is none."""
+    return x.max() if x.numel() else x.sum()
+
+
+def _ridge_conjugate(z: Tensor, l2: Scalar) -> Tensor:
+    """Per entry the conjugate of ``l2 / 2 w^2``: ``z^2 / (2 l2)``, for l2 = 0 that of zero."""
+    l2 = torch.as_tensor(l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
+    curved = l2 > 0
+    flat = torch.where(z == 0, 0.0, math.inf).to(z.dtype)
+    return torch.where(curved, z.square() / (2.0 * torch.where(curved, l2, torch.ones_like(l2))), flat)

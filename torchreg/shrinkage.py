@@ -1,0 +1,179 @@
+"""Elementwise proximal maps, as pure functions.
+
+Each map solves ``argmin_u phi(u) + (u - w)^2 / (2 step)`` entry by entry. ``step`` and the
+strengths are floats or tensors that broadcast with ``w``. Every map is the identity at step 0,
+keeps NaN where it is, divides by nothing that can be zero and returns +0.0, never -0.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+
+
+def scaled(strength: Scalar, step: Scalar) -> Scalar:
+    """``strength * step`` with 0 * inf = 0: a zero step or a zero strength shrinks nothing."""
+    if isinstance(step, Tensor) and not isinstance(strength, Tensor) and math.isfinite(strength):
+        return strength * step if strength else 0.0  # a positive number makes no 0 * inf
+    if isinstance(strength, Tensor) or isinstance(step, Tensor):
+        return torch.nan_to_num(torch.as_tensor(strength * step), nan=0.0, posinf=math.inf)
+    return strength * step if strength and step else 0.0
+
+
+def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
+    """What the quadratic ``ridge * w^2`` leaves of a proximal step.
+
+    ``prox_{f + ridge w^2}(w, step) = prox_f(factor * w, rest)`` with
+    ``factor = 1 / (1 + 2 ridge step)`` and ``rest = step * factor``, in any diagonal metric.
+
+    Returns:
+        The pair (factor, rest). At an infinite step ``rest`` is ``1 / (2 ridge)``.
+    """
+    curvature = scaled(2.0 * ridge, step)
+    factor = 1.0 / (1.0 + curvature)
+    if not (isinstance(step, Tensor) or isinstance(ridge, Tensor)):
+        return factor, (step * factor if math.isfinite(step) or not ridge else 0.5 / ridge)
+    step, ridge = torch.as_tensor(step), torch.as_tensor(ridge)
+    endless = torch.isinf(step) & (ridge > 0)
+    limit = 0.5 / torch.where(endless, ridge, torch.ones_like(ridge))
+    return factor, torch.where(endless, limit, torch.where(endless, torch.zeros_like(step), step) * factor)
+
+
+def soft(w: Tensor, threshold: Scalar) -> Tensor:
+    """Soft thresholding, ``sign(w) * max(|w| - threshold, 0)``.
+
+    Written ``w - clip(w, -threshold, threshold)``, which needs no division and gives +0.0.
+    """
+    return w - torch.clamp(w, min=-threshold, max=threshold)  # type: ignore[arg-type]
+
+
+def hard(w: Tensor, threshold: Scalar) -> Tensor:
+    """Hard thresholding: ``w`` where ``|w| > threshold``, else 0."""
+    return torch.where(w.abs() <= threshold, torch.zeros_like(w), w)
+
+
+def firm(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
+    """Proximal map of MCP (Zhang, Annals of Statistics 38, 2010, eq. 2.1 for its penalty).
+
+    For ``step < gamma`` it is firm thresholding (Gao and Bruce, Statistica Sinica 7, 1997); from
+    ``step = gamma`` on the problem is concave inside, and the minimiser is the hard threshold at
+    ``strength * sqrt(gamma * step)``.
+    """
+    if not isinstance(step, Tensor):
+        if step < gamma:
+            return _firm_small(w, strength, gamma, step)
+        return hard(w, scaled(strength, math.sqrt(gamma * step)))
+    small = step < gamma
+    cut = scaled(strength, torch.sqrt(gamma * torch.where(small, torch.full_like(step, gamma), step)))
+    inner = torch.where(small, step, torch.zeros_like(step))
+    return torch.where(small, _firm_small(w, strength, gamma, inner), hard(w, cut))
+
+
+def _firm_small(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
+    shrunk = soft(w, scaled(strength, step)) / (1.0 - step / gamma)
+    return torch.where(w.abs() > gamma * strength, w, shrunk)
+
+
+def scad(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
+    """Proximal map of SCAD (Fan and Li, JASA 96, 2001, eq. 2.8 for step 1), for every step.
+
+    From ``step = gamma - 1`` on, the objective is concave between ``strength`` and
+    ``gamma * strength``, so the minimiser is the better of the two ends.
+    """
+    if not isinstance(step, Tensor):
+        small_step = step < gamma - 1.0
+        return (_scad_small if small_step else _scad_large)(w, strength, gamma, step)
+    small = step < gamma - 1.0
+    inner = torch.where(small, step, torch.zeros_like(step))
+    outer = torch.where(small, torch.full_like(step, gamma), step)
+    return torch.where(small, _scad_small(w, strength, gamma, inner), _scad_large(w, strength, gamma, outer))
+
+
+def _scad_small(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
+    size, threshold = w.abs(), scaled(strength, step)
+    middle = soft(w, threshold * (gamma / (gamma - 1.0))) / (1.0 - step / (gamma - 1.0))
+    inner = torch.where(size > strength + threshold, middle, soft(w, threshold))
+    return torch.where(size > gamma * strength, w, inner)
+
+
+def _scad_large(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
+    near = soft(w, scaled(strength, step))
+    near = near - soft(near, strength)  # clip to [-strength, strength]
+    edge = gamma * strength
+    far = torch.where(w.abs() > edge, w, torch.sign(w) * edge)
+    cost_near = scad_value(near, strength, gamma) + (near - w) ** 2 / (2.0 * step)
+    cost_far = scad_value(far, strength, gamma) + (far - w) ** 2 / (2.0 * step)
+    free = torch.as_tensor(strength, device=w.device) == 0
+    return torch.where((cost_far < cost_near) | free, far, near)
+
+
+def scad_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
+    """SCAD's value per entry: linear, then quadratic, then constant (Fan and Li 2001, eq. 2.7)."""
+    size = w.abs()
+    rising = size.clamp(max=strength)  # type: ignore[arg-type]
+    bending = (size - strength).clamp(min=0.0)
+    width = (gamma - 1.0) * strength
+    bending = bending - (bending - width).clamp(min=0.0)
+    return strength * (rising + bending) - bending**2 / (2.0 * (gamma - 1.0))
+
+
+def mcp_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
+    """MCP's value per entry: ``strength |w| - w^2 / (2 gamma)`` up to ``gamma * strength``, then flat."""
+    size = w.abs()
+    size = size - (size - gamma * strength).clamp(min=0.0)
+    return strength * size - size**2 / (2.0 * gamma)
+
+
+_GRAIN = 32768  # torch's least share of a CPU thread
+_LANES = 64  # entries; a multiple of every vector register's width
+
+
+def soft_(w: Tensor, threshold: Scalar) -> None:
+    """`soft` in place, outside autograd; a number as threshold takes one pass over memory.
+
+    torch's softshrink kernel writes -0.0 in its scalar loops, which run where a thread's share is
+    no multiple of the vector width; those entries are mended by adding +0.0.
+    """
+    if isinstance(threshold, Tensor):
+        w.sub_(torch.clamp(w, min=-threshold, max=threshold))
+        return
+    if threshold == 0.0 or not w.numel():
+        return
+    if threshold > torch.finfo(w.dtype).max or torch.compiler.is_compiling():
+        w.copy_(soft(w, threshold))
+        return
+    if not w.is_contiguous():
+        torch._C._nn.softshrink(w, threshold, out=w).add_(0.0)
+        return
+    flat = w.view(-1)
+    clean = _clean_length(flat)
+    if clean:
+        torch._C._nn.softshrink(flat[:clean], threshold, out=flat[:clean])
+    if clean < flat.numel():
+        torch._C._nn.softshrink(flat[clean:], threshold, out=flat[clean:]).add_(0.0)
+
+
+def _clean_length(flat: Tensor) -> int:
+    """How many leading entries the softshrink kernel handles by vectors alone."""
+    if flat.device.type != "cpu":
+        return flat.numel()
+    threads = torch.get_num_threads()
+    enough = flat.numel() >= threads * _GRAIN
+    return flat.numel() - flat.numel() % (threads * _LANES) if enough else 0
+
+
+def soft_many_(tensors: Sequence[Tensor], thresholds: Sequence[Scalar]) -> None:
+    """`soft` in place on many tensors with a handful of launches, outside autograd."""
+    if all(not isinstance(t, Tensor) for t in thresholds):
+        clipped = torch._foreach_clamp_max(tensors, thresholds)
+        torch._foreach_clamp_min_(clipped, [-t for t in thresholds])
+    else:
+        bounds = [torch.as_tensor(t, dtype=w.dtype, device=w.device) for w, t in zip(tensors, thresholds, strict=True)]
+        clipped = list(torch._foreach_clamp_max(tensors, bounds))
+        torch._foreach_clamp_min_(clipped, torch._foreach_neg(bounds))
+    torch._foreach_sub_(tensors, clipped)
