@@ -1,5 +1,8 @@
 """torchreg: regularisation for PyTorch. One Penalty object for training loops, fits and ablations."""
 
+from importlib.metadata import version
+
+from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.penalties import (
     L0,
@@ -19,3 +22,40 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
+from torchreg.training import ProxOptimizer, Sparsity, Term, attach, sparsity
+
+__version__ = version("torchreg-penalty")
+__all__ = [
+    "L0",
+    "L1",
+    "L1L2",
+    "L2",
+    "MCP",
+    "SCAD",
+    "Group",
+    "Groups",
+    "NoConjugate",
+    "NoExactProx",
+    "NonNegative",
+    "Penalty",
+    "ProxOptimizer",
+    "Separable",
+    "Sparsity",
+    "Sum",
+    "Term",
+    "Towards",
+    "Weighted",
+    "__version__",
+    "attach",
+    "columns",
+    "effective_step",
+    "filters",
+    "labels",
+    "matching",
+    "of_type",
+    "register_effective_step",
+    "rows",
+    "sparsity",
+    "weights",
+    "whole",
+]

@@ -25,6 +25,11 @@ def scaled(strength: Scalar, step: Scalar) -> Scalar:
     return strength * step if strength and step else 0.0
 
 
+def moves(step: Scalar) -> bool | Tensor:
+    """Where a proximal step changes anything: ``step > 0``."""
+    return step > 0 if isinstance(step, Tensor) else bool(step > 0)
+
+
 def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
     """What the quadratic ``ridge * w^2`` leaves of a proximal step.
 

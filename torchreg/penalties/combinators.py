@@ -14,7 +14,7 @@ from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar
+from torchreg.shrinkage import Scalar, moves
 from torchreg.sums import widened
 
 
@@ -43,7 +43,7 @@ class Weighing:
         shrunk = self.penalty.shrink(x, step)
         if self.forced is False:
             return shrunk
-        pinned = ~x.isnan() & self.forced & (step > 0)
+        pinned = ~x.isnan() & self.forced & moves(step)
         return torch.where(pinned, torch.zeros_like(x), shrunk)
 
 
@@ -225,7 +225,7 @@ class NonNegative(_Wrapped):
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         projected = self.penalty.prox(w.clamp(min=0.0) + 0.0, step)
-        return torch.where((step > 0) & torch.ones_like(w, dtype=torch.bool), projected, w)
+        return torch.where(moves(step) & torch.ones_like(w, dtype=torch.bool), projected, w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         return self.penalty.alpha_max(grad.clamp(max=0.0), step)

@@ -15,7 +15,7 @@ from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
 from torchreg.pieces import row_blocks
-from torchreg.shrinkage import Scalar, ridge_step
+from torchreg.shrinkage import Scalar, moves, ridge_step
 from torchreg.sums import wide_dtype, widened
 
 
@@ -115,7 +115,7 @@ class Group(Penalty):
         """What each group is multiplied by; a group whose norm is NaN stays as it is."""
         shrunk = Weighing(self.penalty, factors).shrink(norms, step)
         known, one = norms > 0, torch.ones_like(norms)
-        unknown = torch.where((step > 0) & (norms == 0), torch.zeros_like(norms), one)
+        unknown = torch.where(moves(step) & (norms == 0), torch.zeros_like(norms), one)
         return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
 
     def _metric_prox(self, x: Tensor, step: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Group(Penalty):
         if weighing.forced is False:
             return result
         forced = torch.as_tensor(weighing.forced, device=x.device).broadcast_to(norms.shape)
-        pinned = (self.by.expand(forced.to(x.dtype), x) > 0) & (step > 0) & ~x.isnan()
+        pinned = (self.by.expand(forced.to(x.dtype), x) > 0) & moves(step) & ~x.isnan()
         return torch.where(pinned, torch.zeros_like(x), result)
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:

@@ -44,11 +44,12 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor:
     with torch.no_grad():
         radius, active = _start(z, step, level, by)
         for _ in range(_SECULAR_STEPS):
-            radius = radius + _newton(radius, z, pull, by)
-    safe = torch.where(active, radius, torch.ones_like(radius))
-    safe = safe + torch.where(active, _newton(safe, z, pull, by), torch.zeros_like(safe))
-    spread = by.expand(safe, z)
+            radius = radius + _newton(radius, z, pull, by)  # NaN where a group is empty: not active
+    radius = torch.where(active, radius, torch.ones_like(radius))
     kept = by.expand(active.to(z.dtype), z) > 0
+    solid = torch.where(kept, z, torch.ones_like(z))  # keeps NaN out of the gradient of dead groups
+    radius = torch.where(active, radius + _newton(radius, solid, pull, by), radius)
+    spread = by.expand(radius, z)
     shrunk = torch.where(kept, z * (spread / (spread + pull)), torch.zeros_like(z)) + 0.0
     return torch.where(z.isnan() | _poisoned(z, by), z, shrunk).to(dtype)
 
@@ -75,11 +76,9 @@ def _start(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> tuple[Tensor, 
 def _newton(radius: Tensor, z: Tensor, pull: Tensor, by: Groups) -> Tensor:
     """The Newton step on ``1 / sqrt(g) - 1``, where ``g(r) = sum z^2 / (r + pull)^2``."""
     below = by.expand(radius, z) + pull
-    ratio = (z / below) ** 2
-    g, slope = by.sum(ratio), by.sum(ratio / below)
-    empty = slope <= 0
-    move = (root(g) - 1.0) * g / torch.where(empty, torch.ones_like(slope), slope)
-    return torch.where(empty, torch.zeros_like(move), move)
+    ratio = (z / below).square()
+    g = by.sum(ratio)
+    return (g.sqrt() - 1.0) * g / by.sum(ratio / below)
 
 
 def radial_prox(z: Tensor, step: Tensor, phi: Callable[[Tensor], Tensor], by: Groups) -> Tensor:

@@ -204,7 +204,7 @@ class L1L2(Separable):
         >>> import torch
         >>> from torchreg import L1L2
         >>> L1L2(1.0, l1_ratio=0.5).prox(torch.tensor([2.0, -0.3, 0.5]), 1.0)
-        tensor([1.0000, 0.0000, 0.0000])
+        tensor([1., 0., 0.])
     """
 
     alpha: Scalar

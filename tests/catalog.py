@@ -1,0 +1,209 @@
+"""The one list of penalties that every law is tested on; a new penalty adds its lines here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchreg import (
+    L0,
+    L1,
+    L1L2,
+    L2,
+    MCP,
+    SCAD,
+    Group,
+    NonNegative,
+    Penalty,
+    Separable,
+    Towards,
+    Weighted,
+    columns,
+    filters,
+    labels,
+    rows,
+    whole,
+)
+from torchreg.sums import widened
+
+Scalar = float | Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LogSum(Separable):
+    """A user's own separable penalty: ``alpha * log(1 + |w| / eps)``, not convex."""
+
+    alpha: Scalar
+    eps: float = 0.5
+
+    def phi(self, x: Tensor) -> Tensor:
+        return self.alpha * torch.log1p(x.abs() / self.eps)
+
+    def shrink(self, x: Tensor, step: Scalar) -> Tensor:
+        pull, size = _pull(self.alpha, step, x), x.abs()
+        inside = (size + self.eps) ** 2 - 4.0 * pull
+        root = torch.where(inside > 0, inside, 1.0).sqrt()
+        root = ((size - self.eps) + root) / 2.0
+        gain = pull * torch.log1p(root.clamp(min=0.0) / self.eps) + (root * root / 2.0 - root * size)
+        kept = torch.where((inside > 0) & (root > 0) & (gain < 0), root * x.sign(), 0.0)
+        return torch.where((pull == 0) | x.isnan(), x, kept) + 0.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pinball(Penalty):
+    """A user's own penalty in two methods: positive weights cost twice what negative ones do."""
+
+    alpha: Scalar
+
+    def value(self, w: Tensor) -> Tensor:
+        x = widened(w)
+        return self.alpha * (1.5 * x.abs() + 0.5 * x).sum()
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        x = widened(w)
+        pull = _pull(self.alpha, step, x)
+        return (x - x.clamp(min=-pull, max=2.0 * pull)).to(w.dtype) + 0.0
+
+
+def _pull(alpha: Scalar, step: Scalar, x: Tensor) -> Tensor:
+    return torch.nan_to_num(torch.as_tensor(alpha * step, dtype=x.dtype), nan=0.0, posinf=math.inf)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A penalty, the shape it is tested on, and what is known of it without asking it.
+
+    Attributes:
+        entry: it acts on each entry alone.
+        convex: it is convex.
+        conjugate: its conjugate is known.
+        spares: some entries have weight 0, so no alpha sends all to zero.
+        slope: it has a kink at its centre, so that a finite alpha gives zero.
+    """
+
+    id: str
+    make: Callable[[], Penalty]
+    shape: tuple[int, ...] = (9,)
+    entry: bool = False
+    convex: bool = True
+    conjugate: bool = True
+    spares: bool = False
+    slope: bool = True
+
+    @property
+    def centre(self) -> Tensor:
+        """Where the penalty is zero."""
+        return getattr(self.make(), "reference", torch.zeros(self.shape, dtype=torch.float64))
+
+
+def _entry(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
+    return Case(name, make, entry=True, **flags)
+
+
+def _rows(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
+    return Case(name, make, shape=(5, 3), **flags)
+
+
+_CONCAVE = {"convex": False, "conjugate": False}
+_FLAT = {"slope": False}
+INF = math.inf
+MASK = torch.tensor([0.0, INF, 1.0, 0.5, 2.0, 0.0, INF, 1.0, 3.0], dtype=torch.float64)
+SOFT_MASK = torch.tensor([0.2, 3.0, 1.0, 0.5, 2.0, 0.7, 4.0, 1.0, 3.0], dtype=torch.float64)
+GROUP_MASK = torch.tensor([0.0, 1.0, INF, 0.5, 2.0], dtype=torch.float64)
+REFERENCE = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.1, -0.2, 1.5, -3.0, 0.7], dtype=torch.float64)
+REFERENCE_ROWS = torch.linspace(-1.0, 2.0, 15, dtype=torch.float64).reshape(5, 3)
+ENTRY_LABELS = torch.tensor([[0, 1, 2], [1, 1, 0], [2, 0, 1], [4, 4, 2], [0, 4, 2]])  # group 3 is empty
+SLICE_LABELS = torch.tensor([0, 0, 2, 1, 2])
+
+PLAIN = [
+    _entry("L1", lambda: L1(0.4)),
+    _entry("L2", lambda: L2(0.4), **_FLAT),
+    _entry("L1L2", lambda: L1L2(0.6, 0.4)),
+    _entry("L1L2 ratio 1", lambda: L1L2(0.6, 1.0)),
+    _entry("L1L2 ratio 0", lambda: L1L2(0.6, 0.0), **_FLAT),
+    _entry("L0", lambda: L0(0.3), **_CONCAVE, **_FLAT),
+    _entry("MCP", lambda: MCP(0.4, gamma=2.5), **_CONCAVE),
+    _entry("SCAD", lambda: SCAD(0.4, gamma=3.2), **_CONCAVE),
+    _entry("own Separable", lambda: LogSum(0.3), **_CONCAVE),
+    _entry("own Penalty", lambda: Pinball(0.4), conjugate=False),
+]
+WEIGHTED = [
+    _entry("Weighted L1", lambda: Weighted(L1(0.4), SOFT_MASK)),
+    _entry("Weighted L1 by a number", lambda: Weighted(L1(0.4), 1.7)),
+    _entry("Weighted L1 with 0 and inf", lambda: Weighted(L1(0.4), MASK), spares=True),
+    _entry("Weighted L2 with 0 and inf", lambda: Weighted(L2(0.4), MASK), spares=True, **_FLAT),
+    _entry("Weighted L1L2 with 0 and inf", lambda: Weighted(L1L2(0.6, 0.4), MASK), spares=True),
+    _entry("Weighted L0 with 0 and inf", lambda: Weighted(L0(0.3), MASK), spares=True, **_CONCAVE, **_FLAT),
+    _entry("Weighted MCP with 0 and inf", lambda: Weighted(MCP(0.4, 2.5), MASK), spares=True, **_CONCAVE),
+    _entry("Weighted SCAD with 0 and inf", lambda: Weighted(SCAD(0.4, 3.2), MASK), spares=True, **_CONCAVE),
+    _entry("Weighted own", lambda: Weighted(LogSum(0.3), MASK), spares=True, **_CONCAVE),
+]
+CONSTRAINED = [
+    _entry("NonNegative L1", lambda: NonNegative(L1(0.4))),
+    _entry("NonNegative L2", lambda: NonNegative(L2(0.4)), **_FLAT),
+    _entry("NonNegative MCP", lambda: NonNegative(MCP(0.4, 2.5)), **_CONCAVE),
+    _entry("NonNegative Weighted", lambda: NonNegative(Weighted(L1(0.4), MASK)), spares=True),
+    _entry("NonNegative L1 + L2", lambda: NonNegative(L1(0.4)) + L2(0.3)),
+    _entry("NonNegative of L1 + L2", lambda: NonNegative(L1(0.4) + L2(0.3))),
+    _rows("NonNegative Group", lambda: NonNegative(Group(L1(0.4), by=rows))),
+    _rows("NonNegative Group MCP", lambda: NonNegative(Group(MCP(0.4, 2.5), by=rows)), **_CONCAVE),
+    _rows("NonNegative sparse group", lambda: NonNegative(Group(L1(0.4), by=rows) + L1(0.2))),
+    _rows("NonNegative Group + L1", lambda: NonNegative(Group(L1(0.4), by=rows)) + L1(0.2)),
+]
+GROUPED = [
+    _rows("Group rows", lambda: Group(L1(0.4), by=rows)),
+    _rows("Group rows, weights 1", lambda: Group(L1(0.4), by=rows, weights=1.0)),
+    _rows("Group rows, weights 0 and inf", lambda: Group(L1(0.4), by=rows, weights=GROUP_MASK), spares=True),
+    _rows("Group columns", lambda: Group(L1(0.3), by=columns)),
+    Case("Group filters", lambda: Group(L1(0.4), by=filters), shape=(4, 2, 3)),
+    _rows("Group labels of entries", lambda: Group(L1(0.4), by=labels(ENTRY_LABELS))),
+    _rows("Group labels of slices", lambda: Group(L1(0.3), by=labels(SLICE_LABELS))),
+    _rows("Group whole", lambda: Group(L1(0.3), by=whole)),
+    _rows("Group L1L2", lambda: Group(L1L2(0.6, 0.4), by=rows)),
+    _rows("Group L2", lambda: Group(L2(0.4), by=rows), **_FLAT),
+    _rows("Group MCP", lambda: Group(MCP(0.4, 2.5), by=rows), **_CONCAVE),
+    _rows("Group MCP labels", lambda: Group(MCP(0.4, 2.5), by=labels(ENTRY_LABELS)), **_CONCAVE),
+    _rows("Group MCP columns", lambda: Group(MCP(0.4, 2.5), by=columns, weights=1.0), **_CONCAVE),
+    _rows("Group SCAD", lambda: Group(SCAD(0.4, 3.2), by=rows, weights=1.0), **_CONCAVE),
+    _rows("Group L0", lambda: Group(L0(0.3), by=rows), **_CONCAVE, **_FLAT),
+    _rows("Group own", lambda: Group(LogSum(0.3), by=rows, weights=1.0), **_CONCAVE),
+    *[
+        _rows(f"Group {inner.__name__}, weights 0 and inf", lambda i=inner: Group(i(0.4), rows, weights=GROUP_MASK), **f)
+        for inner, f in [
+            (L1L2, {"spares": True}),
+            (L2, {"spares": True, **_FLAT}),
+            (MCP, {"spares": True, **_CONCAVE}),
+            (SCAD, {"spares": True, **_CONCAVE}),
+            (L0, {"spares": True, **_CONCAVE, **_FLAT}),
+        ]
+    ],
+]
+MOVED = [
+    _entry("Towards L1", lambda: Towards(L1(0.4), REFERENCE)),
+    _entry("Towards L2", lambda: Towards(L2(0.4), REFERENCE), **_FLAT),
+    _entry("Towards MCP", lambda: Towards(MCP(0.4, 2.5), REFERENCE), **_CONCAVE),
+    _entry("Towards Weighted", lambda: Towards(Weighted(L1(0.4), MASK), REFERENCE), spares=True),
+    _rows("Towards Group", lambda: Towards(Group(L1(0.4), by=rows), REFERENCE_ROWS)),
+    _rows("Towards sparse group", lambda: Towards(Group(L1(0.4), by=rows) + L1(0.2), REFERENCE_ROWS)),
+]
+SUMS = [
+    _entry("L1 + L2", lambda: L1(0.4) + L2(0.3)),
+    _entry("L1 + L2 times 2", lambda: (L1(0.4) + L2(0.3)).with_alpha(2.0)),
+    _entry("L2 + L2", lambda: L2(0.4) + L2(0.3), **_FLAT),
+    _entry("MCP + L2", lambda: MCP(0.4, 2.5) + L2(0.3), **_CONCAVE),
+    _entry("Weighted L1 + Weighted L2", lambda: Weighted(L1(0.4), SOFT_MASK) + Weighted(L2(0.3), SOFT_MASK.flip(0))),
+    _entry("L1 + L2 on some entries", lambda: L1(0.4) + Weighted(L2(0.3), torch.where(MASK.isinf(), 1.0, MASK))),
+    _entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.0)),
+    _rows("Group + L1", lambda: Group(L1(0.4), by=rows) + L1(0.2)),
+    _rows("L1 + Group", lambda: L1(0.2) + Group(L1(0.4), by=rows)),
+    _rows("Group + L1 + L2", lambda: Group(L1(0.4), by=rows) + L1(0.2) + L2(0.3)),
+    _rows("Group + Weighted L1", lambda: Group(L1(0.4), by=rows) + Weighted(L1(0.2), GROUP_MASK[:, None])),
+    _rows("Group + NonNegative L1", lambda: Group(L1(0.4), by=rows) + NonNegative(L1(0.2))),
+    _rows("Group MCP + L1", lambda: Group(MCP(0.4, 2.5), by=rows) + L1(0.2), **_CONCAVE),
+    _rows("Group L1L2 + L1", lambda: Group(L1L2(0.6, 0.4), by=rows) + L1(0.2)),
+]
+CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS]

@@ -1,0 +1,249 @@
+"""What an optimizer's update divides the gradient by, parameter by parameter.
+
+A proximal step has the right fixed point only in the metric of the optimizer's own step: with the
+steady update ``-t * gradient``, element by element, the threshold must be ``t * alpha``. This
+module knows ``t`` for torch's optimizers. Source: Yun, Lozano and Yang, "Adaptive proximal gradient
+methods for structured neural networks" (ProxGen), NeurIPS 2021; the formulas are read off
+torch.optim's update rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import NAdam, Optimizer, RAdam, RMSprop, Adadelta, Adagrad, Adam, Adamax, AdamW, SGD
+
+from torchreg.shrinkage import Scalar
+from torchreg.sums import widened
+
+Group = Mapping[str, Any]
+State = Mapping[str, Any]
+StepFunction = Callable[[Group, State, Tensor], Scalar]
+Metric = Literal["auto", "decoupled"] | StepFunction
+Shape = Literal["number", "entry", "tensor"]
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How to compute effective steps of many parameters of one group at once.
+
+    Attributes:
+        steps: (group, states, parameters) -> one step per parameter, in new tensors.
+        shape: "number" if a step is one number for a tensor, "entry" if each entry of a step
+            depends on that entry of the state alone (so a large parameter can be taken in
+            pieces), else "tensor".
+    """
+
+    steps: Callable[[Group, Sequence[State], Sequence[Tensor]], list[Scalar]]
+    shape: Shape
+
+
+_RULES: dict[type[Optimizer], StepRule] = {}
+
+
+def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor, Scalar]:
+    """The effective step of each parameter that the optimizer has stepped.
+
+    ``t`` is the factor in the optimizer's steady update ``-t * gradient``: for Adam
+    ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD ``lr (1 - dampening) / (1 - momentum)``.
+
+    Args:
+        optimizer: a torch optimizer; its exact class decides.
+        metric: "auto" for the class's own rule, "decoupled" for the learning rate, or a function
+            ``(group, state, parameter) -> float | Tensor``.
+
+    Returns:
+        dict from parameter to a number or a tensor of the parameter's shape.
+
+    Raises:
+        ValueError: if no rule is known for this class of optimizer.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import effective_step
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.ones(2)
+        >>> sgd = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+        >>> sgd.step()
+        >>> round(effective_step(sgd)[p], 6)
+        1.0
+    """
+    rule = rule_for(optimizer, metric)
+    found: dict[Tensor, Scalar] = {}
+    for group in optimizer.param_groups:
+        stepped = [p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state[p])]
+        states = [optimizer.state[p] for p in stepped]
+        with torch.no_grad():
+            found.update(zip(stepped, rule.steps(group, states, stepped) if stepped else [], strict=True))
+    return found
+
+
+def register_effective_step(kind: type[Optimizer]) -> Callable[[StepFunction], StepFunction]:
+    """Teach torchreg the effective step of an optimizer class: a decorator.
+
+    The function takes (param group, the parameter's state, the parameter), after the optimizer's
+    step, and returns a number or a tensor that broadcasts with the parameter.
+
+    Raises:
+        TypeError: if ``kind`` is not an optimizer class.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import register_effective_step
+        >>> class MySGD(torch.optim.SGD):
+        ...     pass
+        >>> @register_effective_step(MySGD)
+        ... def step_of_my_sgd(group, state, parameter):
+        ...     return group["lr"]
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise TypeError(f"register_effective_step needs a subclass of torch.optim.Optimizer, got {kind!r}.")
+
+    def register(function: StepFunction) -> StepFunction:
+        _RULES[kind] = _one_by_one(function)
+        return function
+
+    return register
+
+
+def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
+    """The rule that a metric means for an optimizer.
+
+    Raises:
+        ValueError: if the metric is "auto" and the class unknown, or is no metric at all.
+    """
+    if metric == "decoupled":
+        return StepRule(lambda group, states, params: [group["lr"]] * len(params), "number")
+    if callable(metric):
+        return _one_by_one(metric)
+    if metric != "auto":
+        raise ValueError(f"metric must be 'auto', 'decoupled' or a function (group, state, p) -> step, got {metric!r}.")
+    kind = type(optimizer)
+    if kind not in _RULES:
+        raise ValueError(
+            f"No effective step is known for {kind.__name__}; known are {sorted(k.__name__ for k in _RULES)}. Use "
+            "metric='decoupled' (threshold lr * alpha), metric=function (group, state, p) -> step, or "
+            f"@register_effective_step({kind.__name__})."
+        )
+    return _RULES[kind]
+
+
+def _one_by_one(function: StepFunction) -> StepRule:
+    def steps(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+        return [function(group, s, p) for s, p in zip(states, params, strict=True)]
+
+    return StepRule(steps, "tensor")
+
+
+def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any]:
+    def register(function: Any) -> Any:
+        _RULES[kind] = StepRule(function, shape)
+        return function
+
+    return register
+
+
+def _counts(states: Sequence[State]) -> list[Any]:
+    """Step counters: numbers where they lie on the CPU, tensors on a device, so nothing waits."""
+    counts = [s["step"] for s in states]
+    if torch.compiler.is_compiling():
+        return counts
+    return [k.item() if isinstance(k, Tensor) and k.device.type == "cpu" else k for k in counts]
+
+
+def _over(scales: Sequence[Any], below: list[Tensor]) -> list[Scalar]:
+    """``scale / tensor`` for each, in place."""
+    torch._foreach_reciprocal_(below)
+    torch._foreach_mul_(below, list(scales))
+    return list(below)
+
+
+def _roots(second: Sequence[Tensor], offsets: Sequence[Any]) -> list[Tensor]:
+    """``sqrt(v) + offset`` for each, in new tensors of at least float32."""
+    below = list(torch._foreach_sqrt([widened(v) for v in second]))
+    torch._foreach_add_(below, list(offsets))
+    return below
+
+
+@_known(SGD, "number")
+def _sgd(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del states
+    step = group["lr"] * (1.0 - group["dampening"]) / (1.0 - group["momentum"])
+    return [step] * len(params)
+
+
+@_known(Adam)
+@_known(AdamW)
+@_known(NAdam)
+def _adam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    moment = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+    unbias = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)]
+    below = _roots([s[moment] for s in states], [group["eps"] * u for u in unbias])
+    return _over([group["lr"] * u for u in unbias], below)
+
+
+@_known(RAdam)
+def _radam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    decay = group["betas"][1]
+    longest = 2.0 / (1.0 - decay) - 1.0
+    counts = [torch.as_tensor(k, dtype=torch.float64) for k in _counts(states)]
+    unbias = [1.0 - decay**k for k in counts]
+    length = [longest - 2.0 * k * (1.0 - u) / u for k, u in zip(counts, unbias, strict=True)]
+    rectified = [r > 5.0 for r in length]
+    safe = [torch.where(ok, r, 6.0) for ok, r in zip(rectified, length, strict=True)]
+    spread = [(r - 4.0) * (r - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * r) for r in safe]
+    adapted = _over(
+        [_same(group["lr"] * (f * u).sqrt(), s) for f, u, s in zip(spread, unbias, states, strict=True)],
+        _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states)),
+    )
+    plain = [torch.as_tensor(group["lr"], dtype=t.dtype, device=t.device) for t in adapted]  # type: ignore[union-attr]
+    return [torch.where(ok.to(t.device), t, lr) for ok, t, lr in zip(rectified, adapted, plain, strict=True)]  # type: ignore[union-attr]
+
+
+def _same(scale: Tensor, state: State) -> Tensor:
+    moment = widened(state["exp_avg_sq"])
+    return scale.to(device=moment.device, dtype=moment.dtype)
+
+
+@_known(RMSprop)
+def _rmsprop(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    second = [widened(s["square_avg"]) for s in states]
+    if group["centered"]:
+        mean = [widened(s["grad_avg"]) for s in states]
+        second = list(torch._foreach_addcmul(second, mean, mean, value=-1))
+        torch._foreach_clamp_min_(second, 0.0)  # rounding can make a variance negative
+    below = _roots(second, [group["eps"]] * len(states))
+    return _over([group["lr"] / (1.0 - group["momentum"])] * len(states), below)
+
+
+@_known(Adagrad)
+def _adagrad(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    scales = [group["lr"] / (1.0 + (k - 1.0) * group["lr_decay"]) for k in _counts(states)]
+    return _over(scales, _roots([s["sum"] for s in states], [group["eps"]] * len(states)))
+
+
+@_known(Adamax)
+def _adamax(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    below = [widened(s["exp_inf"]) + 0.0 for s in states]
+    return _over([group["lr"]] * len(states), below)
+
+
+@_known(Adadelta)
+def _adadelta(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    del params
+    eps = group["eps"]
+    above = torch._foreach_add([widened(s["acc_delta"]) for s in states], eps)
+    below = torch._foreach_add([widened(s["square_avg"]) for s in states], eps)
+    ratio = list(torch._foreach_div(above, below))
+    torch._foreach_sqrt_(ratio)
+    torch._foreach_mul_(ratio, [group["lr"]] * len(states))
+    return list(ratio)

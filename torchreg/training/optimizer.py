@@ -1,0 +1,284 @@
+"""ProxOptimizer: any torch optimizer, followed by the exact proximal step in its own metric."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer, SparseAdam
+
+from torchreg.effective_steps import Metric, rule_for
+from torchreg.penalties import Penalty
+from torchreg.shrinkage import Scalar
+from torchreg.training.proximal_step import Slot, prox_step
+from torchreg.training.term import Term, attach
+
+_KEY = "torchreg"
+
+
+class ProxOptimizer(Optimizer):
+    """A torch optimizer followed by a proximal step, which sets weights to exactly zero.
+
+    After ``base.step()``, each penalised parameter takes ``p = prox(p, t)``, where ``t`` is the
+    base's effective step: ``lr / (1 - momentum)`` for SGD, ``lr / (sqrt(v) + eps)`` entry by entry
+    for Adam. In this metric the fixed point is the minimiser of loss + penalty; a plain threshold
+    ``lr * alpha`` after Adam or after SGD with momentum solves another problem.
+
+    It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with
+    the base, whose ``param_groups`` and ``state`` it shares. Checkpoints of the bare base and of
+    the wrapped one load each other. Nothing is written before the base's step, and it adds no
+    buffer of the parameters' size.
+
+    Args:
+        base: the optimizer to wrap.
+        terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes
+            every parameter of the base with two or more dimensions, embeddings included.
+        metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha``
+            (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
+            function (group, state, parameter) -> step.
+        foreach: True steps many tensors per launch, False one by one, None chooses.
+
+    Raises:
+        TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
+        ValueError: if the base is not supported, a parameter is not the base's or is penalised
+            twice, or a term belongs to another optimizer. Nothing has changed then.
+
+    Notes:
+        A parameter without a gradient is not stepped by the base and not shrunk. With mini-batch
+        noise, exact zeros settle as the learning rate falls: use a schedule.
+
+    Source:
+        Yun, Lozano and Yang, NeurIPS 2021 (ProxGen); Duchi and Singer, JMLR 10, 2009.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, ProxOptimizer, attach
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = ProxOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), attach(L1(100.0), model))
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> opt.step()
+        >>> model.weight
+        Parameter containing:
+        tensor([[0., 0., 0.]], requires_grad=True)
+    """
+
+    _step_supports_amp_scaling = False  # GradScaler then unscales and skips for us
+
+    def __init__(
+        self, base: Optimizer, *terms: Term | Penalty, metric: Metric = "auto", foreach: bool | None = None
+    ) -> None:
+        _refuse_base(base)
+        if not terms:
+            raise ValueError("ProxOptimizer needs a term or a penalty, got none; use attach(L1(0.1), model).")
+        for term in terms:
+            if not isinstance(term, (Term, Penalty)):
+                raise TypeError(f"ProxOptimizer takes terms and penalties, got {type(term).__name__}; use attach(...).")
+        bare = [_bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
+        joined = [given if made is None else made for given, made in zip(terms, bare, strict=True)]
+        slots = _slots(base, joined)  # type: ignore[arg-type]
+        rule_for(base, metric)
+        for term in joined:
+            if term.owner is not None:  # type: ignore[union-attr]
+                term.own(self)  # type: ignore[union-attr]
+        self._restore({"base": base, "terms": joined, "bare": [b is not None for b in bare], "slots": slots,
+                       "metric": metric, "foreach": foreach})
+
+    def _restore(self, fields: dict[str, Any]) -> None:
+        """Set every field; torch's own `__setstate__` then makes the hook registries."""
+        self.base: Optimizer = fields["base"]
+        self.terms: list[Term] = fields["terms"]
+        self.metric: Metric = fields["metric"]
+        self.foreach: bool | None = fields["foreach"]
+        self._bare: list[bool] = fields["bare"]
+        self._slots: list[Slot] = fields["slots"]
+        super().__setstate__({})
+        for term in self.terms:
+            term.own(self)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base's parameter groups, the very same list."""
+        return self.base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base's state, the very same mapping."""
+        return self.base.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base's defaults."""
+        return self.base.defaults
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """The base's step, then the proximal step; returns what the base's step returns.
+
+        Raises:
+            RuntimeError: if a penalised parameter has a sparse gradient.
+        """
+        if closure is None:
+            self._refuse_sparse()
+            loss = self.base.step()
+        else:
+            loss = self.base.step(closure)
+            self._refuse_sparse()
+        prox_step(self.base, self._slots, rule_for(self.base, self.metric), self.foreach)
+        return loss
+
+    def _refuse_sparse(self) -> None:
+        for slot in self._slots:
+            for p in slot.parameters(self.base):
+                if p.grad is not None and p.grad.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"A penalised parameter of shape {tuple(p.shape)} has a sparse gradient ({p.grad.layout}), but "
+                        "a proximal step touches every entry; build its module with sparse=False."
+                    )
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """The base's `zero_grad`."""
+        self.base.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
+        params = param_group["params"]
+        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
+        _refuse_group({**self.base.defaults, **param_group})
+        found = _matrices(param_group, len(self.base.param_groups))
+        parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
+        for part in parts:
+            attach(part.penalty, found)  # raises where the penalty does not fit
+        self.base.add_param_group(param_group)
+        for part in parts:
+            part.parameters.update(found)
+        self._slots = _slots(self.base, self.terms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state dict, with the penalties' strengths under the key "torchreg"."""
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state = {**self.base.state_dict(), _KEY: {"version": 1, "parts": _strengths(self.terms)}}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            changed = hook(self, state)
+            state = state if changed is None else changed
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of a wrapped or of a bare optimizer.
+
+        A wrapped one restores the strengths too; a warning says where that changes one. Assign
+        ``term.alpha`` afterwards to use another.
+
+        Raises:
+            ValueError: if the checkpoint penalises other parameters; nothing has changed then.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = dict(state_dict if changed is None else changed)
+        saved = state_dict.pop(_KEY, None)
+        if saved is not None:
+            _compare(saved["parts"], _strengths(self.terms))
+        self.base.load_state_dict(state_dict)
+        if saved is not None:
+            _restore_strengths(self.terms, saved["parts"])
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in ("base", "terms", "metric", "foreach")}
+        return {**fields, "bare": self._bare, "slots": self._slots}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._restore(state)
+
+    def __repr__(self) -> str:
+        listed = "\n".join(repr(term) for term in self.terms)
+        return f"ProxOptimizer(metric={self.metric!r}) of {self.base!r}\npenalised:\n{listed}"
+
+
+def _refuse_base(base: Any) -> None:
+    if not isinstance(base, Optimizer):
+        raise TypeError(f"ProxOptimizer wraps a torch.optim.Optimizer, got {type(base).__name__}.")
+    if isinstance(base, (LBFGS, SparseAdam, ProxOptimizer)):
+        raise ValueError(
+            f"ProxOptimizer cannot wrap {type(base).__name__}: it has no diagonal metric for dense weights; use Adam, "
+            "or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss."
+        )
+    for group in base.param_groups:
+        _refuse_group(group)
+
+
+def _refuse_group(group: dict[str, Any]) -> None:
+    for flag, remedy in (("maximize", "minimise the negative"), ("differentiable", "use differentiable=False")):
+        if group.get(flag):
+            raise ValueError(f"ProxOptimizer cannot wrap an optimizer with {flag}=True; {remedy}.")
+
+
+def _matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
+    """The parameters of a group that a bare penalty takes, by position."""
+    return {f"group {index}, parameter {k}": p for k, p in enumerate(group["params"]) if p.dim() >= 2}
+
+
+def _bare_term(base: Optimizer, penalty: Penalty) -> Term:
+    taken: dict[str, Tensor] = {}
+    for index, group in enumerate(base.param_groups):
+        taken.update(_matrices(group, index))
+    if not taken:
+        raise ValueError(
+            "A bare penalty takes the optimizer's parameters with two or more dimensions, and there are none; "
+            "choose parameters with attach(penalty, {name: parameter})."
+        )
+    return attach(penalty, taken)
+
+
+def _slots(base: Optimizer, terms: list[Term]) -> list[Slot]:
+    """Where each part's parameters stand in the base: positions, which survive a swap of tensors."""
+    places = {id(p): (g, k) for g, group in enumerate(base.param_groups) for k, p in enumerate(group["params"])}
+    slots: dict[tuple[int, int], Slot] = {}
+    taken: dict[int, str] = {}
+    for term in terms:
+        for part in term.parts:
+            for name, p in part.parameters.items():
+                if id(p) not in places:
+                    raise ValueError(
+                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base optimizer's "
+                        "parameters; give it to the optimizer, or attach to fewer."
+                    )
+                if id(p) in taken:
+                    raise ValueError(
+                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps are "
+                        "not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
+                    )
+                taken[id(p)] = name
+                group, position = places[id(p)]
+                slots.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
+    return list(slots.values())
+
+
+def _strengths(terms: list[Term]) -> list[dict[str, Any]]:
+    return [{"alpha": part.penalty.alpha, "names": list(part.parameters)} for term in terms for part in term.parts]
+
+
+def _compare(saved: list[dict[str, Any]], present: list[dict[str, Any]]) -> None:
+    before, now = ({name for part in parts for name in part["names"]} for parts in (saved, present))
+    if [part["names"] for part in saved] != [part["names"] for part in present]:
+        raise ValueError(
+            f"The checkpoint penalises other parameters: {len(saved)} part(s) then, {len(present)} now; only then "
+            f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same order, "
+            f"or drop its {_KEY!r} entry to load the base's state alone."
+        )
+
+
+def _restore_strengths(terms: list[Term], saved: list[dict[str, Any]]) -> None:
+    for part, entry in zip((part for term in terms for part in term.parts), saved, strict=True):
+        before: Scalar = part.penalty.alpha
+        part.penalty = part.penalty.with_alpha(entry["alpha"])
+        if float(before) != float(entry["alpha"]):
+            warnings.warn(
+                f"The checkpoint restored alpha = {float(entry['alpha']):g} for {', '.join(entry['names'][:3])} (it was "
+                f"{float(before):g}); assign term.alpha after loading to use another.",
+                stacklevel=3,
+            )

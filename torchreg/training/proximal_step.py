@@ -1,0 +1,91 @@
+"""The proximal half of a training step: bucket by bucket, in pieces that stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.effective_steps import StepRule
+from torchreg.penalties import Penalty
+from torchreg.training.term import Part
+
+_PIECE = 1 << 17  # entries of a parameter whose state is worked on while it lies in cache
+_SMALL = 1 << 15  # entries up to which launches cost more than the work
+_BUCKET = 1 << 20  # entries of one bucket of small tensors
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the parameters of one part stand in the base: a group, and positions in it."""
+
+    part: Part
+    group: int
+    positions: list[int]
+
+    def parameters(self, base: Optimizer) -> list[Tensor]:
+        """The tensors that stand there now."""
+        present = base.param_groups[self.group]["params"]
+        return [present[k] for k in self.positions]
+
+
+@torch.no_grad()
+def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: bool | None) -> None:
+    """Apply each part's proximal map to the parameters that the base has just stepped."""
+    for slot in slots:
+        group = base.param_groups[slot.group]
+        stepped = [p for p in slot.parameters(base) if p.grad is not None]
+        together = [p for p in stepped if _joins(p, foreach)]
+        for bucket in _buckets(together):
+            states = [base.state[p] for p in bucket]
+            slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
+        for p in stepped:
+            if not _joins(p, foreach):
+                _step_alone(p, base.state[p] if p in base.state else {}, group, slot.part.penalty, rule)
+
+
+def _joins(p: Tensor, foreach: bool | None) -> bool:
+    return p.numel() <= _SMALL if foreach is None else foreach
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one device and dtype, so many that temporaries stay small."""
+    room = max([_BUCKET, *(p.numel() for p in tensors)])
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for p in tensors:
+        alike.setdefault((p.device, p.dtype), []).append(p)
+    for same in alike.values():
+        bucket: list[Tensor] = []
+        for p in same:
+            if bucket and sum(q.numel() for q in bucket) + p.numel() > room:
+                yield bucket
+                bucket = []
+            bucket.append(p)
+        yield bucket
+
+
+def _step_alone(p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], penalty: Penalty, rule: StepRule) -> None:
+    for x, part_of_state in _pieces(p, state, penalty, rule):
+        penalty.prox_([x], rule.steps(group, [part_of_state], [x]))
+
+
+def _pieces(
+    p: Tensor, state: Mapping[str, Any], penalty: Penalty, rule: StepRule
+) -> Iterable[tuple[Tensor, Mapping[str, Any]]]:
+    """Views of a parameter on which its step acts alone, each with that part of the state."""
+    shaped = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape and p.dim()}
+    contiguous = p.is_contiguous() and all(v.is_contiguous() for v in shaped.values())
+    large = p.device.type == "cpu" and p.numel() > _PIECE and not torch.compiler.is_compiling()
+    if not large or rule.shape != "entry" or penalty.grain == "tensor" or not contiguous:
+        return [(p, state)]
+    if penalty.grain == "row":
+        size = max(1, _PIECE * p.shape[0] // p.numel())
+        views = {k: v.split(size) for k, v in {"": p, **shaped}.items()}
+    else:
+        views = {k: v.view(-1).split(_PIECE) for k, v in {"": p, **shaped}.items()}
+    parts = ({**state, **{k: views[k][i] for k in shaped}} for i in range(len(views[""])))
+    return zip(views[""], parts, strict=True)

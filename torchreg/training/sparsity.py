@@ -1,0 +1,96 @@
+"""How many weights, and how many groups of them, are exactly zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import Module
+
+from torchreg.groups import Groups
+from torchreg.select import weights
+from torchreg.training.term import Term, table
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Counts of exact zeros, in all and for each parameter; prints as a table.
+
+    Attributes:
+        name: "total", or the parameter's name.
+        zeros: entries that equal zero, -0.0 included.
+        total: entries.
+        zero_groups: groups whose entries are all zero, None where the penalty has no groups.
+        groups: groups, None likewise.
+        parameters: the counts of each parameter, empty for a parameter's own.
+    """
+
+    name: str
+    zeros: int
+    total: int
+    zero_groups: int | None = None
+    groups: int | None = None
+    parameters: tuple[Sparsity, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Share of zeros, 0.0 for no entries."""
+        return self.zeros / self.total if self.total else 0.0
+
+    def __repr__(self) -> str:
+        lines = [*self.parameters, self]
+        grouped = self.groups is not None
+        head = ("name", "zeros", "total", "fraction") + (("zero groups", "groups") if grouped else ())
+        return table(head, [line._cells(grouped) for line in lines])
+
+    def _cells(self, grouped: bool) -> tuple[str, ...]:
+        cells = (self.name, str(self.zeros), str(self.total), f"{self.fraction:.4f}")
+        counts = ("-", "-") if self.groups is None else (str(self.zero_groups), str(self.groups))
+        return cells + (counts if grouped else ())
+
+
+def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
+    """Count exact zeros: ``w == 0``, never a tolerance.
+
+    Args:
+        targets: modules (their `weights`), terms, or dicts of named tensors.
+
+    Returns:
+        A `Sparsity`; terms with a group penalty also count groups.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import sparsity
+        >>> sparsity({"w": torch.tensor([0.0, 1.0, -0.0, 2.0])})
+        name   zeros  total  fraction
+        w      2      4      0.5000
+        total  2      4      0.5000
+    """
+    counted = tuple(_count(name, w, groups) for target in targets for name, w, groups in _named(target))
+    grouped = [c for c in counted if c.groups is not None]
+    return Sparsity(
+        "total",
+        sum(c.zeros for c in counted),
+        sum(c.total for c in counted),
+        sum(c.zero_groups or 0 for c in grouped) if grouped else None,
+        sum(c.groups or 0 for c in grouped) if grouped else None,
+        counted,
+    )
+
+
+def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tensor, Groups | None]]:
+    if isinstance(target, Term):
+        return [(name, p, part.penalty.groups) for part in target.parts for name, p in part.parameters.items()]
+    if isinstance(target, (Module, Mapping)):
+        named = weights(target) if isinstance(target, Module) else target
+        return [(name, p, None) for name, p in named.items()]
+    raise TypeError(f"sparsity takes modules, terms and dicts of tensors, got {type(target).__name__}.")
+
+
+def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:
+    zeros = int((w.detach() == 0).sum())
+    if groups is None:
+        return Sparsity(name, zeros, w.numel())
+    alive = groups.sum((w.detach() != 0).float())
+    return Sparsity(name, zeros, w.numel(), int((alive == 0).sum()), groups.count(w))

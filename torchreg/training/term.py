@@ -1,0 +1,205 @@
+"""A term: one penalty bound to parameters of a model, the only mutable holder in the library."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+
+from torchreg.penalties import Penalty
+from torchreg.penalties.spec import canonical
+from torchreg.select import weights
+from torchreg.shrinkage import Scalar
+
+PenaltyFor = Callable[[str, Tensor], Penalty]
+Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
+
+
+class Part:
+    """Parameters of a term that share one penalty."""
+
+    def __init__(self, penalty: Penalty, parameters: dict[str, Tensor]) -> None:
+        self.penalty = penalty
+        self.parameters = parameters
+
+
+class Term:
+    """Penalties bound to named parameters; made by `attach`.
+
+    ``term()`` is the penalty's value, to add to a loss. Once a `ProxOptimizer` owns the term, the
+    value is detached: it can be logged, and cannot be counted twice. ``term.alpha`` can be read
+    and assigned; ``print(term)`` is a table of what is penalised.
+
+    Attributes:
+        parts: the penalties, each with its parameters.
+    """
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+        self._owner: weakref.ref[Any] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The penalised parameters by name."""
+        return {name: p for part in self.parts for name, p in part.parameters.items()}
+
+    @property
+    def penalties(self) -> dict[str, Penalty]:
+        """The penalty of each parameter, by the parameter's name."""
+        return {name: part.penalty for part in self.parts for name in part.parameters}
+
+    def __call__(self) -> Tensor:
+        """The sum of the penalties' values, a 0-d tensor; detached once an optimizer owns the term."""
+        values = [part.penalty.value(p) for part in self.parts for p in part.parameters.values()]
+        value = sum(values[1:], values[0])
+        return value if self.owner is None else value.detach()
+
+    @property
+    def alpha(self) -> Scalar:
+        """The strength that all the term's penalties share.
+
+        Raises:
+            ValueError: if they have several; attach one term per strength to change them.
+        """
+        return self._common_alpha()
+
+    def _common_alpha(self) -> Scalar:
+        first = self.parts[0].penalty.alpha
+        alphas = [part.penalty.alpha for part in self.parts]
+        if not all(a is first or (not isinstance(a, Tensor) and a == first) for a in alphas):
+            raise ValueError(
+                f"This term has several alphas, {sorted({float(a) for a in alphas})}; attach one term per strength "
+                "to read or change them, or read term.penalties."
+            )
+        return first
+
+    @alpha.setter
+    def alpha(self, alpha: Scalar) -> None:
+        self._common_alpha()
+        renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
+        for part, penalty in zip(self.parts, renewed, strict=True):
+            part.penalty = penalty
+
+    @property
+    def owner(self) -> Any:
+        """The optimizer that steps this term's proximal map, or None."""
+        return None if self._owner is None else self._owner()
+
+    def own(self, optimizer: Any) -> None:
+        """Claim this term for an optimizer.
+
+        Raises:
+            ValueError: if another optimizer holds it.
+        """
+        if self.owner not in (None, optimizer):
+            raise ValueError(
+                f"A term is already owned by another optimizer, {type(self.owner).__name__}; one parameter takes one "
+                "proximal step. Attach a second term, or drop the first optimizer."
+            )
+        self._owner = weakref.ref(optimizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parts": self.parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.parts, self._owner = state["parts"], None
+
+    def __repr__(self) -> str:
+        rows = [
+            (name, str(tuple(p.shape)), repr(part.penalty), f"{float(part.penalty.alpha):g}")
+            for part in self.parts
+            for name, p in part.parameters.items()
+        ]
+        return table(("name", "shape", "penalty", "alpha"), rows)
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Text columns as wide as their widest entry."""
+    lines = [head, *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
+    """Bind a penalty to parameters.
+
+    Args:
+        penalty: a Penalty, or a function (name, parameter) -> Penalty for one per parameter.
+        target: a module (then its `weights`), a selector's result or another dict of named
+            parameters, one parameter, or several.
+
+    Returns:
+        A `Term`: ``term()`` for the loss, or ``ProxOptimizer(base, term)`` for exact zeros.
+
+    Raises:
+        TypeError: if something is no penalty, or a parameter is not real floating-point.
+        ValueError: if there is nothing to penalise, or a penalty does not fit a parameter.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, attach
+        >>> model = torch.nn.Linear(3, 1)
+        >>> term = attach(L1(0.1), model)
+        >>> print(term)
+        name    shape   penalty        alpha
+        weight  (1, 3)  L1(alpha=0.1)  0.1
+        >>> term.alpha = 0.0
+        >>> term().item()
+        0.0
+    """
+    if not callable(penalty):
+        raise TypeError(f"attach needs a penalty or a function (name, parameter) -> penalty, got {penalty!r}.")
+    parts: dict[object, Part] = {}
+    for name, p in _named(target).items():
+        chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
+        _check(chosen, name, p)
+        parts.setdefault(_key(chosen), Part(chosen, {})).parameters[name] = p
+    return Term(list(parts.values()))
+
+
+def _key(penalty: Penalty) -> object:
+    """Equal for penalties that may be stepped together; cheap where a spec would hash tensors."""
+    plain = penalty.grain == "entry" and isinstance(penalty.alpha, float)
+    return canonical(penalty.spec()) if plain else id(penalty)
+
+
+def _named(target: Target) -> dict[str, Tensor]:
+    if isinstance(target, Module):
+        return dict(weights(target))
+    if isinstance(target, Tensor):
+        named = {"parameter": target}
+    elif isinstance(target, Mapping):
+        named = dict(target)
+    else:
+        named = {str(k): p for k, p in enumerate(target)}
+    if not named:
+        raise ValueError("attach was given no parameters; choose some with weights(model) or matching(model, pattern).")
+    once: dict[int, str] = {}
+    for name, p in named.items():
+        if not isinstance(p, Tensor):
+            raise TypeError(f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter.")
+        if id(p) in once:
+            raise ValueError(f"{name!r} and {once[id(p)]!r} are the same parameter; give it once.")
+        once[id(p)] = name
+    return named
+
+
+def _check(penalty: Any, name: str, p: Tensor) -> None:
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"The function given to attach must return a Penalty for {name!r}, got {penalty!r}; leave a parameter out "
+            "by leaving it out of the target."
+        )
+    if not p.is_leaf:
+        raise TypeError(
+            f"{name!r} is computed from other tensors (a parametrized weight, say); attach to the raw parameter, "
+            "weights(model) finds it, or add penalty(tensor) to the loss."
+        )
+    try:
+        penalty.check(p)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Parameter {name!r} of shape {tuple(p.shape)}: {error}") from None
+
