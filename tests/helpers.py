@@ -74,22 +74,22 @@ def moves(case: Case, w: Tensor, p: Tensor, step: float | Tensor) -> Tensor:
     """Rivals of the prox ``p``: each block alone elsewhere on its path, on a grid, or nearby."""
     centre, draw = case.centre, generator(7)
     t = torch.as_tensor(step, dtype=F64).broadcast_to(w.shape).clamp(max=1e12)
-    mu = torch.logspace(-10, 10, 201, dtype=F64).reshape(-1, *[1] * w.dim())
+    mu = torch.logspace(-10, 10, 101, dtype=F64).reshape(-1, *[1] * w.dim())
     paths = torch.cat([centre + (w - centre) / (1.0 + mu * t), w[None], centre[None], torch.zeros_like(w)[None]])
     rivals = [paths]
     masks = blocks(case)
     rivals += [torch.where(mask, paths, p) for mask in masks]
     size = 1.2 * float(torch.stack([w, centre, p]).abs().max())
-    points = torch.linspace(-size, size, 2001 if case.entry else 101, dtype=F64)
+    points = torch.linspace(-size, size, 1001 if case.entry else 41, dtype=F64)
     single = torch.eye(w.numel(), dtype=F64).reshape(-1, *w.shape) > 0
     rivals += [torch.where(one, points.reshape(-1, *[1] * w.dim()), p) for one in single]
     for scale in (1e-6, 1e-4, 1e-2, 0.1, 1.0):
-        noise = scale * torch.randn(600, *w.shape, generator=draw, dtype=F64)
-        sparse = torch.rand(600, *w.shape, generator=draw) < 0.5
+        noise = scale * torch.randn(300, *w.shape, generator=draw, dtype=F64)
+        sparse = torch.rand(300, *w.shape, generator=draw) < 0.5
         rivals += [p + noise, torch.where(sparse, p + noise, p), torch.where(sparse, p, centre) + 0.0]
     us = torch.cat(rivals)
     us = torch.where(torch.as_tensor(step, dtype=F64) == 0, w, us)
-    return torch.cat([us, us.clamp(min=0.0)]) if case.id.find("NonNegative") >= 0 else us
+    return torch.cat([us, us.clamp(min=0.0)]) if "NonNegative" in case.id else us
 
 
 def bits(x: Tensor) -> Tensor:
