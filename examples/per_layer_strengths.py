@@ -6,7 +6,7 @@ The penalty is part of the loss here: it shrinks, but gives no exact zeros.
 import torch
 from torch import nn
 
-from torchreg import L1, L2, L1L2, attach, matching, weights
+from torchreg import L1, L1L2, L2, attach, matching, weights
 
 
 def main() -> float:

@@ -1,4 +1,4 @@
-"""Two lines for any training loop: exact zeros under AdamW, at the accuracy of the dense model.
+"""Two lines for any training loop: two thirds of the weights exactly zero, accuracy almost unchanged.
 
 The penalty acts as a proximal step here. Added to the loss (``loss + penalty(model)``) it shrinks
 the weights as well, but sets none of them to exactly zero.
@@ -20,7 +20,7 @@ def main(epochs: int = 60) -> float:
 
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     base = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    term = attach(L1(1e-3), model)  # line 1: what to penalise, and how much
+    term = attach(L1(5e-4), model)  # line 1: what to penalise, and how much
     optimizer = ProxOptimizer(base, term)  # line 2: the proximal step after AdamW's own
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +59,6 @@ class Groups(ABC):
         x = widened(w)
         wide = x.double() if x.device.type != "mps" else x
         return root(self.sum(wide * wide))
-
 
     def quick_norms(self, w: Tensor) -> Tensor:
         """`norms` outside autograd, in w's own precision where that loses nothing but speed."""
@@ -178,7 +176,12 @@ class labels(Groups):
 
     def __post_init__(self) -> None:
         index = self.index
-        if not isinstance(index, Tensor) or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
+        if (
+            not isinstance(index, Tensor)
+            or index.is_floating_point()
+            or index.is_complex()
+            or index.dtype is torch.bool
+        ):
             given = index.dtype if isinstance(index, Tensor) else type(index).__name__
             raise TypeError(f"labels needs a tensor of integers, got {given}; use torch.tensor([0, 0, 1, ...]).")
         if index.numel() and int(index.min()) < 0:
@@ -226,7 +229,7 @@ class labels(Groups):
             return v[self.index].reshape([-1] + [1] * (like.dim() - 1))
         return v[self.index.reshape(-1)].reshape(like.shape)
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, labels) and torch.equal(self.index.cpu(), other.index.cpu())
 
     def __hash__(self) -> int:

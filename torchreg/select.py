@@ -41,9 +41,7 @@ def weights(model: Module) -> dict[str, Parameter]:
         ['0.weight', '2.weight']
     """
     spared = {id(p) for m in model.modules() if isinstance(m, _NORMS + _EMBEDDINGS) for p in m.parameters()}
-    found = {
-        name: p for name, p in _once(_named(model)) if p.requires_grad and p.dim() >= 2 and id(p) not in spared
-    }
+    found = {name: p for name, p in _once(_named(model)) if p.requires_grad and p.dim() >= 2 and id(p) not in spared}
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no parameter that requires a gradient, has two or more dimensions and "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,6 +135,7 @@ def mcp_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
     return strength * size - size**2 / (2.0 * gamma)
 
 
+_softshrink: Any = torch._C._nn.softshrink  # torch.nn.functional's has no out=
 _GRAIN = 32768  # torch's least share of a CPU thread
 _LANES = 64  # entries; a multiple of every vector register's width
 
@@ -145,7 +147,12 @@ def soft_(w: Tensor, threshold: Scalar) -> None:
     no multiple of the vector width; those entries are mended by adding +0.0.
     """
     if isinstance(threshold, Tensor):
-        w.sub_(torch.clamp(w, min=-threshold, max=threshold))
+        clipped = -threshold
+        w.sub_(
+            torch.clamp(w, min=clipped, max=threshold, out=clipped)
+            if clipped.shape == w.shape
+            else w - soft(w, threshold)
+        )
         return
     if threshold == 0.0 or not w.numel():
         return
@@ -153,14 +160,14 @@ def soft_(w: Tensor, threshold: Scalar) -> None:
         w.copy_(soft(w, threshold))
         return
     if not w.is_contiguous():
-        torch._C._nn.softshrink(w, threshold, out=w).add_(0.0)
+        _softshrink(w, threshold, out=w).add_(0.0)
         return
     flat = w.view(-1)
     clean = _clean_length(flat)
     if clean:
-        torch._C._nn.softshrink(flat[:clean], threshold, out=flat[:clean])
+        _softshrink(flat[:clean], threshold, out=flat[:clean])
     if clean < flat.numel():
-        torch._C._nn.softshrink(flat[clean:], threshold, out=flat[clean:]).add_(0.0)
+        _softshrink(flat[clean:], threshold, out=flat[clean:]).add_(0.0)
 
 
 def _clean_length(flat: Tensor) -> int:
@@ -172,10 +179,10 @@ def _clean_length(flat: Tensor) -> int:
     return flat.numel() - flat.numel() % (threads * _LANES) if enough else 0
 
 
-def soft_many_(tensors: Sequence[Tensor], thresholds: Sequence[Scalar]) -> None:
+def soft_many_(tensors: list[Tensor], thresholds: Sequence[Any]) -> None:
     """`soft` in place on many tensors with a handful of launches, outside autograd."""
     if all(not isinstance(t, Tensor) for t in thresholds):
-        clipped = torch._foreach_clamp_max(tensors, thresholds)
+        clipped = list(torch._foreach_clamp_max(tensors, list(thresholds)))
         torch._foreach_clamp_min_(clipped, [-t for t in thresholds])
     else:
         bounds = [torch.as_tensor(t, dtype=w.dtype, device=w.device) for w, t in zip(tensors, thresholds, strict=True)]

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -194,6 +194,7 @@ class Sum(Penalty):
 
     terms: tuple[Penalty, ...]
     alpha: Scalar = 1.0
+    _ordered: tuple[Penalty, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))

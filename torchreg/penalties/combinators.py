@@ -13,7 +13,6 @@ from torchreg.groups import Groups
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.separable import Separable
-from torchreg.penalties.strength import strength
 from torchreg.shrinkage import Scalar, moves
 from torchreg.sums import widened
 
@@ -176,7 +175,9 @@ def check_fit(what: str, given: Tensor | float, w: Tensor) -> None:
             "give one entry per weight, or a shape that broadcasts to it."
         )
     if given.device != w.device:
-        raise ValueError(f"{what} lie on {given.device}, the tensor on {w.device}; move them with .to({str(w.device)!r}).")
+        raise ValueError(
+            f"{what} lie on {given.device}, the tensor on {w.device}; move them with .to({str(w.device)!r})."
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -34,7 +34,10 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor:
     secular equation). The last Newton step is differentiable, so gradients are implicit ones.
 
     Args:
-        z: tensor; step: tensor of z's shape, >= 0, inf allowed; level: (groups,), >= 0, finite.
+        z: any tensor.
+        step: broadcasts with z, >= 0; inf allowed.
+        level: (groups,), >= 0, finite.
+        by: the groups.
     """
     dtype, z, step, level = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape), _wide(level)
     bounded = torch.isfinite(step)
@@ -88,7 +91,10 @@ def radial_prox(z: Tensor, step: Tensor, phi: Callable[[Tensor], Tensor], by: Gr
     multipliers and refined by bisection on the derivative along ``mu``.
 
     Args:
-        z: tensor; step: tensor of z's shape, >= 0; phi: elementwise on (groups,) norms, not falling.
+        z: any tensor.
+        step: broadcasts with z, >= 0.
+        phi: elementwise on norms of shape (groups,), not falling.
+        by: the groups.
     """
     dtype, z, step = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape)
     step = step.clamp(max=torch.finfo(z.dtype).max ** 0.25)  # an endless step, without overflow

@@ -17,6 +17,7 @@ from torchreg.pieces import entry_pieces
 from torchreg.shrinkage import Scalar, ridge_step, scaled, soft, soft_, soft_many_
 from torchreg.sums import absolute_sum, square_sum, total, widened
 
+
 class Separable(Penalty):
     """A penalty ``sum_i phi(w_i)`` of each entry alone: write ``phi`` and ``shrink``.
 
@@ -104,10 +105,12 @@ class L1(Separable):
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
             if len(tensors) > 1:
-                soft_many_(tensors, [scaled(self.alpha, s) for s in steps])
+                soft_many_(list(tensors), [scaled(self.alpha, s) for s in steps])
                 return
-            for x, s in entry_pieces(tensors[0], steps[0]):
-                soft_(x, scaled(self.alpha, s))
+            for w, step in zip(tensors, steps, strict=True):
+                one_pass = not (isinstance(step, Tensor) or isinstance(self.alpha, Tensor))
+                for x, s in [(w, step)] if one_pass else entry_pieces(w, step):
+                    soft_(x, scaled(self.alpha, s))
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         del step
@@ -244,8 +247,8 @@ class L1L2(Separable):
         with torch.no_grad():
             pairs = [ridge_step(s, self._ridge) for s in steps]
             if len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
-                torch._foreach_mul_(tensors, [f for f, _ in pairs])
-                soft_many_(tensors, [scaled(self._l1, rest) for _, rest in pairs])
+                torch._foreach_mul_(list(tensors), [float(f) for f, _ in pairs])
+                soft_many_(list(tensors), [scaled(self._l1, rest) for _, rest in pairs])
                 return
             for w, (factor, rest) in zip(tensors, pairs, strict=True):
                 for x, s in entry_pieces(w, rest):

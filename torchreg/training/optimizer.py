@@ -83,8 +83,16 @@ class ProxOptimizer(Optimizer):
         for term in joined:
             if term.owner is not None:  # type: ignore[union-attr]
                 term.own(self)  # type: ignore[union-attr]
-        self._restore({"base": base, "terms": joined, "bare": [b is not None for b in bare], "slots": slots,
-                       "metric": metric, "foreach": foreach})
+        self._restore(
+            {
+                "base": base,
+                "terms": joined,
+                "bare": [b is not None for b in bare],
+                "slots": slots,
+                "metric": metric,
+                "foreach": foreach,
+            }
+        )
 
     def _restore(self, fields: dict[str, Any]) -> None:
         """Set every field; torch's own `__setstate__` then makes the hook registries."""
@@ -125,8 +133,15 @@ class ProxOptimizer(Optimizer):
         else:
             loss = self.base.step(closure)
             self._refuse_sparse()
-        prox_step(self.base, self._slots, rule_for(self.base, self.metric), self.foreach)
+        self.prox()
         return loss
+
+    def prox(self) -> None:
+        """The proximal half of `step`, for the parameters that the base has just stepped.
+
+        ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
+        """
+        prox_step(self.base, self._slots, rule_for(self.base, self.metric), self.foreach)
 
     def _refuse_sparse(self) -> None:
         for slot in self._slots:
@@ -160,8 +175,8 @@ class ProxOptimizer(Optimizer):
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
         state = {**self.base.state_dict(), _KEY: {"version": 1, "parts": _strengths(self.terms)}}
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            changed = hook(self, state)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            changed = post_hook(self, state)
             state = state if changed is None else changed
         return state
 
@@ -184,8 +199,8 @@ class ProxOptimizer(Optimizer):
         self.base.load_state_dict(state_dict)
         if saved is not None:
             _restore_strengths(self.terms, saved["parts"])
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in ("base", "terms", "metric", "foreach")}
@@ -244,13 +259,13 @@ def _slots(base: Optimizer, terms: list[Term]) -> list[Slot]:
             for name, p in part.parameters.items():
                 if id(p) not in places:
                     raise ValueError(
-                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base optimizer's "
-                        "parameters; give it to the optimizer, or attach to fewer."
+                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base "
+                        "optimizer's parameters; give it to the optimizer, or attach to fewer."
                     )
                 if id(p) in taken:
                     raise ValueError(
-                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps are "
-                        "not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
+                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps "
+                        "are not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
                     )
                 taken[id(p)] = name
                 group, position = places[id(p)]
@@ -267,8 +282,8 @@ def _compare(saved: list[dict[str, Any]], present: list[dict[str, Any]]) -> None
     if [part["names"] for part in saved] != [part["names"] for part in present]:
         raise ValueError(
             f"The checkpoint penalises other parameters: {len(saved)} part(s) then, {len(present)} now; only then "
-            f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same order, "
-            f"or drop its {_KEY!r} entry to load the base's state alone."
+            f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same "
+            f"order, or drop its {_KEY!r} entry to load the base's state alone."
         )
 
 
@@ -278,7 +293,7 @@ def _restore_strengths(terms: list[Term], saved: list[dict[str, Any]]) -> None:
         part.penalty = part.penalty.with_alpha(entry["alpha"])
         if float(before) != float(entry["alpha"]):
             warnings.warn(
-                f"The checkpoint restored alpha = {float(entry['alpha']):g} for {', '.join(entry['names'][:3])} (it was "
-                f"{float(before):g}); assign term.alpha after loading to use another.",
+                f"The checkpoint restored alpha = {float(entry['alpha']):g} for {', '.join(entry['names'][:3])} "
+                f"(it was {float(before):g}); assign term.alpha after loading to use another.",
                 stacklevel=3,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torchreg.effective_steps import StepRule
 from torchreg.penalties import Penalty
 from torchreg.training.term import Part
 
-_PIECE = 1 << 17  # entries of a parameter whose state is worked on while it lies in cache
+_PIECE = 1 << 18  # entries of a parameter whose state is worked on while it lies in cache
 _SMALL = 1 << 15  # entries up to which launches cost more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors
 
@@ -45,30 +45,37 @@ def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: b
             slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
         for p in stepped:
             if not _joins(p, foreach):
-                _step_alone(p, base.state[p] if p in base.state else {}, group, slot.part.penalty, rule)
+                _step_alone(p, base.state.get(p, {}), group, slot.part.penalty, rule)
 
 
 def _joins(p: Tensor, foreach: bool | None) -> bool:
-    return p.numel() <= _SMALL if foreach is None else foreach
+    """Whether a tensor is stepped whole, in a bucket with others."""
+    small = p.numel() <= _SMALL or torch.compiler.is_compiling()
+    return small if foreach is None else foreach
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Tensors of one device and dtype, so many that temporaries stay small."""
-    room = max([_BUCKET, *(p.numel() for p in tensors)])
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for p in tensors:
-        alike.setdefault((p.device, p.dtype), []).append(p)
-    for same in alike.values():
-        bucket: list[Tensor] = []
-        for p in same:
-            if bucket and sum(q.numel() for q in bucket) + p.numel() > room:
-                yield bucket
-                bucket = []
-            bucket.append(p)
-        yield bucket
+    if torch.compiler.is_compiling():
+        return [[p] for p in tensors]  # measured: the compiler fuses each tensor's operations best
+    sizes = [p.numel() for p in tensors]
+    room = max([_BUCKET, *sizes])
+    filled: list[list[Tensor]] = []
+    open_at: dict[tuple[torch.device, torch.dtype], int] = {}
+    left: dict[tuple[torch.device, torch.dtype], int] = {}
+    for p, size in zip(tensors, sizes, strict=True):
+        kind = (p.device, p.dtype)
+        if left.get(kind, -1) < size:
+            open_at[kind], left[kind] = len(filled), room
+            filled.append([])
+        filled[open_at[kind]].append(p)
+        left[kind] -= size
+    return filled
 
 
-def _step_alone(p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], penalty: Penalty, rule: StepRule) -> None:
+def _step_alone(
+    p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], penalty: Penalty, rule: StepRule
+) -> None:
     for x, part_of_state in _pieces(p, state, penalty, rule):
         penalty.prox_([x], rule.steps(group, [part_of_state], [x]))
 

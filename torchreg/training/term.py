@@ -66,6 +66,13 @@ class Term:
         """
         return self._common_alpha()
 
+    @alpha.setter
+    def alpha(self, alpha: Scalar) -> None:
+        self._common_alpha()
+        renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
+        for part, penalty in zip(self.parts, renewed, strict=True):
+            part.penalty = penalty
+
     def _common_alpha(self) -> Scalar:
         first = self.parts[0].penalty.alpha
         alphas = [part.penalty.alpha for part in self.parts]
@@ -75,13 +82,6 @@ class Term:
                 "to read or change them, or read term.penalties."
             )
         return first
-
-    @alpha.setter
-    def alpha(self, alpha: Scalar) -> None:
-        self._common_alpha()
-        renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
-        for part, penalty in zip(self.parts, renewed, strict=True):
-            part.penalty = penalty
 
     @property
     def owner(self) -> Any:
@@ -120,7 +120,9 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Text columns as wide as their widest entry."""
     lines = [head, *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
@@ -180,7 +182,9 @@ def _named(target: Target) -> dict[str, Tensor]:
     once: dict[int, str] = {}
     for name, p in named.items():
         if not isinstance(p, Tensor):
-            raise TypeError(f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter.")
+            raise TypeError(
+                f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter."
+            )
         if id(p) in once:
             raise ValueError(f"{name!r} and {once[id(p)]!r} are the same parameter; give it once.")
         once[id(p)] = name
@@ -202,4 +206,3 @@ def _check(penalty: Any, name: str, p: Tensor) -> None:
         penalty.check(p)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Parameter {name!r} of shape {tuple(p.shape)}: {error}") from None
-

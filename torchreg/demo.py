@@ -1,0 +1,320 @@
+"""What ``torchreg demo`` runs: four networks on real data, a table, weights and pictures.
+
+The same small network is trained without a penalty, with L2 in the loss, with a sparse penalty in
+the loss, and with that penalty by `ProxOptimizer`. In the loss a sparse penalty makes weights
+small; only the proximal step makes them exactly zero. It is one training loop for all four: a
+term that an optimizer owns returns its value detached, so ``loss + term()`` is right for each.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from tqdm import tqdm
+
+from torchreg.demo_linear import LINEAR_ALPHA, LinearProblem, linear_table
+from torchreg.groups import columns
+from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Penalty
+from torchreg.select import weights
+from torchreg.training import ProxOptimizer, attach, sparsity
+from torchreg.training.term import table
+
+if TYPE_CHECKING:
+    pass
+
+_HIDDEN = (128, 64)
+_BATCH = 64
+_REPORTS = 4  # epoch lines per model
+_MOONS_ALPHA, _MOONS_EPOCHS = 2e-3, 150
+
+DATA = {"digits": 5e-4, "breast_cancer": 1e-3, "diabetes": 1e-2}  # and the alpha at which L1 keeps the test score
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A penalty to choose: its name in tables, how to make it, and its default alpha relative to L1's."""
+
+    label: str
+    make: Callable[[float], Penalty]
+    factor: float = 1.0
+
+
+PENALTIES = {
+    "l1": Choice("L1", L1),
+    "l1l2": Choice("L1L2", L1L2),
+    "l0": Choice("L0", L0, 0.1),
+    "mcp": Choice("MCP", MCP, 10.0),
+    "scad": Choice("SCAD", SCAD, 10.0),
+    "group": Choice("group L1", lambda alpha: Group(L1(alpha), by=columns)),
+    "sparse_group": Choice("sparse group L1", lambda alpha: Group(L1(alpha), by=columns) + L1(alpha), 0.5),
+}
+
+OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+    "adam": (optim.Adam, {"lr": 3e-3}),
+    "adamw": (optim.AdamW, {"lr": 3e-3, "weight_decay": 0.0}),
+    "nadam": (optim.NAdam, {"lr": 3e-3}),
+    "radam": (optim.RAdam, {"lr": 3e-3}),
+    "adamax": (optim.Adamax, {"lr": 5e-3}),
+    "rmsprop": (optim.RMSprop, {"lr": 1e-3}),
+    "adagrad": (optim.Adagrad, {"lr": 2e-2}),
+    "adadelta": (optim.Adadelta, {"lr": 1.0}),
+    "sgd": (optim.SGD, {"lr": 5e-2, "momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets; alpha and lr of None mean the default of the data and the optimizer."""
+
+    data: str = "digits"
+    penalty: str = "l1"
+    alpha: float | None = None
+    optimizer: str = "adam"
+    lr: float | None = None
+    epochs: int = 80
+    out: Path = Path("torchreg-demo")
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+
+    @property
+    def strength(self) -> float:
+        """The alpha that all penalties of the table have."""
+        return DATA[self.data] * PENALTIES[self.penalty].factor if self.alpha is None else self.alpha
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training and a test set; y holds classes (n,), or numbers (n, 1) for a regression."""
+
+    X: Tensor
+    y: Tensor
+    X_test: Tensor
+    y_test: Tensor
+
+    @property
+    def regression(self) -> bool:
+        """Whether y holds numbers."""
+        return self.y.is_floating_point()
+
+    @property
+    def outputs(self) -> int:
+        """Outputs that a network needs."""
+        return 1 if self.regression else int(self.y.max()) + 1
+
+    @property
+    def measure(self) -> str:
+        """What `score` is called."""
+        return "R^2" if self.regression else "accuracy"
+
+    def loss(self, output: Tensor, y: Tensor) -> Tensor:
+        """The mean squared error, or the mean cross entropy."""
+        return functional.mse_loss(output, y) if self.regression else functional.cross_entropy(output, y)
+
+    def score(self, output: Tensor, y: Tensor) -> float:
+        """R^2, or the share of right classes."""
+        if self.regression:
+            return 1.0 - float((y - output).square().sum() / (y - y.mean()).square().sum())
+        return float((output.argmax(1) == y).double().mean())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the models to train: a penalty, in the loss or by the proximal step."""
+
+    name: str
+    penalty: Penalty
+    prox: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model and what the table says of it; zeros and norm are of the penalised weights."""
+
+    name: str
+    model: nn.Module
+    train_score: float
+    test_score: float
+    zeros: int
+    total: int
+    norm: float
+    seconds: float
+
+
+def run(options: Options) -> list[Result]:
+    """Train, print the epochs, the table and the linear weights, and write CSV and PNG files.
+
+    Raises:
+        ImportError: if scikit-learn, which holds the data, is missing.
+    """
+    data = load(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = [train(recipe, data, options) for recipe in recipes(options)]
+    print(f"\n{options.data}, alpha = {options.strength:g}, {options.optimizer}, {options.epochs} epochs")
+    print(results_table(results, data.measure))
+    print(f"\nA linear model of the diabetes data, its ten features standardised, alpha = {LINEAR_ALPHA:g}")
+    print(linear_table(diabetes()))
+    write_csv(results, data.measure, options.out / "results.csv")
+    written = ["results.csv", *write_pictures(results, options)]
+    print(f"\nWritten to {options.out}: {', '.join(written)}")
+    return results
+
+
+def write_pictures(results: list[Result], options: Options) -> list[str]:
+    """Draw the pictures into the folder; without matplotlib, say which extra it takes. Returns the files' names."""
+    try:
+        from torchreg.demo_pictures import pictures
+    except ImportError as error:
+        print(f"\nNo pictures: {error}")
+        return []
+    points, chosen = moons(options), replace(options, alpha=_MOONS_ALPHA, epochs=_MOONS_EPOCHS)
+    boundaries = [train(recipe, points, chosen, say=lambda line: None) for recipe in recipes(chosen)]
+    figures = pictures(results, boundaries, points, diabetes())
+    for name, figure in figures.items():
+        figure.savefig(options.out / name)
+    return list(figures)
+
+
+def recipes(options: Options) -> list[Recipe]:
+    """The four models of the table."""
+    choice, alpha = PENALTIES[options.penalty], options.strength
+    return [
+        Recipe("no penalty", L2(0.0)),
+        Recipe("L2 in the loss", L2(alpha)),
+        Recipe(f"{choice.label} in the loss", choice.make(alpha)),
+        Recipe(f"{choice.label} by ProxOptimizer", choice.make(alpha), prox=True),
+    ]
+
+
+def load(options: Options) -> Data:
+    """The data set, split by the seed."""
+    X, y = getattr(_sklearn(), f"load_{options.data}")(return_X_y=True)  # noqa: N806
+    return split(torch.as_tensor(X), torch.as_tensor(y), options)
+
+
+def split(X: Tensor, y: Tensor, options: Options) -> Data:  # noqa: N803
+    """A quarter for the test; columns standardised by the rest, those that are constant there left out."""
+    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(options.seed))
+    test, fit = order[: len(X) // 4], order[len(X) // 4 :]
+    varied = X[fit].std(0) > 0
+    X = standard(X[:, varied], fit)  # noqa: N806
+    y = standard(y[:, None], fit) if y.is_floating_point() else y
+    return Data(*(part.to(options.device) for part in (X[fit], y[fit], X[test], y[test])))
+
+
+def standard(X: Tensor, fit: Tensor | slice = slice(None)) -> Tensor:  # noqa: N803
+    """Columns with mean 0 and variance 1 over the rows ``fit``, in float32."""
+    return ((X - X[fit].mean(0)) / X[fit].std(0, correction=0)).float()
+
+
+def network(data: Data, options: Options) -> nn.Module:
+    """Two hidden layers; the same start for each model, and the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        sizes = [data.X.shape[1], *_HIDDEN, data.outputs]
+        layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*layers[:-1]).to(options.device)
+
+
+def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], None] = tqdm.write) -> Result:
+    """Train a network, with a bar and a few epoch lines; the learning rate falls to 0, so that zeros settle."""
+    model = network(data, options)
+    term = attach(recipe.penalty, model)
+    kind, settings = OPTIMIZERS[options.optimizer]
+    base = kind(model.parameters(), **settings | ({} if options.lr is None else {"lr": options.lr}))
+    optimizer = ProxOptimizer(base, term) if recipe.prox else base
+    schedule = CosineAnnealingLR(optimizer, options.epochs * math.ceil(len(data.X) / _BATCH))
+    draws = torch.Generator().manual_seed(options.seed)
+    say(f"\n{recipe.name}")
+    start = time.perf_counter()
+    for epoch in tqdm(range(1, options.epochs + 1), desc=recipe.name, unit="epoch", leave=False, disable=None):
+        loss = train_epoch(model, data, term, optimizer, schedule, draws)
+        if epoch % max(1, options.epochs // _REPORTS) == 0:
+            say(
+                f"epoch {epoch:{len(str(options.epochs))}}/{options.epochs}  loss {loss:.4f}  penalty {float(term()):.4f}"
+            )
+    return measured(recipe.name, model, data, time.perf_counter() - start)
+
+
+def train_epoch(
+    model: nn.Module,
+    data: Data,
+    term: Callable[[], Tensor],
+    optimizer: Optimizer,
+    schedule: Any,
+    draws: torch.Generator,
+) -> float:
+    """One pass over the data in random batches; returns the mean loss, without the penalty."""
+    seen = torch.zeros((), device=data.X.device)
+    for batch in torch.randperm(len(data.X), generator=draws).to(data.X.device).split(_BATCH):
+        optimizer.zero_grad()
+        loss = data.loss(model(data.X[batch]), data.y[batch])
+        (loss + term()).backward()
+        optimizer.step()
+        schedule.step()
+        seen += loss.detach() * len(batch)
+    return float(seen) / len(data.X)
+
+
+@torch.no_grad()
+def measured(name: str, model: nn.Module, data: Data, seconds: float) -> Result:
+    """What the table says of a trained model."""
+    zeros = sparsity(model)
+    norm = math.sqrt(sum(float(w.double().square().sum()) for w in weights(model).values()))
+    fit, test = data.score(model(data.X), data.y), data.score(model(data.X_test), data.y_test)
+    return Result(name, model, fit, test, zeros.zeros, zeros.total, norm, seconds)
+
+
+def results_table(results: Iterable[Result], measure: str) -> str:
+    """The results as text."""
+    head = ("model", f"train {measure}", f"test {measure}", "exact zeros", "", "norm", "seconds")
+    return table(
+        head,
+        [
+            (r.name, f"{r.train_score:.4f}", f"{r.test_score:.4f}", f"{r.zeros:>6} of {r.total}",
+             f"{r.zeros / r.total:>6.1%}", f"{r.norm:.2f}", f"{r.seconds:.1f}")
+            for r in results
+        ],
+    )  # fmt: skip
+
+
+def write_csv(results: Iterable[Result], measure: str, path: Path) -> None:
+    """The results as numbers."""
+    head = ("model", f"train {measure}", f"test {measure}", "zeros", "weights", "norm", "seconds")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows((r.name, r.train_score, r.test_score, r.zeros, r.total, r.norm, r.seconds) for r in results)
+
+
+def moons(options: Options) -> Data:
+    """Two noisy half moons, few points for a network of this size: data for decision boundaries."""
+    X, y = _sklearn().make_moons(200, noise=0.35, random_state=options.seed)  # noqa: N806
+    return split(torch.as_tensor(X), torch.as_tensor(y), options)
+
+
+def diabetes() -> LinearProblem:
+    """scikit-learn's diabetes data, all of it."""
+    bunch = _sklearn().load_diabetes()
+    X, y = torch.as_tensor(bunch.data), torch.as_tensor(bunch.target)  # noqa: N806
+    return LinearProblem(standard(X), standard(y[:, None])[:, 0], tuple(bunch.feature_names))
+
+
+def _sklearn() -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"torchreg demo takes its data from scikit-learn ({error}); pip install 'torchreg-penalty[sklearn]'."
+        ) from error
+    return datasets
