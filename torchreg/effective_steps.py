@@ -150,9 +150,10 @@ def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any
 def _counts(states: Sequence[State]) -> list[Any]:
     """Step counters: numbers where they lie on the CPU, tensors on a device, so nothing waits."""
     counts = [s["step"] for s in states]
-    if torch.compiler.is_compiling():
-        return counts
-    return [k.item() if isinstance(k, Tensor) and k.device.type == "cpu" else k for k in counts]
+    on_cpu = all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts)
+    if on_cpu and not torch.compiler.is_compiling():
+        return torch.stack(counts).tolist()
+    return counts
 
 
 def _over(scales: Sequence[Any], below: list[Tensor]) -> list[Scalar]:

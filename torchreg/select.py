@@ -61,7 +61,7 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         exclude: names that fit this second pattern are left out.
 
     Raises:
-        ValueError: if nothing matches; the error lists near names.
+        ValueError: if nothing matches (the error lists near names), or a match has sparse gradients.
 
     Example:
         >>> from torch import nn
@@ -77,14 +77,15 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         near = difflib.get_close_matches(text, names, n=5, cutoff=0.3) or names[:5]
         without = "" if exclude is None else f" outside exclude={exclude!r}"
         raise ValueError(f"No parameter of {type(model).__name__} matches {text!r}{without}; near names: {near}.")
-    return dict(_once(fits))
+    return _dense(model, dict(_once(fits)))
 
 
 def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
     """All parameters of the modules of the given types, biases too; nothing else is filtered.
 
     Raises:
-        ValueError: if the model has no such module; the error lists the types that it has.
+        ValueError: if the model has no such module (the error lists the types that it has), or its
+            gradients are sparse.
 
     Example:
         >>> from torch import nn
@@ -98,7 +99,7 @@ def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
         wanted = ", ".join(t.__name__ for t in types)
         present = sorted({type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))})
         raise ValueError(f"{type(model).__name__} has no parameter in a module of type {wanted}; it has {present}.")
-    return found
+    return _dense(model, found)
 
 
 def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
@@ -107,6 +108,18 @@ def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
     if named and all(name.startswith("module.") for name, _ in named):
         named = [(name.removeprefix("module."), p) for name, p in named]
     yield from named
+
+
+def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
+    """``found``, unless one of its parameters gets sparse gradients, which no penalty can use."""
+    sparse = {id(p) for m in model.modules() if isinstance(m, _EMBEDDINGS) and m.sparse for p in m.parameters()}
+    for name, p in found.items():
+        if id(p) in sparse:
+            raise ValueError(
+                f"{name!r} belongs to a module with sparse=True, whose gradients are sparse, but a penalty touches "
+                "every entry; build the module with sparse=False."
+            )
+    return found
 
 
 def _once(named: Iterable[tuple[str, Parameter]]) -> Iterator[tuple[str, Parameter]]:

@@ -7,7 +7,8 @@ cache, and the pieces are added in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,18 +44,54 @@ def total(phi: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
 
 
 def absolute_sum(w: Tensor) -> Tensor:
-    """``sum |w|``; on CPU at little more than the price of reading ``w`` once."""
-    if _differentiates(w) or not _splits(w) or w.dtype not in (torch.float32, torch.float64):
-        return total(torch.abs, w)
+    """``sum |w|``, a 0-d tensor; on CPU at little more than the price of reading ``w`` once."""
+    if not _splits(w):
+        return widened(w).abs().sum()
+    return _large(w, torch.abs) if _differentiates(w) else _absolute_sum(w)
+
+
+def square_sum(w: Tensor) -> Tensor:
+    """``sum w^2``, a 0-d tensor; on CPU at the price of reading ``w`` once."""
+    if not _splits(w):
+        return widened(w).square().sum()
+    return _large(w, torch.square) if _differentiates(w) else _square_sum(w)
+
+
+class _LargeSum(torch.autograd.Function):
+    """``sum |w|`` or ``sum w^2`` of a large tensor, without a temporary as large as it."""
+
+    @staticmethod
+    def forward(w: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+        return _absolute_sum(w) if phi is torch.abs else _square_sum(w)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(inputs[0])
+        ctx.phi = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (w,) = ctx.saved_tensors
+        slope = w.sign() if ctx.phi is torch.abs else w
+        factor = grad if ctx.phi is torch.abs else 2.0 * grad
+        return slope * factor.to(w.dtype), None
+
+
+_large: Any = _LargeSum.apply
+
+
+def _absolute_sum(w: Tensor) -> Tensor:
+    if w.dtype not in (torch.float32, torch.float64):
+        return _gather((widened(c).abs().sum() for c in w.view(-1).split(PIECE)), w)
     room = torch.empty(PIECE, dtype=w.dtype)
     return _gather((torch.abs(c, out=room[: c.numel()]).sum() for c in w.view(-1).split(PIECE)), w)
 
 
-def square_sum(w: Tensor) -> Tensor:
-    """``sum w^2``; on CPU at the price of reading ``w`` once."""
-    if _differentiates(w) or not _splits(w) or w.numel() % _ROW:
-        return total(torch.square, w)
-    return torch.linalg.vector_norm(widened(w).view(-1, _ROW), dim=1).double().square().sum().to(wide_dtype(w))
+def _square_sum(w: Tensor) -> Tensor:
+    if w.numel() % _ROW or w.dtype not in (torch.float32, torch.float64):
+        return _gather((widened(c).square().sum() for c in w.view(-1).split(PIECE)), w)
+    return torch.linalg.vector_norm(w.view(-1, _ROW), dim=1).double().square().sum().to(wide_dtype(w))
 
 
 def _differentiates(w: Tensor) -> bool:
@@ -62,9 +99,10 @@ def _differentiates(w: Tensor) -> bool:
 
 
 def _splits(w: Tensor) -> bool:
-    return w.device.type == "cpu" and w.numel() > PIECE and w.is_contiguous() and not torch.compiler.is_compiling()
+    large = w.device.type == "cpu" and w.numel() > PIECE and w.is_contiguous()
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return large and not transformed
 
 
-def _gather(sums: object, w: Tensor) -> Tensor:
-    parts = [part.double() for part in sums]  # type: ignore[attr-defined]
-    return torch.stack(parts).sum().to(wide_dtype(w))
+def _gather(sums: Iterable[Tensor], w: Tensor) -> Tensor:
+    return torch.stack([part.double() for part in sums]).sum().to(wide_dtype(w))

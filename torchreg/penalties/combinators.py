@@ -110,7 +110,7 @@ class Weighted(_Wrapped):
         tensor([3., 2., 0.])
     """
 
-    penalty: Separable  # type: ignore[assignment]
+    penalty: Separable
     weights: Tensor | float
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ class ProxOptimizer(Optimizer):
         """The base's defaults."""
         return self.base.defaults
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:

@@ -1,0 +1,95 @@
+"""Compare functions in one run: interleaved, medians, ratios to a reference, one result file.
+
+An absolute time depends on the machine and on what else it does; a ratio of medians taken in turns
+does so far less. Run each benchmark as a script, for instance ``python tests/benchmarks/prox.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def shapes() -> list[tuple[int, ...]]:
+    """146 tensors, 95.8 million entries: a transformer of 12 layers and width 768."""
+    layer = [(2304, 768), (768, 768), (3072, 768), (768, 3072), (2304,), (768,), (3072,), (768,), *[(768,)] * 4]
+    return [(13000, 768), (1024, 768), *layer * 12]
+
+
+def options(description: str, rounds: int = 11) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each candidate, at least 5")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    return chosen
+
+
+def tensors(device: str) -> list[torch.Tensor]:
+    return [torch.randn(shape, device=device) * 0.02 for shape in shapes()]
+
+
+def medians(candidates: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Milliseconds, the median over rounds in which the candidates take turns."""
+    if rounds < 5:
+        raise SystemExit(f"--rounds must be at least 5, got {rounds}")
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 2):  # two rounds warm up
+        for name, run in candidates.items():
+            _wait(device)
+            start = time.perf_counter()
+            run()
+            _wait(device)
+            if turn >= 2:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def report(name: str, times: dict[str, float], rows: list[tuple[str, str, str, float | None]], chosen: object) -> None:
+    """Print and save rows of (label, candidate, reference, bar): ratio of candidate to reference."""
+    table = []
+    for label, candidate, reference, bar in rows:
+        ratio = times[candidate] / times[reference]
+        verdict = "" if bar is None else "met" if ratio <= bar else f"missed by {ratio / bar - 1:.0%}"
+        table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": verdict})
+        print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {verdict}")
+    RESULTS.mkdir(exist_ok=True)
+    device = chosen.device.split(":")[0]
+    path = RESULTS / f"{name}-{device}-{chosen.threads}threads.json"
+    record = {"environment": environment(chosen), "rows": table, "milliseconds": {k: round(v, 3) for k, v in times.items()}}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def environment(chosen: object) -> dict[str, object]:
+    cuda = chosen.device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": chosen.threads,
+        "rounds": chosen.rounds,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
