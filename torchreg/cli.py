@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from torchreg import __version__, demo
+from torchreg.demo_choices import DATA, OPTIMIZERS, PENALTIES, Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,14 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 if an extra is missing or the output folder cannot be written.
-        Wrong arguments exit with 2 too, as `argparse` does.
+        The exit code: 0, or 2 if an extra is missing, the output folder cannot be written or the training
+        diverges. Wrong arguments exit with 2 too, as `argparse` does.
     """
     parser = _parser()
-    options = demo.Options(**{k: v for k, v in vars(parser.parse_args(argv)).items() if k != "command"})
+    options = Options(**{k: v for k, v in vars(parser.parse_args(argv)).items() if k != "command"})
     try:
         demo.run(options)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, FloatingPointError) as error:
         parser.exit(2, f"torchreg demo: {error}\n")
     return 0
 
@@ -47,17 +48,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    default = demo.Options()
+    default = Options()
     add = parser.add_argument
-    add("--data", choices=demo.DATA, default=default.data, help="scikit-learn's data set (%(default)s)")
-    add("--penalty", choices=demo.PENALTIES, default=default.penalty, help="the sparse penalty (%(default)s)")
+    add("--data", choices=DATA, default=default.data, help="scikit-learn's data set (%(default)s)")
+    add("--penalty", choices=PENALTIES, default=default.penalty, help="the sparse penalty (%(default)s)")
     add("--alpha", type=_at_least_zero, help="strength of all penalties (by data set and penalty)")
-    add("--optimizer", choices=demo.OPTIMIZERS, default=default.optimizer, help="(%(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default=default.optimizer, help="(%(default)s)")
     add("--lr", type=_positive, help="first learning rate; it falls to 0 (by optimizer)")
     add("--epochs", type=_count, default=default.epochs, help="passes over the data (%(default)s)")
     add("--out", type=Path, default=default.out, help="folder for the CSV and PNG files (%(default)s)")
     add("--device", type=_device, default=default.device, help="such as cpu or cuda (%(default)s)")
-    add("--seed", type=int, default=default.seed, help="of the split, the start and the batches (%(default)s)")
+    add("--seed", type=_seed, default=default.seed, help="of the split, the start and the batches (%(default)s)")
 
 
 def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
@@ -82,8 +83,12 @@ def _count(text: str) -> int:
     return int(_number(text, int, lambda x: x >= 1, "a whole number >= 1"))
 
 
-def _device(text: str) -> torch.device:
+def _seed(text: str) -> int:
+    return int(_number(text, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"))
+
+
+def _device(text: str) -> str:
     try:
-        return torch.empty(0, device=text).device
+        return str(torch.empty(0, device=text).device)
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {str(error).splitlines()[0]}") from None

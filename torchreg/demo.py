@@ -11,86 +11,31 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
+from torchreg.demo_choices import OPTIMIZERS, Options, Recipe, recipes
 from torchreg.demo_linear import LINEAR_ALPHA, LinearProblem, linear_table
-from torchreg.groups import columns
-from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Penalty
 from torchreg.select import weights
 from torchreg.training import ProxOptimizer, attach, sparsity
 from torchreg.training.term import table
 
-if TYPE_CHECKING:
-    pass
-
 _HIDDEN = (128, 64)
 _BATCH = 64
 _REPORTS = 4  # epoch lines per model
-_MOONS_ALPHA, _MOONS_EPOCHS = 2e-3, 150
-
-DATA = {"digits": 5e-4, "breast_cancer": 1e-3, "diabetes": 1e-2}  # and the alpha at which L1 keeps the test score
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A penalty to choose: its name in tables, how to make it, and its default alpha relative to L1's."""
-
-    label: str
-    make: Callable[[float], Penalty]
-    factor: float = 1.0
-
-
-PENALTIES = {
-    "l1": Choice("L1", L1),
-    "l1l2": Choice("L1L2", L1L2),
-    "l0": Choice("L0", L0, 0.1),
-    "mcp": Choice("MCP", MCP, 10.0),
-    "scad": Choice("SCAD", SCAD, 10.0),
-    "group": Choice("group L1", lambda alpha: Group(L1(alpha), by=columns)),
-    "sparse_group": Choice("sparse group L1", lambda alpha: Group(L1(alpha), by=columns) + L1(alpha), 0.5),
-}
-
-OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
-    "adam": (optim.Adam, {"lr": 3e-3}),
-    "adamw": (optim.AdamW, {"lr": 3e-3, "weight_decay": 0.0}),
-    "nadam": (optim.NAdam, {"lr": 3e-3}),
-    "radam": (optim.RAdam, {"lr": 3e-3}),
-    "adamax": (optim.Adamax, {"lr": 5e-3}),
-    "rmsprop": (optim.RMSprop, {"lr": 1e-3}),
-    "adagrad": (optim.Adagrad, {"lr": 2e-2}),
-    "adadelta": (optim.Adadelta, {"lr": 1.0}),
-    "sgd": (optim.SGD, {"lr": 5e-2, "momentum": 0.9}),
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line sets; alpha and lr of None mean the default of the data and the optimizer."""
-
-    data: str = "digits"
-    penalty: str = "l1"
-    alpha: float | None = None
-    optimizer: str = "adam"
-    lr: float | None = None
-    epochs: int = 80
-    out: Path = Path("torchreg-demo")
-    device: torch.device = torch.device("cpu")
-    seed: int = 0
-
-    @property
-    def strength(self) -> float:
-        """The alpha that all penalties of the table have."""
-        return DATA[self.data] * PENALTIES[self.penalty].factor if self.alpha is None else self.alpha
+_MOONS_ALPHA, _MOONS_LR = 1e-3, 1e-2  # no penalty overfits, each penalty does not
+_MOONS_PASSES = 4  # epochs for one of the data set, which has more batches
 
 
 @dataclass(frozen=True)
@@ -129,15 +74,6 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One of the models to train: a penalty, in the loss or by the proximal step."""
-
-    name: str
-    penalty: Penalty
-    prox: bool = False
-
-
-@dataclass(frozen=True)
 class Result:
     """A trained model and what the table says of it; zeros and norm are of the penalised weights."""
 
@@ -156,7 +92,13 @@ def run(options: Options) -> list[Result]:
 
     Raises:
         ImportError: if scikit-learn, which holds the data, is missing.
+        FloatingPointError: if the training diverges.
     """
+    with one_thread():
+        return _run(options)
+
+
+def _run(options: Options) -> list[Result]:
     data = load(options)
     options.out.mkdir(parents=True, exist_ok=True)
     results = [train(recipe, data, options) for recipe in recipes(options)]
@@ -173,39 +115,37 @@ def run(options: Options) -> list[Result]:
 def write_pictures(results: list[Result], options: Options) -> list[str]:
     """Draw the pictures into the folder; without matplotlib, say which extra it takes. Returns the files' names."""
     try:
-        from torchreg.demo_pictures import pictures
+        from torchreg.demo_pictures import draw
     except ImportError as error:
         print(f"\nNo pictures: {error}")
         return []
-    points, chosen = moons(options), replace(options, alpha=_MOONS_ALPHA, epochs=_MOONS_EPOCHS)
+    chosen = Options(alpha=_MOONS_ALPHA, lr=_MOONS_LR, epochs=_MOONS_PASSES * options.epochs, seed=options.seed)
+    points = moons(chosen)
     boundaries = [train(recipe, points, chosen, say=lambda line: None) for recipe in recipes(chosen)]
-    figures = pictures(results, boundaries, points, diabetes())
-    for name, figure in figures.items():
-        figure.savefig(options.out / name)
-    return list(figures)
+    return draw(results, boundaries, points, diabetes(), out=options.out)
 
 
-def recipes(options: Options) -> list[Recipe]:
-    """The four models of the table."""
-    choice, alpha = PENALTIES[options.penalty], options.strength
-    return [
-        Recipe("no penalty", L2(0.0)),
-        Recipe("L2 in the loss", L2(alpha)),
-        Recipe(f"{choice.label} in the loss", choice.make(alpha)),
-        Recipe(f"{choice.label} by ProxOptimizer", choice.make(alpha), prox=True),
-    ]
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Matrices of this size gain nothing from threads, and lose much where other work keeps the cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load(options: Options) -> Data:
-    """The data set, split by the seed."""
+    """The data set, a quarter of it for the test."""
     X, y = getattr(_sklearn(), f"load_{options.data}")(return_X_y=True)  # noqa: N806
-    return split(torch.as_tensor(X), torch.as_tensor(y), options)
+    return split(torch.as_tensor(X), torch.as_tensor(y), len(X) // 4, options)
 
 
-def split(X: Tensor, y: Tensor, options: Options) -> Data:  # noqa: N803
-    """A quarter for the test; columns standardised by the rest, those that are constant there left out."""
+def split(X: Tensor, y: Tensor, tests: int, options: Options) -> Data:  # noqa: N803
+    """Some rows for the test; columns standardised by the rest, those that are constant there left out."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(options.seed))
-    test, fit = order[: len(X) // 4], order[len(X) // 4 :]
+    test, fit = order[:tests], order[tests:]
     varied = X[fit].std(0) > 0
     X = standard(X[:, varied], fit)  # noqa: N806
     y = standard(y[:, None], fit) if y.is_floating_point() else y
@@ -222,7 +162,7 @@ def network(data: Data, options: Options) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         sizes = [data.X.shape[1], *_HIDDEN, data.outputs]
-        layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(*layers[:-1]).to(options.device)
 
 
@@ -239,10 +179,13 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
     start = time.perf_counter()
     for epoch in tqdm(range(1, options.epochs + 1), desc=recipe.name, unit="epoch", leave=False, disable=None):
         loss = train_epoch(model, data, term, optimizer, schedule, draws)
-        if epoch % max(1, options.epochs // _REPORTS) == 0:
-            say(
-                f"epoch {epoch:{len(str(options.epochs))}}/{options.epochs}  loss {loss:.4f}  penalty {float(term()):.4f}"
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"{recipe.name} diverged, its loss is {loss} in epoch {epoch}; use a smaller --lr."
             )
+        if epoch % math.ceil(options.epochs / _REPORTS) == 0 or epoch == options.epochs:
+            place = f"{epoch:{len(str(options.epochs))}}/{options.epochs}"
+            say(f"epoch {place}  loss {loss:.4f}  penalty {float(term().detach()):.4f}")
     return measured(recipe.name, model, data, time.perf_counter() - start)
 
 
@@ -298,9 +241,9 @@ def write_csv(results: Iterable[Result], measure: str, path: Path) -> None:
 
 
 def moons(options: Options) -> Data:
-    """Two noisy half moons, few points for a network of this size: data for decision boundaries."""
-    X, y = _sklearn().make_moons(200, noise=0.35, random_state=options.seed)  # noqa: N806
-    return split(torch.as_tensor(X), torch.as_tensor(y), options)
+    """Two noisy half moons, few points for a network of this size and many for the test: data to draw."""
+    X, y = _sklearn().make_moons(2000, noise=0.35, random_state=options.seed)  # noqa: N806
+    return split(torch.as_tensor(X), torch.as_tensor(y), 1850, options)
 
 
 def diabetes() -> LinearProblem:

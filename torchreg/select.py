@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 Pattern = str | re.Pattern[str]
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # what torch.compile puts before a module's names
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -104,7 +105,7 @@ def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
 
 def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
     """Every (name, parameter), tied ones under each name, without the prefixes of wrappers."""
-    named = [(n.replace("_orig_mod.", ""), p) for n, p in model.named_parameters(remove_duplicate=False)]
+    named = [(_COMPILED.sub("", n), p) for n, p in model.named_parameters(remove_duplicate=False)]
     if named and all(name.startswith("module.") for name, _ in named):
         named = [(name.removeprefix("module."), p) for name, p in named]
     yield from named
@@ -133,4 +134,6 @@ def _once(named: Iterable[tuple[str, Parameter]]) -> Iterator[tuple[str, Paramet
 def _fits(name: str, pattern: Pattern) -> bool:
     if isinstance(pattern, str):
         return fnmatchcase(name, pattern)
-    return pattern.fullmatch(name) is not None
+    if isinstance(pattern, re.Pattern):
+        return pattern.fullmatch(name) is not None
+    raise TypeError(f"A pattern is a str (shell style) or a compiled re.Pattern, got {type(pattern).__name__}.")

@@ -51,7 +51,8 @@ def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
     factor = 1.0 / (1.0 + curvature)
     if not (isinstance(step, Tensor) or isinstance(ridge, Tensor)):
         return factor, (step * factor if math.isfinite(step) or not ridge else 0.5 / ridge)
-    step, ridge = torch.as_tensor(step), torch.as_tensor(ridge)
+    known = step if isinstance(step, Tensor) else torch.as_tensor(ridge)
+    step, ridge = (torch.as_tensor(v, dtype=known.dtype, device=known.device) for v in (step, ridge))
     endless = torch.isinf(step) & (ridge > 0)
     limit = 0.5 / torch.where(endless, ridge, torch.ones_like(ridge))
     return factor, torch.where(endless, limit, torch.where(endless, torch.zeros_like(step), step) * factor)

@@ -229,7 +229,8 @@ class Sum(Penalty):
         return "tensor" if "tensor" in grains else "row" if "row" in grains else "entry"
 
     def value(self, w: Tensor) -> Tensor:
-        return self.alpha * sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
+        together = sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
+        return torch.zeros_like(together) if _nothing(self.alpha) else self.alpha * together
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x, rest = widened(w), scaled(self.alpha, step)
@@ -244,7 +245,7 @@ class Sum(Penalty):
         if not self.convex:
             return Penalty.conjugate(self, z)
         z = widened(z)
-        if isinstance(self.alpha, float) and self.alpha == 0.0:
+        if _nothing(self.alpha):
             return torch.where((z == 0).all(), 0.0, math.inf)
         return self.alpha * self._conjugate_of_terms(z / self.alpha)
 
@@ -263,6 +264,8 @@ class Sum(Penalty):
         return (z * w).sum() - sum(t.value(w) for t in self.terms)
 
     def form(self, w: Tensor) -> Form:
+        if _nothing(self.alpha):
+            return L1Form(0.0)
         forms = [t.form(w) for t in self._ordered]
         if any(isinstance(f, ProxForm) for f in forms):
             return ProxForm(self)
@@ -277,6 +280,7 @@ class Sum(Penalty):
         return joint.times(self.alpha)  # type: ignore[union-attr]
 
     def check(self, w: Tensor) -> None:
+        check_values("Sum", self.alpha)
         for term in self.terms:
             term.check(w)
 
@@ -284,6 +288,11 @@ class Sum(Penalty):
         joined = " + ".join(map(repr, self.terms))
         one = isinstance(self.alpha, float) and self.alpha == 1.0
         return joined if one else f"Sum(({', '.join(map(repr, self.terms))}), alpha={short(self.alpha)})"
+
+
+def _nothing(alpha: Scalar) -> bool:
+    """Whether a sum is multiplied by nothing, its constraints included."""
+    return not isinstance(alpha, Tensor) and alpha == 0.0
 
 
 def _summands(penalty: Penalty) -> tuple[Penalty, ...]:

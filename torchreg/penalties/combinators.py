@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Self
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from torchreg.groups import Groups
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.forms import Form, ProxForm
+from torchreg.penalties.forms import Form, L1Form, ProxForm
 from torchreg.penalties.separable import Separable
 from torchreg.shrinkage import Scalar, moves
 from torchreg.sums import widened
@@ -37,6 +38,12 @@ class Weighing:
         free = torch.where(torch.as_tensor(self.forced), torch.zeros_like(x), x)
         return self.penalty.phi(free).sum() + torch.where(broken.any(), math.inf, 0.0)
 
+    def levels(self, l1: Scalar) -> Scalar:
+        """``l1`` per entry, infinite where an entry is forced to zero."""
+        if isinstance(self.forced, Tensor):
+            return torch.where(self.forced, math.inf, l1)
+        return math.inf if self.forced else l1
+
     def shrink(self, x: Tensor, step: Scalar) -> Tensor:
         """The proximal map of each entry."""
         shrunk = self.penalty.shrink(x, step)
@@ -58,6 +65,9 @@ def factors_for(owner: str, weights: Tensor | float) -> Tensor | float:
                 f"among {weights.numel()} weights."
             )
         return weights.detach().clone() if not weights.requires_grad else weights
+    if isinstance(weights, bool) or not isinstance(weights, Real):
+        given = type(weights).__name__
+        raise TypeError(f"{owner} needs weights as a floating-point tensor or a number, got {given}; use torch.tensor(...).")
     if math.isnan(weights) or weights < 0:
         raise ValueError(f"{owner} needs weights >= 0 (0 = unpenalised, inf = forced to zero), got {weights}.")
     return float(weights)
@@ -153,8 +163,9 @@ class Weighted(_Wrapped):
         return self.penalty.replaced(alpha=self.penalty.alpha * self.weights).conjugate(z)
 
     def form(self, w: Tensor) -> Form:
-        form = self.penalty.form(w)
-        return ProxForm(self) if isinstance(form, ProxForm) else form.times(self.weights)
+        weighing = self._weighing
+        form = weighing.penalty.form(w)
+        return ProxForm(self) if not isinstance(form, L1Form) else replace(form, l1=weighing.levels(form.l1))
 
     def check(self, w: Tensor) -> None:
         self.penalty.check(w)
@@ -275,6 +286,9 @@ class Towards(_Wrapped):
                 f"Towards takes a penalty without a constraint or a reference of its own, got {self.penalty!r}; "
                 "use Towards(L1(0.1), reference), say."
             )
+        if not isinstance(self.reference, Tensor):
+            given = type(self.reference).__name__
+            raise TypeError(f"Towards needs a tensor as reference, got {given}; use parameter.detach(), say.")
         object.__setattr__(self, "reference", self.reference.detach().clone())
 
     def value(self, w: Tensor) -> Tensor:

@@ -166,11 +166,13 @@ class Group(Penalty):
         return scaled_penalty.conjugate(self.by.norms(z)).to(wide_dtype(z))
 
     def form(self, w: Tensor) -> Form:
-        form = self.penalty.form(w.new_zeros(self.by.count(w)))
+        norms = torch.zeros(self.by.count(w), dtype=wide_dtype(w), device=w.device)
+        weighing = Weighing(self.penalty, self._factors(w))
+        form = weighing.penalty.form(norms)
         if not isinstance(form, L1Form):
             return ProxForm(self)
-        factors = torch.as_tensor(self._factors(w), dtype=wide_dtype(w), device=w.device).broadcast_to(self.by.count(w))
-        return GroupForm(self.by, factors * form.l1, self.by.expand(factors * form.l2, w))
+        l2 = self.by.expand(norms + form.l2, w) if isinstance(form.l2, Tensor) else form.l2
+        return GroupForm(self.by, norms + weighing.levels(form.l1), l2)
 
     def check(self, w: Tensor) -> None:
         self.penalty.check(w)
