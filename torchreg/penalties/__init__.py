@@ -1,12 +1,13 @@
 """Penalties: frozen functions of one tensor, with value, proximal map and what follows from them."""
 
 from torchreg.penalties.base import Penalty, Sum
-from torchreg.penalties.combinators import NonNegative, Towards, Weighted
+from torchreg.penalties.combinators import NonNegative, Towards
 from torchreg.penalties.concave import L0, MCP, SCAD
 from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
 from torchreg.penalties.grouped import Group
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
 from torchreg.penalties.strength import NoConjugate, NoExactProx
+from torchreg.penalties.weighted import Weighted
 
 __all__ = [
     "L0",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +32,7 @@ class Penalty(ABC):
     defaults that follow from these two; the built-in penalties replace a default only by a closed
     form that the tests prove equal to it.
 
-    A penalty is never scaled by the number of samples or by the learning rate: the loss is a
-    mean, so the same ``alpha`` means the same in a training loop and in a fit.
+    A penalty is never scaled by the number of samples or by the learning rate: losses are means.
     """
 
     alpha: Scalar
@@ -112,8 +110,10 @@ class Penalty(ABC):
         Raises:
             NoConjugate: where it is not known.
         """
-        del z
-        raise NoConjugate(f"{self} has no known convex conjugate; report the prox residual instead of a duality gap.")
+        form = self.form(z)
+        if isinstance(form, ProxForm):
+            raise NoConjugate(f"{self} has no known convex conjugate; report the prox residual, not a duality gap.")
+        return form.conjugate(widened(z))
 
     def form(self, w: Tensor) -> Form:
         """What a solver may know of this penalty on a tensor like ``w``."""
@@ -173,8 +173,8 @@ class Penalty(ABC):
 class Sum(Penalty):
     """A sum of penalties whose prox is exact: ``alpha * (R_1(w) + R_2(w) + ...)``.
 
-    Written ``L1(a) + L2(b)``. Exact are: any penalty + L2, and a group penalty + L1, the sparse
-    group lasso (Simon et al., JCGS 22, 2013), with or without L2.
+    Exact are: any penalty + L2, and a group penalty + L1, the sparse group lasso (Simon et al.,
+    JCGS 22, 2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
 
     Args:
         terms: two or more penalties.
@@ -241,28 +241,6 @@ class Sum(Penalty):
             x = term.prox(x, rest)
         return x.to(w.dtype)
 
-    def conjugate(self, z: Tensor) -> Tensor:
-        if not self.convex:
-            return Penalty.conjugate(self, z)
-        z = widened(z)
-        if _nothing(self.alpha):
-            return torch.where((z == 0).all(), 0.0, math.inf)
-        return self.alpha * self._conjugate_of_terms(z / self.alpha)
-
-    def _conjugate_of_terms(self, z: Tensor) -> Tensor:
-        ridge = sum(self._ridges) if self._ridges else 0.0
-        if isinstance(ridge, Tensor) or ridge > 0.0:
-            return self._conjugate_with_ridge(z, ridge)
-        for term in self._ordered[:-1]:  # (f + g)* at z is f* at what g's dual ball leaves of z
-            z = term.prox(z, 1.0)
-        return self._ordered[-1].conjugate(z) if self._ordered else torch.where((z == 0).all(), 0.0, math.inf)
-
-    def _conjugate_with_ridge(self, z: Tensor, ridge: Scalar) -> Tensor:
-        w, rest = z / (2.0 * ridge), 0.5 / ridge
-        for term in self._ordered:
-            w = term.prox(w, rest)
-        return (z * w).sum() - sum(t.value(w) for t in self.terms)
-
     def form(self, w: Tensor) -> Form:
         if _nothing(self.alpha):
             return L1Form(0.0)
@@ -275,6 +253,8 @@ class Sum(Penalty):
             joint = forms[0]
         else:
             joint = _sparse_group_form(forms)
+        if isinstance(joint, GroupForm) and any(isinstance(r, Tensor) and r.dim() for r in self._ridges):
+            return ProxForm(self)  # a ridge that differs within a group leaves no closed form
         for ridge in self._ridges:
             joint = joint.plus_ridge(ridge)  # type: ignore[union-attr]
         return joint.times(self.alpha)  # type: ignore[union-attr]
@@ -318,6 +298,5 @@ def _ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
 
 def _sparse_group_form(forms: list[Form]) -> Form:
     inner, group = forms
-    if not (isinstance(inner, L1Form) and isinstance(group, GroupForm)):
-        raise AssertionError(f"a sum orders L1 before groups, got {forms}")
+    assert isinstance(inner, L1Form) and isinstance(group, GroupForm), forms  # as _ordered has put them
     return replace(group, inner=inner.l1, l2=group.l2 + inner.l2, lower=max(group.lower, inner.lower))

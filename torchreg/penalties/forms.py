@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from torchreg.groups import Groups
-from torchreg.shrinkage import Scalar
+from torchreg.shrinkage import Scalar, soft
 
 if TYPE_CHECKING:
     from torchreg.penalties.base import Penalty
@@ -29,6 +30,11 @@ class L1Form:
     l1: Scalar
     l2: Scalar = 0.0
     lower: float = -math.inf
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        """The convex conjugate at ``z``, a 0-d tensor, inf outside its domain."""
+        z = z.clamp(min=0.0) if self.lower == 0.0 else z
+        return ridge_conjugate(soft(z, self.l1), self.l2).sum()
 
     def plus_ridge(self, ridge: Scalar) -> L1Form:
         """With ``ridge * w^2`` added."""
@@ -53,6 +59,15 @@ class GroupForm:
     inner: Scalar = 0.0
     lower: float = -math.inf
 
+    def conjugate(self, z: Tensor) -> Tensor:
+        """The convex conjugate at ``z``, a 0-d tensor, inf outside its domain."""
+        z = z.clamp(min=0.0) if self.lower == 0.0 else z
+        norms = self.by.norms(soft(z, self.inner)).to(z.dtype)
+        l2 = self.l2
+        if isinstance(l2, Tensor) and l2.dim():
+            l2 = self.by.extreme(l2.broadcast_to(z.shape), largest=True)
+        return ridge_conjugate((norms - self.l1).clamp(min=0.0), l2).sum()
+
     def plus_ridge(self, ridge: Scalar) -> GroupForm:
         """With ``ridge * w^2`` added."""
         return replace(self, l2=self.l2 + 2.0 * ridge)
@@ -70,3 +85,11 @@ class ProxForm:
 
 
 Form = L1Form | GroupForm | ProxForm
+
+
+def ridge_conjugate(z: Tensor, l2: Scalar) -> Tensor:
+    """Per entry the conjugate of ``l2 / 2 w^2``: ``z^2 / (2 l2)``, where l2 = 0 that of nothing."""
+    l2 = torch.as_tensor(l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
+    curved = l2 > 0
+    flat = torch.where(z == 0, 0.0, math.inf).to(z.dtype)
+    return torch.where(curved, z.square() / (2.0 * torch.where(curved, l2, torch.ones_like(l2))), flat)

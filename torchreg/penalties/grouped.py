@@ -10,10 +10,10 @@ from torch import Tensor
 
 from torchreg.groups import Groups
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.combinators import Weighing, factors_for
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
+from torchreg.penalties.weighted import Weighing, factors_for
 from torchreg.pieces import row_blocks
 from torchreg.shrinkage import Scalar, moves, ridge_step
 from torchreg.sums import wide_dtype, widened
@@ -123,7 +123,10 @@ class Group(Penalty):
         weighing = Weighing(self.penalty, self._factors(x))
         form = weighing.penalty.form(norms)
         if isinstance(form, L1Form):
-            level, l2 = (torch.as_tensor(v, device=x.device).broadcast_to(norms.shape) for v in (form.l1, form.l2))
+            level, l2 = (
+                torch.as_tensor(v, dtype=norms.dtype, device=x.device).broadcast_to(norms.shape)
+                for v in (form.l1, form.l2)
+            )
             factor, rest = ridge_step(step, self.by.expand(l2 / 2.0, x))
             result = norm_prox(x * factor, torch.as_tensor(rest), level, self.by)
         else:
@@ -159,11 +162,6 @@ class Group(Penalty):
             return ratio.max() if ratio.numel() else ratio.sum()
         penalised = torch.where(self.by.expand(free.to(grad.dtype), grad) > 0, grad, torch.zeros_like(grad))
         return Penalty.alpha_max(self, penalised, step)
-
-    def conjugate(self, z: Tensor) -> Tensor:
-        factors = self._factors(z)
-        scaled_penalty = self.penalty.replaced(alpha=self.penalty.alpha * factors)
-        return scaled_penalty.conjugate(self.by.norms(z)).to(wide_dtype(z))
 
     def form(self, w: Tensor) -> Form:
         norms = torch.zeros(self.by.count(w), dtype=wide_dtype(w), device=w.device)

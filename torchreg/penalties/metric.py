@@ -16,8 +16,9 @@ from torch import Tensor
 from torchreg.groups import Groups, root
 
 _SECULAR_STEPS = 10  # enough for a metric of condition 1e10: relative error 1e-14
-_GRID = 49  # trial multipliers per group
-_DECADES = 8.0  # of the multiplier, beyond those of the steps
+_FINE, _COARSE = 49, 16  # trial multipliers per group
+_CORE = 7.0  # natural logarithms of mu t beyond which x is nearly 0 or nearly z
+_TAIL = 35.0  # further ones, down to where x equals z in float64
 _HALVINGS = 60  # of a grid cell: exact in float64
 
 
@@ -121,26 +122,35 @@ def _slope(mu: Tensor, z: Tensor, step: Tensor, phi: Callable[[Tensor], Tensor],
 
 
 def _best_multiplier(z: Tensor, step: Tensor, phi: Callable[[Tensor], Tensor], by: Groups) -> Tensor:
-    tiny = torch.finfo(z.dtype).tiny ** 0.25
-    low = torch.log(1.0 / by.extreme(step, largest=True).clamp(min=tiny)) - _DECADES
-    high = torch.log(1.0 / by.extreme(step, largest=False).clamp(min=tiny)) + _DECADES
-    width = (high - low) / (_GRID - 1)
+    """The multiplier of the best stationary point: the best of a grid, refined by bisection."""
+    grid = _grid(step, by)
 
-    def cost(k: Tensor) -> Tensor:
-        mu = by.expand(torch.exp(low + k * width), z)
+    def cost(log_mu: Tensor) -> Tensor:
+        mu = by.expand(torch.exp(log_mu), z)
         x = z / (1.0 + step * mu)
         return phi(by.norms(x)) + by.sum(0.5 * step * (mu * x) ** 2)
 
-    best, least = torch.zeros_like(low), torch.full_like(low, torch.inf)
-    for k in range(_GRID):
-        trial = cost(best.new_tensor(float(k)))
+    best, least = torch.zeros_like(grid[0]), torch.full_like(grid[0], torch.inf)
+    for k in range(1, len(grid) - 1):
+        trial = cost(grid[k])
         best, least = torch.where(trial < least, float(k), best), torch.minimum(trial, least)
-    near, far = low + (best - 1.0) * width, low + (best + 1.0) * width
+    place = best.long().clamp(min=1)[None]
+    near, far = grid.gather(0, place - 1)[0], grid.gather(0, place + 1)[0]
     for _ in range(_HALVINGS):
         middle = (near + far) / 2
         rising = _slope(torch.exp(middle), z, step, phi, by) > 0
         near, far = torch.where(rising, middle, near), torch.where(rising, far, middle)
     return torch.exp((near + far) / 2)
+
+
+def _grid(step: Tensor, by: Groups) -> Tensor:
+    """Logarithms of trial multipliers, (grid, groups): coarse where x is still z, then fine."""
+    tiny = torch.finfo(step.dtype).tiny ** 0.25
+    largest, smallest = (by.extreme(step, largest=end).clamp(min=tiny) for end in (True, False))
+    turn, end = -torch.log(largest) - _CORE, -torch.log(smallest) + _CORE
+    coarse = torch.arange(_COARSE, dtype=step.dtype, device=step.device)[:, None] / _COARSE
+    fine = torch.arange(_FINE, dtype=step.dtype, device=step.device)[:, None] / (_FINE - 1)
+    return torch.cat([turn - _TAIL * (1.0 - coarse), turn + (end - turn) * fine])
 
 
 def _implicit(mu: Tensor, z: Tensor, step: Tensor, phi: Callable[[Tensor], Tensor], by: Groups) -> Tensor:

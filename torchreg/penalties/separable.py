@@ -118,10 +118,6 @@ class L1(Separable):
         del step
         return largest(widened(grad).abs())
 
-    def conjugate(self, z: Tensor) -> Tensor:
-        inside = (widened(z).abs() <= self.alpha).all()
-        return torch.where(inside, 0.0, math.inf).to(widened(z).dtype)
-
     def form(self, w: Tensor) -> Form:
         del w
         return L1Form(self.alpha)
@@ -177,9 +173,6 @@ class L2(Separable):
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         del step
         return torch.where((grad == 0).all(), 0.0, math.inf).to(widened(grad).dtype)
-
-    def conjugate(self, z: Tensor) -> Tensor:
-        return _ridge_conjugate(widened(z), 2.0 * self.alpha).sum()
 
     def form(self, w: Tensor) -> Form:
         del w
@@ -262,9 +255,6 @@ class L1L2(Separable):
         top = largest(widened(grad).abs())
         return top / self.l1_ratio if self.l1_ratio else torch.where(top == 0, top, math.inf)
 
-    def conjugate(self, z: Tensor) -> Tensor:
-        return _ridge_conjugate(soft(widened(z), self._l1), 2.0 * self._ridge).sum()
-
     def form(self, w: Tensor) -> Form:
         del w
         return L1Form(self._l1, 2.0 * self._ridge)
@@ -273,11 +263,3 @@ class L1L2(Separable):
 def largest(x: Tensor) -> Tensor:
     """The largest entry, 0 if there is none."""
     return x.max() if x.numel() else x.sum()
-
-
-def _ridge_conjugate(z: Tensor, l2: Scalar) -> Tensor:
-    """Per entry the conjugate of ``l2 / 2 w^2``: ``z^2 / (2 l2)``, for l2 = 0 that of zero."""
-    l2 = torch.as_tensor(l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
-    curved = l2 > 0
-    flat = torch.where(z == 0, 0.0, math.inf).to(z.dtype)
-    return torch.where(curved, z.square() / (2.0 * torch.where(curved, l2, torch.ones_like(l2))), flat)

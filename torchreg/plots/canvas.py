@@ -1,0 +1,96 @@
+"""The one place that imports matplotlib: the palette, and axes in the style of all our pictures."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+except ImportError as error:
+    raise ImportError(f"torchreg.plots needs matplotlib ({error}); pip install 'torchreg-penalty[plot]'.") from error
+
+Array = NDArray[Any]
+
+# Told apart under each common colour blindness: Okabe and Ito, "Color Universal Design", 2008.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK = "#222222"
+MUTED = "#777777"
+
+_STYLE: Any = {
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "savefig.dpi": 150,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def panels(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6.0, 4.0)) -> tuple[Figure, list[Axes]]:
+    """A figure outside pyplot, which never opens a window and need not be closed, and its axes.
+
+    Args:
+        rows: rows of axes; all share the x and the y axis.
+        columns: columns of axes.
+        size: width and height of the figure in inches.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    return figure, list(grid.flat)
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The caller's axes, or those of a new pyplot figure."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context(_STYLE):
+        return plt.subplots(figsize=(6.0, 4.0), layout="constrained")[1]
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure on which axes stand."""
+    return cast(Figure, ax.get_figure(root=True))
+
+
+def halo() -> Any:
+    """A white outline that keeps text readable on lines."""
+    return withStroke(linewidth=2.5, foreground="white")
+
+
+def rgb(colour: str) -> Array:
+    """A colour as three numbers between 0 and 1."""
+    return np.asarray(mpl.colors.to_rgb(colour))
+
+
+def spread(places: Array, gap: float) -> Array:
+    """Places in the same order, at least ``gap`` apart, moved as little as pairs need.
+
+    Args:
+        places: where labels should stand, shape (n,).
+        gap: the least distance of two labels, > 0.
+    """
+    order = np.argsort(places, kind="stable")
+    blocks: list[tuple[float, int]] = []  # (mean, size) of labels packed together
+    for place in places[order]:
+        mean, size = float(place), 1
+        while blocks and mean - blocks[-1][0] < gap * (size + blocks[-1][1]) / 2:
+            above, count = blocks.pop()
+            mean, size = (mean * size + above * count) / (size + count), size + count
+        blocks.append((mean, size))
+    packed = [mean + gap * (k - (size - 1) / 2) for mean, size in blocks for k in range(size)]
+    moved = np.empty(len(packed))
+    moved[order] = packed
+    return moved
