@@ -75,8 +75,10 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
     rule = rule_for(optimizer, metric)
     found: dict[Tensor, Scalar] = {}
     for group in optimizer.param_groups:
-        stepped = [p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state[p])]
-        states = [optimizer.state[p] for p in stepped]
+        stepped = [
+            p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state.get(p))
+        ]
+        states = [optimizer.state.get(p, {}) for p in stepped]
         with torch.no_grad():
             found.update(zip(stepped, rule.steps(group, states, stepped) if stepped else [], strict=True))
     return found
@@ -185,13 +187,24 @@ def _sgd(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> lis
 
 @_known(Adam)
 @_known(AdamW)
-@_known(NAdam)
 def _adam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     moment = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
     unbias = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)]
     below = _roots([s[moment] for s in states], [group["eps"] * u for u in unbias])
     return _over([group["lr"] * u for u in unbias], below)
+
+
+@_known(NAdam)
+def _nadam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    """Adam's step, times what the growing momentum's weights on a steady gradient add up to."""
+    steps = _adam(group, states, params)
+
+    def momentum(count: Any) -> Any:
+        return group["betas"][0] * (1.0 - 0.5 * 0.96 ** (count * group["momentum_decay"]))
+
+    torch._foreach_mul_(steps, [1.0 + momentum(k + 1.0) - momentum(k) for k in _counts(states)])
+    return steps
 
 
 @_known(RAdam)
@@ -247,7 +260,7 @@ def _adamax(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> 
 @_known(Adadelta)
 def _adadelta(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    eps = group["eps"]
+    eps = group["rho"] * group["eps"]  # acc_delta was updated after its use: solved for at a steady gradient
     above = torch._foreach_add([widened(s["acc_delta"]) for s in states], eps)
     below = torch._foreach_add([widened(s["square_avg"]) for s in states], eps)
     ratio = list(torch._foreach_div(above, below))

@@ -177,8 +177,8 @@ class Sum(Penalty):
     JCGS 22, 2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
 
     Args:
-        terms: two or more penalties.
-        alpha: multiplies the sum; each term keeps its own strength.
+        terms: the penalties, each with its own strength.
+        alpha: multiplies the sum.
 
     Raises:
         NoExactProx: where the prox of the sum has no closed form.
@@ -230,7 +230,10 @@ class Sum(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         together = sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
-        return torch.zeros_like(together) if _nothing(self.alpha) else self.alpha * together
+        nothing = self.alpha == 0
+        if isinstance(nothing, Tensor):
+            return torch.where(nothing, torch.zeros_like(together), self.alpha * together)
+        return torch.zeros_like(together) if nothing else self.alpha * together
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x, rest = widened(w), scaled(self.alpha, step)
@@ -242,7 +245,7 @@ class Sum(Penalty):
         return x.to(w.dtype)
 
     def form(self, w: Tensor) -> Form:
-        if _nothing(self.alpha):
+        if not isinstance(self.alpha, Tensor) and self.alpha == 0.0:
             return L1Form(0.0)
         forms = [t.form(w) for t in self._ordered]
         if any(isinstance(f, ProxForm) for f in forms):
@@ -270,11 +273,6 @@ class Sum(Penalty):
         return joined if one else f"Sum(({', '.join(map(repr, self.terms))}), alpha={short(self.alpha)})"
 
 
-def _nothing(alpha: Scalar) -> bool:
-    """Whether a sum is multiplied by nothing, its constraints included."""
-    return not isinstance(alpha, Tensor) and alpha == 0.0
-
-
 def _summands(penalty: Penalty) -> tuple[Penalty, ...]:
     """The terms that ``+`` joins: a plain sum is taken apart, any other penalty is one term."""
     plain = isinstance(penalty, Sum) and isinstance(penalty.alpha, float) and penalty.alpha == 1.0
@@ -298,5 +296,6 @@ def _ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
 
 def _sparse_group_form(forms: list[Form]) -> Form:
     inner, group = forms
-    assert isinstance(inner, L1Form) and isinstance(group, GroupForm), forms  # as _ordered has put them
+    assert isinstance(inner, L1Form), forms  # as _ordered has put them
+    assert isinstance(group, GroupForm), forms
     return replace(group, inner=inner.l1, l2=group.l2 + inner.l2, lower=max(group.lower, inner.lower))

@@ -157,6 +157,8 @@ class Group(Penalty):
         norms = self.by.norms(grad).to(wide_dtype(grad))
         factors = torch.as_tensor(self._factors(grad), dtype=norms.dtype, device=norms.device).broadcast_to(norms.shape)
         free = factors > 0
+        if step is None:
+            self.penalty.alpha_max(norms)  # raises where it needs a step
         if step is None and self.penalty.sublinear:
             ratio = torch.where(free, norms / torch.where(free, factors, torch.ones_like(factors)), 0.0)
             return ratio.max() if ratio.numel() else ratio.sum()

@@ -15,7 +15,7 @@ from torchreg.penalties.forms import Form, L1Form
 from torchreg.penalties.strength import strength
 from torchreg.pieces import entry_pieces
 from torchreg.shrinkage import Scalar, ridge_step, scaled, scaled_many, soft, soft_, soft_many_
-from torchreg.sums import absolute_sum, square_sum, total, widened
+from torchreg.sums import absolute_sum, square_sum, total, wide_dtype, widened
 
 _LONG = 1 << 20  # entries; measured: two passes without a temporary are fastest over longer pieces
 
@@ -106,7 +106,7 @@ class L1(Separable):
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
-            if len(tensors) > 1:
+            if len(tensors) > 1 and wide_dtype(tensors[0]) == tensors[0].dtype:
                 soft_many_(list(tensors), scaled_many(self.alpha, steps))
                 return
             for w, step in zip(tensors, steps, strict=True):
@@ -241,7 +241,8 @@ class L1L2(Separable):
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
             pairs = [ridge_step(s, self._ridge) for s in steps]
-            if len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
+            whole = wide_dtype(tensors[0]) == tensors[0].dtype if tensors else False  # half computes in float32
+            if whole and len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
                 torch._foreach_mul_(list(tensors), [float(f) for f, _ in pairs])
                 soft_many_(list(tensors), [scaled(self._l1, rest) for _, rest in pairs])
                 return

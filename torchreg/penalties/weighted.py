@@ -134,6 +134,8 @@ class Weighted(Wrapped):
         return self._weighing.shrink(widened(w), step).to(w.dtype)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        if step is None:
+            self.penalty.alpha_max(grad)  # raises where it needs a step
         free = torch.as_tensor(self.weights, device=grad.device).broadcast_to(grad.shape) > 0
         return Penalty.alpha_max(self, torch.where(free, grad, torch.zeros_like(grad)), step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,9 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import Scalar
+from torchreg.training.checkpoint import KEY, compare_strengths, restore_strengths, strengths
 from torchreg.training.proximal_step import Slot, prox_step
 from torchreg.training.term import Term, attach
-
-_KEY = "torchreg"
 
 
 class ProxOptimizer(Optimizer):
@@ -174,7 +171,7 @@ class ProxOptimizer(Optimizer):
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        state = {**self.base.state_dict(), _KEY: {"version": 1, "parts": _strengths(self.terms)}}
+        state = {**self.base.state_dict(), KEY: {"version": 1, "parts": strengths(self.terms)}}
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state)
             state = state if changed is None else changed
@@ -193,12 +190,12 @@ class ProxOptimizer(Optimizer):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = hook(self, state_dict)
             state_dict = dict(state_dict if changed is None else changed)
-        saved = state_dict.pop(_KEY, None)
+        saved = state_dict.pop(KEY, None)
         if saved is not None:
-            _compare(saved["parts"], _strengths(self.terms))
+            compare_strengths(saved["parts"], strengths(self.terms))
         self.base.load_state_dict(state_dict)
         if saved is not None:
-            _restore_strengths(self.terms, saved["parts"])
+            restore_strengths(self.terms, saved["parts"])
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -230,6 +227,10 @@ def _refuse_group(group: dict[str, Any]) -> None:
     for flag, remedy in (("maximize", "minimise the negative"), ("differentiable", "use differentiable=False")):
         if group.get(flag):
             raise ValueError(f"ProxOptimizer cannot wrap an optimizer with {flag}=True; {remedy}.")
+    if group.get("momentum", 0.0) >= 1.0:
+        raise ValueError(
+            f"ProxOptimizer needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
+        )
 
 
 def _matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
@@ -271,29 +272,3 @@ def _slots(base: Optimizer, terms: list[Term]) -> list[Slot]:
                 group, position = places[id(p)]
                 slots.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
     return list(slots.values())
-
-
-def _strengths(terms: list[Term]) -> list[dict[str, Any]]:
-    return [{"alpha": part.penalty.alpha, "names": list(part.parameters)} for term in terms for part in term.parts]
-
-
-def _compare(saved: list[dict[str, Any]], present: list[dict[str, Any]]) -> None:
-    before, now = ({name for part in parts for name in part["names"]} for parts in (saved, present))
-    if [part["names"] for part in saved] != [part["names"] for part in present]:
-        raise ValueError(
-            f"The checkpoint penalises other parameters: {len(saved)} part(s) then, {len(present)} now; only then "
-            f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same "
-            f"order, or drop its {_KEY!r} entry to load the base's state alone."
-        )
-
-
-def _restore_strengths(terms: list[Term], saved: list[dict[str, Any]]) -> None:
-    for part, entry in zip((part for term in terms for part in term.parts), saved, strict=True):
-        before: Scalar = part.penalty.alpha
-        part.penalty = part.penalty.with_alpha(entry["alpha"])
-        if float(before) != float(entry["alpha"]):
-            warnings.warn(
-                f"The checkpoint restored alpha = {float(entry['alpha']):g} for {', '.join(entry['names'][:3])} "
-                f"(it was {float(before):g}); assign term.alpha after loading to use another.",
-                stacklevel=3,
-            )

@@ -41,7 +41,7 @@ def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: b
         stepped = [p for p in slot.parameters(base) if p.grad is not None]
         together = [p for p in stepped if _joins(p, foreach)]
         for bucket in _buckets(together):
-            states = [base.state[p] for p in bucket]
+            states = [base.state.get(p, {}) for p in bucket]
             slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
         for p in stepped:
             if not _joins(p, foreach):

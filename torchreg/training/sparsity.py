@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -93,4 +94,5 @@ def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:
     if groups is None:
         return Sparsity(name, zeros, w.numel())
     alive = groups.sum((w.detach() != 0).float())
-    return Sparsity(name, zeros, w.numel(), int((alive == 0).sum()), groups.count(w))
+    there = groups.sum(torch.ones_like(w.detach(), dtype=torch.float32)) > 0  # a label that no entry bears is no group
+    return Sparsity(name, zeros, w.numel(), int(((alive == 0) & there).sum()), int(there.sum()))
