@@ -172,7 +172,9 @@ GROUPED = [
     _rows("Group L0", lambda: Group(L0(0.3), by=rows), **_CONCAVE, **_FLAT),
     _rows("Group own", lambda: Group(LogSum(0.3), by=rows, weights=1.0), **_CONCAVE),
     *[
-        _rows(f"Group {inner.__name__}, weights 0 and inf", lambda i=inner: Group(i(0.4), rows, weights=GROUP_MASK), **f)
+        _rows(
+            f"Group {inner.__name__}, weights 0 and inf", lambda i=inner: Group(i(0.4), rows, weights=GROUP_MASK), **f
+        )
         for inner, f in [
             (L1L2, {"spares": True}),
             (L2, {"spares": True, **_FLAT}),

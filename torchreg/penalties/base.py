@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ class Penalty(ABC):
                 w.copy_(self.prox(w, step))
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
-        """The least alpha with ``prox(-step * grad, step) == 0``: from there on, 0 is the answer.
+        """The least alpha with ``prox(-step * grad, step) == 0``.
 
         Args:
             grad: gradient of the loss at ``w = 0``, of w's shape.
@@ -138,8 +138,7 @@ class Penalty(ABC):
 
     def spec(self) -> dict[str, Any]:
         """A canonical description in JSON types: floats as hex, tensors as shape, dtype, sha256."""
-        description: dict[str, Any] = describe(self)
-        return description
+        return cast(dict[str, Any], describe(self))
 
     def __call__(self, target: Target) -> Tensor:
         """The penalty's value on a tensor, on a module's `weights`, or on each of many tensors."""
