@@ -66,7 +66,8 @@ def test_layouts_agree_from_the_first_step_on(recipe, layout, monkeypatch):
         for k in range(12):  # RAdam changes its rule at the sixth
             p.grad = GRADIENT * [1.0, -2.0, 0.5][k % 3] + k
             base.step()
-            found[-1].append(torch.as_tensor(effective_step(base)[p], dtype=torch.float64))
+            step = torch.as_tensor(effective_step(base)[p], dtype=torch.float64)
+                found[-1].append(step.broadcast_to(p.shape))
     rtol = 1e-4 if layout == "capturable" else 1e-12  # float32 counters: 1 - 0.999^k keeps four digits
     torch.testing.assert_close(*found, rtol=rtol, atol=0.0)
 

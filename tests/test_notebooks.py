@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-# The font manager writes its cache here and now; in a kernel it would report that on stderr.
-for package in ("ipykernel", "matplotlib.font_manager", "nbclient", "nbformat", "sklearn"):
-    pytest.importorskip(package)
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib.font_manager")  # writes its cache; in a kernel it would report that on stderr
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
 import nbformat
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -36,10 +37,11 @@ TRACES = re.compile(r"0x[0-9a-f]{6,}|/(home|root|tmp|work|Users)/|\d+(\.\d+)? ?(
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-class ThisInterpreter(KernelSpecManager):
+class ThisInterpreter(AsyncKernelManager):
     """Whatever kernels a machine has installed, the one that runs is of this interpreter."""
 
-    def get_kernel_spec(self, kernel_name):
+    @property
+    def kernel_spec(self):
         return KernelSpec(**get_kernel_dict())
 
 
@@ -52,7 +54,7 @@ def run(path: Path, folder: Path):
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_spec_manager=ThisInterpreter()),
+        kernel_manager_class=ThisInterpreter,
         timeout=300,
         record_timing=False,
         resources={"metadata": {"path": str(folder / "work")}},
@@ -94,9 +96,6 @@ def check_outputs(notebook) -> None:
 
 @pytest.mark.slow
 @each_notebook
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:nbclient")
 def test_runs_from_top_to_bottom(path, tmp_path):
     check_outputs(run(path, tmp_path))
 

@@ -210,25 +210,28 @@ def _nadam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> l
 @_known(RAdam)
 def _radam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    decay = group["betas"][1]
+    rectified = [_rectification(k, group["betas"][1]) for k in _counts(states)]
+    below = _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states))
+    adapted = _over([group["lr"] * factor for _, factor in rectified], below)
+    return [_either(ready, t, group["lr"]) for (ready, _), t in zip(rectified, adapted, strict=True)]
+
+
+def _rectification(count: Any, decay: float) -> tuple[Any, Any]:
+    """Whether RAdam adapts at this count, and the factor of its adapted step (Liu et al., ICLR 2020)."""
     longest = 2.0 / (1.0 - decay) - 1.0
-    counts = [torch.as_tensor(k, dtype=torch.float64) for k in _counts(states)]
-    unbias = [1.0 - decay**k for k in counts]
-    length = [longest - 2.0 * k * (1.0 - u) / u for k, u in zip(counts, unbias, strict=True)]
-    rectified = [r > 5.0 for r in length]
-    safe = [torch.where(ok, r, 6.0) for ok, r in zip(rectified, length, strict=True)]
-    spread = [(r - 4.0) * (r - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * r) for r in safe]
-    adapted = _over(
-        [_same(group["lr"] * (f * u).sqrt(), s) for f, u, s in zip(spread, unbias, states, strict=True)],
-        _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states)),
-    )
-    plain = [torch.as_tensor(group["lr"], dtype=t.dtype, device=t.device) for t in adapted]  # type: ignore[union-attr]
-    return [torch.where(ok.to(t.device), t, lr) for ok, t, lr in zip(rectified, adapted, plain, strict=True)]  # type: ignore[union-attr]
+    unbias = 1.0 - decay**count
+    length = longest - 2.0 * count * (1.0 - unbias) / unbias
+    ready = length > 5.0
+    length = _either(ready, length, 6.0)
+    spread = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    return ready, (spread * unbias) ** 0.5
 
 
-def _same(scale: Tensor, state: State) -> Tensor:
-    moment = widened(state["exp_avg_sq"])
-    return scale.to(device=moment.device, dtype=moment.dtype)
+def _either(condition: Any, yes: Any, no: Any) -> Any:
+    """``yes`` where the condition holds, else ``no``, for numbers and for tensors on a device."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, yes, no)
+    return yes if condition else no
 
 
 @_known(RMSprop)

@@ -17,6 +17,11 @@ from torch import Tensor
 Scalar = float | Tensor
 
 
+def filled(value: Scalar, like: Tensor) -> Tensor:
+    """``value`` as a tensor of like's dtype, made on its device, so that nothing waits for a copy."""
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=like.dtype, device=like.device)
+
+
 def scaled(strength: Scalar, step: Scalar) -> Scalar:
     """``strength * step`` with 0 * inf = 0: a zero step or a zero strength shrinks nothing."""
     if isinstance(step, Tensor) and not isinstance(strength, Tensor) and math.isfinite(strength):
@@ -51,8 +56,8 @@ def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
     factor = 1.0 / (1.0 + curvature)
     if not (isinstance(step, Tensor) or isinstance(ridge, Tensor)):
         return factor, (step * factor if math.isfinite(step) or not ridge else 0.5 / ridge)
-    known = step if isinstance(step, Tensor) else torch.as_tensor(ridge)
-    step, ridge = (torch.as_tensor(v, dtype=known.dtype, device=known.device) for v in (step, ridge))
+    known = step if isinstance(step, Tensor) else ridge
+    step, ridge = filled(step, known), filled(ridge, known)  # type: ignore[arg-type]
     endless = torch.isinf(step) & (ridge > 0)
     limit = 0.5 / torch.where(endless, ridge, torch.ones_like(ridge))
     return factor, torch.where(endless, limit, torch.where(endless, torch.zeros_like(step), step) * factor)
@@ -63,7 +68,9 @@ def soft(w: Tensor, threshold: Scalar) -> Tensor:
 
     Written ``w - clip(w, -threshold, threshold)``, which needs no division and gives +0.0.
     """
-    return w - torch.clamp(w, min=-threshold, max=threshold)  # type: ignore[arg-type]
+    if not isinstance(threshold, Tensor):
+        threshold = min(threshold, torch.finfo(w.dtype).max)  # torch refuses a number beyond it
+    return w - torch.clamp(w, min=-threshold, max=threshold) + 0.0  # type: ignore[arg-type]
 
 
 def hard(w: Tensor, threshold: Scalar) -> Tensor:
@@ -99,6 +106,8 @@ def scad(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:
     From ``step = gamma - 1`` on, the objective is concave between ``strength`` and
     ``gamma * strength``, so the minimiser is the better of the two ends.
     """
+    if not isinstance(strength, Tensor) and strength == 0:
+        return w
     if not isinstance(step, Tensor):
         small_step = step < gamma - 1.0
         return (_scad_small if small_step else _scad_large)(w, strength, gamma, step)
@@ -119,11 +128,11 @@ def _scad_large(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tens
     near = soft(w, scaled(strength, step))
     near = near - soft(near, strength)  # clip to [-strength, strength]
     edge = gamma * strength
-    far = torch.where(w.abs() > edge, w, torch.sign(w) * edge)
+    far = torch.where(w.abs() <= edge, torch.sign(w) * edge, w)  # keeps a NaN
     cost_near = scad_value(near, strength, gamma) + (near - w) ** 2 / (2.0 * step)
     cost_far = scad_value(far, strength, gamma) + (far - w) ** 2 / (2.0 * step)
-    free = torch.as_tensor(strength, device=w.device) == 0
-    return torch.where((cost_far < cost_near) | free, far, near)
+    better = cost_far < cost_near
+    return torch.where(better | (strength == 0) if isinstance(strength, Tensor) else better, far, near)
 
 
 def scad_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
@@ -193,10 +202,7 @@ def soft_many_(tensors: list[Tensor], thresholds: Sequence[Any]) -> None:
         clipped = list(torch._foreach_clamp_max(tensors, list(thresholds)))
         torch._foreach_clamp_min_(clipped, [-t for t in thresholds])
     else:
-        bounds = [
-            t if isinstance(t, Tensor) else torch.full((), t, dtype=w.dtype, device=w.device)
-            for w, t in zip(tensors, thresholds, strict=True)
-        ]
+        bounds = [filled(t, w) for w, t in zip(tensors, thresholds, strict=True)]
         clipped = list(torch._foreach_clamp_max(tensors, bounds))
         torch._foreach_clamp_min_(clipped, torch._foreach_neg(bounds))
     torch._foreach_sub_(tensors, clipped)

@@ -31,6 +31,11 @@ def widened(w: Tensor) -> Tensor:
     return w.to(wide_dtype(w))
 
 
+def narrowed(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` in the dtype of ``like``; what underflows there becomes +0.0, never -0.0."""
+    return x.to(like.dtype) + 0.0
+
+
 def wide_dtype(w: Tensor) -> torch.dtype:
     """The dtype of `widened`: that of ``w``, but float32 for half precision."""
     return torch.float32 if w.dtype in (torch.bfloat16, torch.float16) else w.dtype

@@ -18,7 +18,7 @@ from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, NoExactProx, check_values, least_alpha, strength
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar, ridge_step, scaled
-from torchreg.sums import widened
+from torchreg.sums import narrowed, widened
 
 Grain = Literal["entry", "row", "tensor"]
 Target = Tensor | Module | Mapping[str, Tensor] | Iterable[Tensor]
@@ -96,7 +96,7 @@ class Penalty(ABC):
 
         Args:
             grad: gradient of the loss at ``w = 0``, of w's shape.
-            step: needed only where the penalty's slope at 0 is infinite (L0).
+            step: needed only where the slope at 0 is infinite (L0).
 
         Returns:
             A 0-d tensor; inf where no alpha suffices (L2).
@@ -117,7 +117,6 @@ class Penalty(ABC):
 
     def form(self, w: Tensor) -> Form:
         """What a solver may know of this penalty on a tensor like ``w``."""
-        del w
         return ProxForm(self)
 
     def check(self, w: Tensor) -> None:
@@ -146,10 +145,10 @@ class Penalty(ABC):
             return self.value(target)
         if isinstance(target, Module):
             target = weights(target)
-        tensors = list(target.values() if isinstance(target, Mapping) else target)
-        if not tensors:
-            raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
+        tensors = target.values() if isinstance(target, Mapping) else target
         values = [self.value(w) for w in tensors]
+        if not values:
+            raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
         return sum(values[1:], values[0])
 
     def __add__(self, other: Penalty) -> Sum:
@@ -172,8 +171,8 @@ class Penalty(ABC):
 class Sum(Penalty):
     """A sum of penalties whose prox is exact: ``alpha * (R_1(w) + R_2(w) + ...)``.
 
-    Exact are: any penalty + L2, and a group penalty + L1, the sparse group lasso (Simon et al.,
-    JCGS 22, 2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
+    Exact are any penalty + L2, and a group penalty + L1 (the sparse group lasso, Simon et al., JCGS 22,
+    2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
 
     Args:
         terms: the penalties, each with its own strength.
@@ -241,7 +240,7 @@ class Sum(Penalty):
             x = x * factor + 0.0
         for term in self._ordered:
             x = term.prox(x, rest)
-        return x.to(w.dtype)
+        return narrowed(x, w)
 
     def form(self, w: Tensor) -> Form:
         if not isinstance(self.alpha, Tensor) and self.alpha == 0.0:

@@ -13,7 +13,7 @@ from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.weighted import check_fit
 from torchreg.penalties.wrapped import Wrapped
 from torchreg.shrinkage import Scalar, moves
-from torchreg.sums import widened
+from torchreg.sums import narrowed, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,8 +61,9 @@ class NonNegative(Wrapped):
         return self.penalty.value(w) + torch.where((w < 0).any(), math.inf, 0.0)
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        projected = self.penalty.prox(w.clamp(min=0.0) + 0.0, step)
-        return torch.where(moves(step) & torch.ones_like(w, dtype=torch.bool), projected, w)
+        x = widened(w)
+        projected = self.penalty.prox(x.clamp(min=0.0), step)
+        return narrowed(torch.where(moves(step) & torch.ones_like(x, dtype=torch.bool), projected, x), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         return self.penalty.alpha_max(grad.clamp(max=0.0), step)
@@ -114,14 +115,14 @@ class Towards(Wrapped):
         object.__setattr__(self, "reference", self.reference.detach().clone())
 
     def value(self, w: Tensor) -> Tensor:
-        return self.penalty.value(w - self.reference)
+        return self.penalty.value(widened(w) - self.reference)
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x, reference = widened(w), widened(self.reference)
         distance = x - reference
         left = self.penalty.prox(distance, step)
         # w - (what is taken off) keeps every bit of w at step 0, as reference + left would not
-        return torch.where(left == 0, reference, x - (distance - left)).to(w.dtype)
+        return narrowed(torch.where(left == 0, reference, x - (distance - left)), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         return self.penalty.alpha_max(grad, step)

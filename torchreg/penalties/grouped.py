@@ -15,8 +15,8 @@ from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.weighted import Weighing, factors_for
 from torchreg.pieces import row_blocks
-from torchreg.shrinkage import Scalar, moves, ridge_step
-from torchreg.sums import wide_dtype, widened
+from torchreg.shrinkage import Scalar, filled, moves, ridge_step
+from torchreg.sums import narrowed, wide_dtype, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,17 +104,19 @@ class Group(Penalty):
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x = widened(w)
+        if not w.numel():
+            return w.clone()
         if isinstance(step, Tensor) and step.numel() > 1:
-            return self._metric_prox(x, step.broadcast_to(x.shape)).to(w.dtype)
+            return narrowed(self._metric_prox(x, step.broadcast_to(x.shape)), w)
         if isinstance(step, Tensor):
             step = step.reshape(())
         scale = self._scale(self.by.norms(w), self._factors(w), step)
-        return (x * self.by.expand(scale.to(x.dtype), x) + 0.0).to(w.dtype)
+        return narrowed(x * self.by.expand(scale.to(x.dtype), x), w)
 
     def _scale(self, norms: Tensor, factors: Scalar, step: Scalar) -> Tensor:
         """What each group is multiplied by; a group whose norm is NaN stays as it is."""
         shrunk = Weighing(self.penalty, factors).shrink(norms, step)
-        known, one = norms > 0, torch.ones_like(norms)
+        known, one = (norms > 0) & norms.isfinite(), torch.ones_like(norms)
         unknown = torch.where(moves(step) & (norms == 0), torch.zeros_like(norms), one)
         return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
 
@@ -123,10 +125,7 @@ class Group(Penalty):
         weighing = Weighing(self.penalty, self._factors(x))
         form = weighing.penalty.form(norms)
         if isinstance(form, L1Form):
-            level, l2 = (
-                torch.as_tensor(v, dtype=norms.dtype, device=x.device).broadcast_to(norms.shape)
-                for v in (form.l1, form.l2)
-            )
+            level, l2 = (filled(v, norms).broadcast_to(norms.shape) for v in (form.l1, form.l2))
             factor, rest = ridge_step(step, self.by.expand(l2 / 2.0, x))
             result = norm_prox(x * factor, torch.as_tensor(rest), level, self.by)
         else:

@@ -42,7 +42,8 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor:
     """
     dtype, z, step, level = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape), _wide(level)
     bounded = torch.isfinite(step)
-    z = torch.where(bounded | (by.expand(level, z) == 0), z, torch.zeros_like(z))  # an endless step leaves nothing
+    kept = bounded | (by.expand(level, z) == 0) | z.isnan()  # an endless step leaves nothing else
+    z = torch.where(kept, z, torch.zeros_like(z))
     step = torch.where(bounded, step, torch.zeros_like(step))
     pull = by.expand(level, z) * step
     with torch.no_grad():

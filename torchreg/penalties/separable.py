@@ -15,7 +15,7 @@ from torchreg.penalties.forms import Form, L1Form
 from torchreg.penalties.strength import strength
 from torchreg.pieces import entry_pieces
 from torchreg.shrinkage import Scalar, ridge_step, scaled, scaled_many, soft, soft_, soft_many_
-from torchreg.sums import absolute_sum, square_sum, total, wide_dtype, widened
+from torchreg.sums import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
 
 _LONG = 1 << 20  # entries; measured: two passes without a temporary are fastest over longer pieces
 
@@ -48,7 +48,7 @@ class Separable(Penalty):
         return total(self.phi, w)
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        return self.shrink(widened(w), step).to(w.dtype)
+        return narrowed(self.shrink(widened(w), step), w)
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
@@ -241,14 +241,19 @@ class L1L2(Separable):
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
             pairs = [ridge_step(s, self._ridge) for s in steps]
+            flat = isinstance(self._l1, Tensor) or self._l1 == 0.0  # then no threshold turns -0.0 into 0.0
             whole = wide_dtype(tensors[0]) == tensors[0].dtype if tensors else False  # half computes in float32
             if whole and len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
                 torch._foreach_mul_(list(tensors), [float(f) for f, _ in pairs])
+                if flat:
+                    torch._foreach_add_(list(tensors), 0.0)
                 soft_many_(list(tensors), [scaled(self._l1, rest) for _, rest in pairs])
                 return
             for w, (factor, rest) in zip(tensors, pairs, strict=True):
                 for x, s in entry_pieces(w, rest, _LONG):
                     x.mul_(factor)
+                    if flat:
+                        x.add_(0.0)
                     soft_(x, scaled(self._l1, s))
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:

@@ -34,10 +34,10 @@ def _type_name(kind: type) -> str:
 
 
 def _describe_tensor(value: Tensor) -> dict[str, Any]:
-    data = value.detach().cpu().contiguous()
-    raw = data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b""
+    data = value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+    raw = data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
     return {
-        "shape": list(data.shape),
+        "shape": list(value.shape),
         "dtype": str(data.dtype).removeprefix("torch."),
         "sha256": hashlib.sha256(raw).hexdigest(),
     }

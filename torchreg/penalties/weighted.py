@@ -14,7 +14,7 @@ from torchreg.penalties.forms import Form, L1Form, ProxForm
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.wrapped import Wrapped
 from torchreg.shrinkage import Scalar, moves
-from torchreg.sums import widened
+from torchreg.sums import narrowed, widened
 
 
 class Weighing:
@@ -131,7 +131,7 @@ class Weighted(Wrapped):
         return self._weighing.value(widened(w))
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        return self._weighing.shrink(widened(w), step).to(w.dtype)
+        return narrowed(self._weighing.shrink(widened(w), step), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         if step is None:
