@@ -67,7 +67,7 @@ def test_layouts_agree_from_the_first_step_on(recipe, layout, monkeypatch):
             p.grad = GRADIENT * [1.0, -2.0, 0.5][k % 3] + k
             base.step()
             step = torch.as_tensor(effective_step(base)[p], dtype=torch.float64)
-                found[-1].append(step.broadcast_to(p.shape))
+            found[-1].append(step.broadcast_to(p.shape))
     rtol = 1e-4 if layout == "capturable" else 1e-12  # float32 counters: 1 - 0.999^k keeps four digits
     torch.testing.assert_close(*found, rtol=rtol, atol=0.0)
 

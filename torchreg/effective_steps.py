@@ -218,6 +218,7 @@ def _radam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> l
 
 def _rectification(count: Any, decay: float) -> tuple[Any, Any]:
     """Whether RAdam adapts at this count, and the factor of its adapted step (Liu et al., ICLR 2020)."""
+    count = count.double() if isinstance(count, Tensor) else count  # float32 cancels here
     longest = 2.0 / (1.0 - decay) - 1.0
     unbias = 1.0 - decay**count
     length = longest - 2.0 * count * (1.0 - unbias) / unbias
