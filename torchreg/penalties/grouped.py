@@ -121,18 +121,20 @@ class Group(Penalty):
         return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
 
     def _metric_prox(self, x: Tensor, step: Tensor) -> Tensor:
-        norms = self.by.norms(x)
+        per_group = x.new_zeros(self.by.count(x))
         weighing = Weighing(self.penalty, self._factors(x))
-        form = weighing.penalty.form(norms)
+        form = weighing.penalty.form(per_group)
         if isinstance(form, L1Form):
-            level, l2 = (filled(v, norms).broadcast_to(norms.shape) for v in (form.l1, form.l2))
-            factor, rest = ridge_step(step, self.by.expand(l2 / 2.0, x))
-            result = norm_prox(x * factor, torch.as_tensor(rest), level, self.by)
+            rest: Scalar = step
+            if isinstance(form.l2, Tensor) or form.l2:
+                factor, rest = ridge_step(step, self.by.expand(per_group + form.l2 / 2.0, x))
+                x = x * factor
+            result = norm_prox(x, filled(rest, x), per_group + form.l1, self.by)
         else:
             result = radial_prox(x, step, weighing.penalty.phi, self.by)
         if weighing.forced is False:
             return result
-        forced = torch.as_tensor(weighing.forced, device=x.device).broadcast_to(norms.shape)
+        forced = torch.as_tensor(weighing.forced, device=x.device).broadcast_to(per_group.shape)
         pinned = (self.by.expand(forced.to(x.dtype), x) > 0) & moves(step) & ~x.isnan()
         return torch.where(pinned, torch.zeros_like(x), result)
 
