@@ -72,7 +72,11 @@ def report(name: str, times: dict[str, float], rows: list[tuple[str, str, str, f
     RESULTS.mkdir(exist_ok=True)
     device = chosen.device.split(":")[0]
     path = RESULTS / f"{name}-{device}-{chosen.threads}threads.json"
-    record = {"environment": environment(chosen), "rows": table, "milliseconds": {k: round(v, 3) for k, v in times.items()}}
+    record = {
+        "environment": environment(chosen),
+        "rows": table,
+        "milliseconds": {k: round(v, 3) for k, v in times.items()},
+    }
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
