@@ -1,4 +1,4 @@
-"""torchreg: regularisation for PyTorch. One Penalty object for training loops, fits and ablations."""
+"""torchreg: regularisation for PyTorch, in the loss or as a proximal step of any optimizer."""
 
 from importlib.metadata import version
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -20,9 +21,9 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Opti
 from torchreg.shrinkage import Scalar
 from torchreg.sums import widened
 
-Group = Mapping[str, Any]
+ParamGroup = Mapping[str, Any]
 State = Mapping[str, Any]
-StepFunction = Callable[[Group, State, Tensor], Scalar]
+StepFunction = Callable[[ParamGroup, State, Tensor], Scalar]
 Metric = Literal["auto", "decoupled"] | StepFunction
 Shape = Literal["number", "entry", "tensor"]
 
@@ -38,7 +39,7 @@ class StepRule:
             pieces), else "tensor".
     """
 
-    steps: Callable[[Group, Sequence[State], Sequence[Tensor]], list[Scalar]]
+    steps: Callable[[ParamGroup, Sequence[State], Sequence[Tensor]], list[Scalar]]
     shape: Shape
 
 
@@ -49,7 +50,8 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
     """The effective step of each parameter that the optimizer has stepped.
 
     ``t`` is the factor in the optimizer's steady update ``-t * gradient``: for Adam
-    ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD ``lr (1 - dampening) / (1 - momentum)``.
+    ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD with momentum
+    ``lr (1 - dampening) / (1 - momentum)``.
 
     Args:
         optimizer: a torch optimizer; its exact class decides.
@@ -75,9 +77,7 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
     rule = rule_for(optimizer, metric)
     found: dict[Tensor, Scalar] = {}
     for group in optimizer.param_groups:
-        stepped = [
-            p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state.get(p))
-        ]
+        stepped = [p for p in group["params"] if rule.shape == "number" or optimizer.state.get(p)]
         states = [optimizer.state.get(p, {}) for p in stepped]
         with torch.no_grad():
             found.update(zip(stepped, rule.steps(group, states, stepped) if stepped else [], strict=True))
@@ -135,10 +135,22 @@ def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
 
 
 def _one_by_one(function: StepFunction) -> StepRule:
-    def steps(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
-        return [function(group, s, p) for s, p in zip(states, params, strict=True)]
+    def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+        return [_checked(function, function(group, s, p), p) for s, p in zip(states, params, strict=True)]
 
     return StepRule(steps, "tensor")
+
+
+def _checked(function: StepFunction, step: Any, p: Tensor) -> Scalar:
+    """A step that a user's function gave, refused if it is no step for this parameter."""
+    name = getattr(function, "__name__", repr(function))
+    if isinstance(step, Tensor):
+        if step.numel() != 1 and step.shape != p.shape and torch.broadcast_shapes(step.shape, p.shape) != p.shape:
+            raise ValueError(f"The metric {name} gave a step of shape {tuple(step.shape)} for shape {tuple(p.shape)}.")
+        return step
+    if isinstance(step, bool) or not isinstance(step, Real) or not float(step) >= 0:
+        raise ValueError(f"The metric {name} must give a number >= 0 or a tensor as step, got {step!r}.")
+    return float(step)
 
 
 def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any]:
@@ -179,15 +191,16 @@ def _roots(second: Sequence[Tensor], offsets: Sequence[Any]) -> list[Tensor]:
 
 
 @_known(SGD, "number")
-def _sgd(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _sgd(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del states
-    step = group["lr"] * (1.0 - group["dampening"]) / (1.0 - group["momentum"])
+    kept = 1.0 - group["dampening"] if group["momentum"] else 1.0  # torch dampens momentum alone
+    step = group["lr"] * kept / (1.0 - group["momentum"])
     return [step] * len(params)
 
 
 @_known(Adam)
 @_known(AdamW)
-def _adam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     moment = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
     unbias = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)]
@@ -196,7 +209,7 @@ def _adam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> li
 
 
 @_known(NAdam)
-def _nadam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _nadam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     """Adam's step, times what the growing momentum's weights on a steady gradient add up to."""
     steps = _adam(group, states, params)
 
@@ -208,7 +221,7 @@ def _nadam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> l
 
 
 @_known(RAdam)
-def _radam(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _radam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     rectified = [_rectification(k, group["betas"][1]) for k in _counts(states)]
     below = _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states))
@@ -236,7 +249,7 @@ def _either(condition: Any, yes: Any, no: Any) -> Any:
 
 
 @_known(RMSprop)
-def _rmsprop(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _rmsprop(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     second = [widened(s["square_avg"]) for s in states]
     if group["centered"]:
@@ -248,21 +261,21 @@ def _rmsprop(group: Group, states: Sequence[State], params: Sequence[Tensor]) ->
 
 
 @_known(Adagrad)
-def _adagrad(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _adagrad(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     scales = [group["lr"] / (1.0 + (k - 1.0) * group["lr_decay"]) for k in _counts(states)]
     return _over(scales, _roots([s["sum"] for s in states], [group["eps"]] * len(states)))
 
 
 @_known(Adamax)
-def _adamax(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _adamax(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     below = [widened(s["exp_inf"]) + 0.0 for s in states]
     return _over([group["lr"]] * len(states), below)
 
 
 @_known(Adadelta)
-def _adadelta(group: Group, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+def _adadelta(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     eps = group["rho"] * group["eps"]  # acc_delta was updated after its use: solved for at a steady gradient
     above = torch._foreach_add([widened(s["acc_delta"]) for s in states], eps)

@@ -94,6 +94,8 @@ def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
         >>> list(of_type(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1)), nn.Conv2d))
         ['0.weight', '0.bias']
     """
+    if not types:
+        raise TypeError("of_type needs at least one module type, got none; use of_type(model, nn.Conv2d), say.")
     owned = {id(p) for m in model.modules() if isinstance(m, types) for p in m.parameters()}
     found = dict(_once((name, p) for name, p in _named(model) if id(p) in owned))
     if not found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def scaled(strength: Scalar, step: Scalar) -> Scalar:
 def scaled_many(strength: Scalar, steps: Sequence[Scalar]) -> list[Any]:
     """`scaled` for each step, in one launch where a number scales tensors."""
     if not isinstance(strength, Tensor) and strength and all(isinstance(s, Tensor) for s in steps):
-        return list(torch._foreach_mul(list(steps), strength))  # type: ignore[arg-type]
+        return list(torch._foreach_mul(cast(list[Tensor], list(steps)), strength))
     return [scaled(strength, s) for s in steps]
 
 
@@ -61,6 +61,18 @@ def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
     endless = torch.isinf(step) & (ridge > 0)
     limit = 0.5 / torch.where(endless, ridge, torch.ones_like(ridge))
     return factor, torch.where(endless, limit, torch.where(endless, torch.zeros_like(step), step) * factor)
+
+
+def ridge_steps(steps: Sequence[Scalar], ridge: Scalar) -> tuple[list[Any], list[Any]]:
+    """`ridge_step` for each step, in a handful of launches where a number meets tensors."""
+    if isinstance(ridge, Tensor) or not all(isinstance(s, Tensor) for s in steps):
+        pairs = [ridge_step(s, ridge) for s in steps]
+        return [factor for factor, _ in pairs], [rest for _, rest in pairs]
+    finite = torch._foreach_clamp_max(cast(list[Tensor], list(steps)), 1e18)  # so that there is no 0 * inf
+    factors = list(torch._foreach_mul(finite, 2.0 * ridge))
+    torch._foreach_add_(factors, 1.0)
+    torch._foreach_reciprocal_(factors)
+    return factors, list(torch._foreach_mul(finite, factors))
 
 
 def soft(w: Tensor, threshold: Scalar) -> Tensor:

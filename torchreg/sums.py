@@ -80,7 +80,7 @@ class _LargeSum(torch.autograd.Function):
         (w,) = ctx.saved_tensors
         slope = w.sign() if ctx.phi is torch.abs else w
         factor = grad if ctx.phi is torch.abs else 2.0 * grad
-        return slope * factor.to(w.dtype), None
+        return (slope.to(wide_dtype(w)) * factor.to(wide_dtype(w))).to(w.dtype), None
 
 
 _large: Any = _LargeSum.apply

@@ -26,11 +26,12 @@ def main() -> None:
         candidates[name] = base.step
         candidates[f"{name} + L1"] = ProxOptimizer(base, attach(L1(1e-6), matrices)).step
         bars.append((f"{name} + L1 / bare fused {name}", f"{name} + L1", name, BARS[name]))
-    compiled = ProxOptimizer(base, attach(L1(1e-6), matrices))
+    adamw = BASES["AdamW"](parameters)
+    compiled = ProxOptimizer(adamw, attach(L1(1e-6), matrices))
     compiled.prox = torch.compile(compiled.prox, fullgraph=True)
     candidates["AdamW + L1, prox compiled"] = compiled.step
     bars.append(("AdamW + L1, prox compiled / bare fused AdamW", "AdamW + L1, prox compiled", "AdamW", 1.6))
-    candidates["AdamW + rows"] = ProxOptimizer(base, attach(Group(L1(1e-6), by=rows), matrices)).step
+    candidates["AdamW + rows"] = ProxOptimizer(adamw, attach(Group(L1(1e-6), by=rows), matrices)).step
     bars.append(("AdamW + row groups (metric) / bare fused AdamW", "AdamW + rows", "AdamW", None))
 
     times = medians(candidates, chosen.rounds, chosen.device)

@@ -112,6 +112,8 @@ class Towards(Wrapped):
         if not isinstance(self.reference, Tensor):
             given = type(self.reference).__name__
             raise TypeError(f"Towards needs a tensor as reference, got {given}; use parameter.detach(), say.")
+        if not bool(widened(self.reference.detach()).isfinite().all()):
+            raise ValueError("Towards needs a finite reference, got one with NaN or inf; check the pretrained weights.")
         object.__setattr__(self, "reference", self.reference.detach().clone())
 
     def value(self, w: Tensor) -> Tensor:

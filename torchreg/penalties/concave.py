@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -147,6 +148,6 @@ class SCAD(Separable):
 
 
 def _concavity(owner: str, gamma: float, least: float) -> float:
-    if not (math.isfinite(gamma) and gamma > least):
-        raise ValueError(f"{owner} needs gamma > {least:g}, got {gamma}; use L1 if you want no concavity.")
+    if not (isinstance(gamma, Real) and math.isfinite(gamma) and gamma > least):
+        raise ValueError(f"{owner} needs gamma > {least:g}, got {gamma!r}; use L1 if you want no concavity.")
     return float(gamma)

@@ -65,6 +65,8 @@ class Group(Penalty):
             )
         if not isinstance(self.by, Groups):
             raise TypeError(f"Group needs by=rows, columns, filters, whole or labels(index), got {self.by!r}.")
+        if isinstance(self.weights, Tensor) and self.weights.dim() > 1:
+            raise ValueError(f"Group needs one weight per group, shape (groups,), got {tuple(self.weights.shape)}.")
         if self.weights is not None:
             object.__setattr__(self, "weights", factors_for("Group", self.weights))
 
@@ -134,8 +136,8 @@ class Group(Penalty):
             result = radial_prox(x, step, weighing.penalty.phi, self.by)
         if weighing.forced is False:
             return result
-        forced = torch.as_tensor(weighing.forced, device=x.device).broadcast_to(per_group.shape)
-        pinned = (self.by.expand(forced.to(x.dtype), x) > 0) & moves(step) & ~x.isnan()
+        forced = weighing.forced.to(x.dtype) if isinstance(weighing.forced, Tensor) else 1.0
+        pinned = (self.by.expand(per_group + forced, x) > 0) & moves(step) & ~x.isnan()
         return torch.where(pinned, torch.zeros_like(x), result)
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:

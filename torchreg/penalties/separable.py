@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, L1Form
 from torchreg.penalties.strength import strength
 from torchreg.pieces import entry_pieces
-from torchreg.shrinkage import Scalar, ridge_step, scaled, scaled_many, soft, soft_, soft_many_
+from torchreg.shrinkage import Scalar, ridge_step, ridge_steps, scaled, scaled_many, soft, soft_, soft_many_
 from torchreg.sums import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
 
 _LONG = 1 << 20  # entries; measured: two passes without a temporary are fastest over longer pieces
@@ -110,9 +111,14 @@ class L1(Separable):
                 soft_many_(list(tensors), scaled_many(self.alpha, steps))
                 return
             for w, step in zip(tensors, steps, strict=True):
-                one_pass = not (isinstance(step, Tensor) or isinstance(self.alpha, Tensor))
-                for x, s in [(w, step)] if one_pass else entry_pieces(w, step):
-                    soft_(x, scaled(self.alpha, s))
+                number = not (isinstance(step, Tensor) or isinstance(self.alpha, Tensor))
+                if number:
+                    soft_(w, scaled(self.alpha, step))
+                elif wide_dtype(w) != w.dtype:
+                    Separable.prox_(self, [w], [step])
+                else:
+                    for x, s in entry_pieces(w, step):
+                        soft_(x, scaled(self.alpha, s))
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         del step
@@ -210,9 +216,9 @@ class L1L2(Separable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", strength("L1L2", self.alpha))
-        if not 0.0 <= self.l1_ratio <= 1.0:
+        if not (isinstance(self.l1_ratio, Real) and 0.0 <= self.l1_ratio <= 1.0):
             raise ValueError(
-                f"L1L2 needs l1_ratio between 0 and 1, got {self.l1_ratio}; use 1.0 for L1 alone, 0.0 for L2 alone."
+                f"L1L2 needs l1_ratio between 0 and 1, got {self.l1_ratio!r}; use 1.0 for L1 alone, 0.0 for L2 alone."
             )
         object.__setattr__(self, "l1_ratio", float(self.l1_ratio))
 
@@ -240,21 +246,24 @@ class L1L2(Separable):
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
-            pairs = [ridge_step(s, self._ridge) for s in steps]
             flat = isinstance(self._l1, Tensor) or self._l1 == 0.0  # then no threshold turns -0.0 into 0.0
-            whole = wide_dtype(tensors[0]) == tensors[0].dtype if tensors else False  # half computes in float32
-            if whole and len(tensors) > 1 and not any(isinstance(f, Tensor) for f, _ in pairs):
-                torch._foreach_mul_(list(tensors), [float(f) for f, _ in pairs])
+            if len(tensors) > 1 and all(wide_dtype(w) == w.dtype for w in tensors):
+                factors, rests = ridge_steps(steps, self._ridge)
+                torch._foreach_mul_(list(tensors), factors)
                 if flat:
                     torch._foreach_add_(list(tensors), 0.0)
-                soft_many_(list(tensors), [scaled(self._l1, rest) for _, rest in pairs])
+                soft_many_(list(tensors), scaled_many(self._l1, rests))
                 return
-            for w, (factor, rest) in zip(tensors, pairs, strict=True):
-                for x, s in entry_pieces(w, rest, _LONG):
+            for w, step in zip(tensors, steps, strict=True):
+                if wide_dtype(w) != w.dtype:
+                    Separable.prox_(self, [w], [step])
+                    continue
+                for x, t in entry_pieces(w, step, _LONG):
+                    factor, rest = ridge_step(t, self._ridge)
                     x.mul_(factor)
                     if flat:
                         x.add_(0.0)
-                    soft_(x, scaled(self._l1, s))
+                    soft_(x, scaled(self._l1, rest))
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         del step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,12 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return [describe(v) for v in value]
-    return {"type": _type_name(type(value)), **{k: describe(v) for k, v in sorted(vars(value).items()) if k[:1] != "_"}}
+    if callable(value) and not hasattr(value, "spec"):
+        raise TypeError(
+            f"A penalty's fields are data, got the function {value!r}; write it as a method of the penalty."
+        )
+    names = [f.name for f in fields(value) if f.init] if is_dataclass(value) else sorted(vars(value))
+    return {"type": _type_name(type(value)), **{name: describe(getattr(value, name)) for name in names}}
 
 
 def canonical(spec: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import torch
@@ -33,8 +33,8 @@ class Weighing:
         """The sum over the entries of ``x``; inf where a forced entry is not zero."""
         if self.forced is False:
             return self.penalty.phi(x).sum()
-        broken = self.forced & (x != 0)
-        free = torch.where(torch.as_tensor(self.forced), torch.zeros_like(x), x)
+        broken, nothing = self.forced & (x != 0), torch.zeros_like(x)
+        free = torch.where(self.forced, nothing, x) if isinstance(self.forced, Tensor) else nothing
         return self.penalty.phi(free).sum() + torch.where(broken.any(), math.inf, 0.0)
 
     def levels(self, l1: Scalar) -> Scalar:
@@ -100,6 +100,7 @@ class Weighted(Wrapped):
 
     penalty: Separable
     weights: Tensor | float
+    _finite: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.penalty, Separable):
@@ -108,6 +109,7 @@ class Weighted(Wrapped):
                 "Group(..., weights=...), for a sum weight each term, and put NonNegative and Towards outside."
             )
         object.__setattr__(self, "weights", factors_for("Weighted", self.weights))
+        object.__setattr__(self, "_finite", not bool(torch.isinf(torch.as_tensor(self.weights)).any()))
 
     @property
     def _weighing(self) -> Weighing:
@@ -124,8 +126,7 @@ class Weighted(Wrapped):
     @property
     def ridge(self) -> Scalar | None:
         inner = self.penalty.ridge
-        finite = not bool(torch.isinf(torch.as_tensor(self.weights)).any())
-        return inner * self.weights if inner is not None and finite else None
+        return inner * self.weights if inner is not None and self._finite else None
 
     def value(self, w: Tensor) -> Tensor:
         return self._weighing.value(widened(w))

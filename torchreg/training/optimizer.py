@@ -11,7 +11,7 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
-from torchreg.training.checkpoint import KEY, compare_strengths, restore_strengths, strengths
+from torchreg.training.checkpoint import KEY, renewals, restore, strengths
 from torchreg.training.proximal_step import Slot, prox_step
 from torchreg.training.term import Term, attach
 
@@ -156,9 +156,12 @@ class ProxOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
         params = param_group["params"]
+        if isinstance(params, (set, frozenset)):
+            raise TypeError("add_param_group needs parameters in a fixed order, got a set; use a list.")
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         _refuse_group({**self.base.defaults, **param_group})
-        found = _matrices(param_group, len(self.base.param_groups))
+        plain = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
+        found = _matrices({"params": plain}, len(self.base.param_groups))
         parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
         for part in parts:
             attach(part.penalty, found)  # raises where the penalty does not fit
@@ -191,11 +194,9 @@ class ProxOptimizer(Optimizer):
             changed = hook(self, state_dict)
             state_dict = dict(state_dict if changed is None else changed)
         saved = state_dict.pop(KEY, None)
-        if saved is not None:
-            compare_strengths(saved["parts"], strengths(self.terms))
+        renewed = renewals(self.terms, saved["parts"]) if saved is not None else []
         self.base.load_state_dict(state_dict)
-        if saved is not None:
-            restore_strengths(self.terms, saved["parts"])
+        restore(renewed)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

@@ -39,6 +39,8 @@ def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: b
     for slot in slots:
         group = base.param_groups[slot.group]
         stepped = [p for p in slot.parameters(base) if p.grad is not None]
+        if rule.shape == "entry":
+            stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
         together = [p for p in stepped if _joins(p, foreach)]
         for bucket in _buckets(together):
             states = [base.state.get(p, {}) for p in bucket]

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -53,9 +54,9 @@ class Term:
 
     def __call__(self) -> Tensor:
         """The sum of the penalties' values, a 0-d tensor; detached once an optimizer owns the term."""
-        values = [part.penalty.value(p) for part in self.parts for p in part.parameters.values()]
-        value = sum(values[1:], values[0])
-        return value if self.owner is None else value.detach()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.owner is None):
+            values = [part.penalty.value(p) for part in self.parts for p in part.parameters.values()]
+            return sum(values[1:], values[0])
 
     @property
     def alpha(self) -> Scalar:
@@ -152,8 +153,10 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
         >>> term().item()
         0.0
     """
-    if not callable(penalty):
-        raise TypeError(f"attach needs a penalty or a function (name, parameter) -> penalty, got {penalty!r}.")
+    if not callable(penalty) or isinstance(penalty, type):
+        raise TypeError(
+            f"attach needs a penalty such as L1(0.1), or a function (name, parameter) -> penalty, got {penalty!r}."
+        )
     parts: dict[object, Part] = {}
     for name, p in _named(target).items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
@@ -164,7 +167,8 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
 
 def _key(penalty: Penalty) -> object:
     """Equal for penalties that may be stepped together; cheap where a spec would hash tensors."""
-    plain = penalty.grain == "entry" and isinstance(penalty.alpha, float)
+    ours = type(penalty).__module__.startswith("torchreg.")  # a user's own may differ where no spec sees it
+    plain = ours and penalty.grain == "entry" and isinstance(penalty.alpha, float)
     return canonical(penalty.spec()) if plain else id(penalty)
 
 
