@@ -6,7 +6,7 @@ from helpers import F64, every, loop, normal
 from torch import nn
 
 from torchreg import L1, L1L2, L2, MCP, SCAD, Group, columns, rows, weights, whole
-from torchreg.sums import PIECE
+from torchreg.pieces import LONG
 
 
 @every()
@@ -84,7 +84,7 @@ def test_a_hundred_million_entries_are_right_to_1e_6(grad):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("size", [PIECE + 1024, PIECE + 4094])  # with and without rows of 1024
+@pytest.mark.parametrize("size", [LONG + 1024, LONG + 4094])  # with and without rows of 1024
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pieces_of_a_large_tensor_add_up_to_the_float64_sum(penalty, size, dtype):
     w = torch.randn(size // 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-ENTRIES = 1 << 18  # measured on 1 MiB of L2 per core: shorter pays for dispatch, longer leaves the cache
+ENTRIES = 1 << 18  # for work with temporaries: with 1 MiB of L2 per core, longer pieces leave the cache
+LONG = 1 << 20  # for a few passes without temporaries: shorter pieces pay for dispatch
 
 
 def entry_pieces(w: Tensor, step: float | Tensor, size: int = ENTRIES) -> Iterable[tuple[Tensor, float | Tensor]]:

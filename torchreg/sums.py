@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PIECE = 1 << 20  # entries; measured: shorter pieces pay for dispatch, longer ones leave the cache
+from torchreg.pieces import LONG
+
 _ROW = 1024  # entries over which a float32 norm is still exact to 1e-6
 
 
@@ -45,7 +46,7 @@ def total(phi: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
     """``phi(w).sum()`` for an elementwise ``phi``, a 0-d tensor of at least float32."""
     if _differentiates(w) or not _splits(w):
         return phi(widened(w)).sum()
-    return _gather((phi(widened(c)).sum() for c in w.view(-1).split(PIECE)), w)
+    return _gather((phi(widened(c)).sum() for c in w.view(-1).split(LONG)), w)
 
 
 def absolute_sum(w: Tensor) -> Tensor:
@@ -88,14 +89,14 @@ _large: Any = _LargeSum.apply
 
 def _absolute_sum(w: Tensor) -> Tensor:
     if w.dtype not in (torch.float32, torch.float64):
-        return _gather((widened(c).abs().sum() for c in w.view(-1).split(PIECE)), w)
-    room = torch.empty(PIECE, dtype=w.dtype)
-    return _gather((torch.abs(c, out=room[: c.numel()]).sum() for c in w.view(-1).split(PIECE)), w)
+        return _gather((widened(c).abs().sum() for c in w.view(-1).split(LONG)), w)
+    room = torch.empty(LONG, dtype=w.dtype)
+    return _gather((torch.abs(c, out=room[: c.numel()]).sum() for c in w.view(-1).split(LONG)), w)
 
 
 def _square_sum(w: Tensor) -> Tensor:
     if w.numel() % _ROW or w.dtype not in (torch.float32, torch.float64):
-        return _gather((widened(c).square().sum() for c in w.view(-1).split(PIECE)), w)
+        return _gather((widened(c).square().sum() for c in w.view(-1).split(LONG)), w)
     return torch.linalg.vector_norm(w.view(-1, _ROW), dim=1).double().square().sum().to(wide_dtype(w))
 
 
@@ -104,7 +105,7 @@ def _differentiates(w: Tensor) -> bool:
 
 
 def _splits(w: Tensor) -> bool:
-    large = w.device.type == "cpu" and w.numel() > PIECE and w.is_contiguous()
+    large = w.device.type == "cpu" and w.numel() > LONG and w.is_contiguous()
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return large and not transformed
 

@@ -14,7 +14,7 @@ from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.weighted import Weighing, factors_for
-from torchreg.pieces import row_blocks
+from torchreg.pieces import LONG, row_blocks
 from torchreg.shrinkage import Scalar, filled, moves, ridge_step
 from torchreg.sums import narrowed, wide_dtype, widened
 
@@ -146,7 +146,7 @@ class Group(Penalty):
                 if isinstance(step, Tensor) and step.numel() > 1:
                     w.copy_(self.prox(w, step))
                 elif self.grain == "row":
-                    for block in row_blocks(w):
+                    for block in row_blocks(w, LONG):
                         self._scale_(block, step)
                 else:
                     self._scale_(w, step)

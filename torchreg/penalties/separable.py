@@ -14,11 +14,9 @@ from torch import Tensor
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, L1Form
 from torchreg.penalties.strength import strength
-from torchreg.pieces import entry_pieces
+from torchreg.pieces import LONG, entry_pieces
 from torchreg.shrinkage import Scalar, ridge_step, ridge_steps, scaled, scaled_many, soft, soft_, soft_many_
 from torchreg.sums import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
-
-_LONG = 1 << 20  # entries; measured: two passes without a temporary are fastest over longer pieces
 
 
 class Separable(Penalty):
@@ -258,7 +256,7 @@ class L1L2(Separable):
                 if wide_dtype(w) != w.dtype:
                     Separable.prox_(self, [w], [step])
                     continue
-                for x, t in entry_pieces(w, step, _LONG):
+                for x, t in entry_pieces(w, step, LONG):
                     factor, rest = ridge_step(t, self._ridge)
                     x.mul_(factor)
                     if flat:

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from torchreg.effective_steps import StepRule
 from torchreg.penalties import Penalty
+from torchreg.pieces import ENTRIES
 from torchreg.training.term import Part
 
-_PIECE = 1 << 18  # entries of a parameter whose state is worked on while it lies in cache
 _SMALL = 1 << 15  # entries up to which launches cost more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors
 
@@ -88,13 +88,13 @@ def _pieces(
     """Views of a parameter on which its step acts alone, each with that part of the state."""
     shaped = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape and p.dim()}
     contiguous = p.is_contiguous() and all(v.is_contiguous() for v in shaped.values())
-    large = p.device.type == "cpu" and p.numel() > _PIECE and not torch.compiler.is_compiling()
+    large = p.device.type == "cpu" and p.numel() > ENTRIES and not torch.compiler.is_compiling()
     if not large or rule.shape != "entry" or penalty.grain == "tensor" or not contiguous:
         return [(p, state)]
     if penalty.grain == "row":
-        size = max(1, _PIECE * p.shape[0] // p.numel())
+        size = max(1, ENTRIES * p.shape[0] // p.numel())
         views = {k: v.split(size) for k, v in {"": p, **shaped}.items()}
     else:
-        views = {k: v.view(-1).split(_PIECE) for k, v in {"": p, **shaped}.items()}
+        views = {k: v.view(-1).split(ENTRIES) for k, v in {"": p, **shaped}.items()}
     parts = ({**state, **{k: views[k][i] for k in shaped}} for i in range(len(views[""])))
     return zip(views[""], parts, strict=True)
