@@ -245,7 +245,8 @@ class L1L2(Separable):
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
             flat = isinstance(self._l1, Tensor) or self._l1 == 0.0  # then no threshold turns -0.0 into 0.0
-            if len(tensors) > 1 and all(wide_dtype(w) == w.dtype for w in tensors):
+            alike = len({isinstance(s, Tensor) for s in steps}) == 1
+            if len(tensors) > 1 and alike and all(wide_dtype(w) == w.dtype for w in tensors):
                 factors, rests = ridge_steps(steps, self._ridge)
                 torch._foreach_mul_(list(tensors), factors)
                 if flat:
