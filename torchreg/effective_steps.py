@@ -47,7 +47,7 @@ _RULES: dict[type[Optimizer], StepRule] = {}
 
 
 def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor, Scalar]:
-    """The effective step of each parameter that the optimizer has stepped.
+    """The effective step of each parameter that the optimizer has stepped and that still has its gradient.
 
     ``t`` is the factor in the optimizer's steady update ``-t * gradient``: for Adam
     ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD with momentum
@@ -77,7 +77,9 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
     rule = rule_for(optimizer, metric)
     found: dict[Tensor, Scalar] = {}
     for group in optimizer.param_groups:
-        stepped = [p for p in group["params"] if rule.shape == "number" or optimizer.state.get(p)]
+        stepped = [
+            p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state.get(p))
+        ]
         states = [optimizer.state.get(p, {}) for p in stepped]
         with torch.no_grad():
             found.update(zip(stepped, rule.steps(group, states, stepped) if stepped else [], strict=True))
