@@ -247,7 +247,9 @@ def test_path_counts_stand_over_their_alphas(zero):
 
 
 def test_a_single_alpha_draws():
-    PathDisplay.from_coefs([0.1], np.ones((1, 2)), names=("a", "b"), ax=panels()[1][0]).figure_.canvas.draw()
+    display = PathDisplay.from_coefs([0.1], np.ones((1, 2)), names=("a", "b"), ax=panels()[1][0])
+    display.figure_.canvas.draw()
+    assert [line.get_ydata().tolist() for line in display.lines_] == [[1.0], [1.0]]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,9 @@ def test_bars_of_zeros_stand_apart_from_the_histogram_and_from_each_other():
 
 @pytest.mark.parametrize("w", [torch.zeros(5), torch.empty(0)], ids=["all zero", "empty"])
 def test_sets_without_weights_to_bin_draw(w):
-    WeightHistogramDisplay.from_weights({"w": w}, ax=panels()[1][0]).figure_.canvas.draw()
+    display = WeightHistogramDisplay.from_weights({"w": w}, ax=panels()[1][0])
+    display.figure_.canvas.draw()
+    assert display.bars_["w"].get_height() == w.numel()
 
 
 def test_histogram_refuses_what_it_cannot_count():
