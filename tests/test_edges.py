@@ -82,8 +82,17 @@ def test_a_metric_that_gives_no_step_is_named(step):
     p = Parameter(torch.ones(2, 2))
     p.grad = torch.ones_like(p)
     opt = ProxOptimizer(torch.optim.SGD([p], lr=0.1), L1(0.1), metric=lambda group, state, parameter: step)
-    with pytest.raises((ValueError, RuntimeError), match=r"metric|shape"):
+    with pytest.raises(ValueError, match=r"The metric <lambda> (gave|must give)"):
         opt.step()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1), (1, 3), (2, 3), (1, 1, 1)])
+def test_a_metric_may_give_any_step_that_broadcasts(shape):
+    p = Parameter(torch.full((2, 3), 0.5))
+    p.grad = torch.zeros_like(p)
+    term = attach(L1(0.1), {"p": p})
+    ProxOptimizer(torch.optim.SGD([p], lr=0.1), term, metric=lambda group, state, parameter: torch.ones(shape)).step()
+    torch.testing.assert_close(p.detach(), torch.full((2, 3), 0.4))
 
 
 def test_what_cannot_work_is_refused_when_it_is_made():

@@ -147,8 +147,12 @@ def _checked(function: StepFunction, step: Any, p: Tensor) -> Scalar:
     """A step that a user's function gave, refused if it is no step for this parameter."""
     name = getattr(function, "__name__", repr(function))
     if isinstance(step, Tensor):
-        if step.numel() != 1 and step.shape != p.shape and torch.broadcast_shapes(step.shape, p.shape) != p.shape:
-            raise ValueError(f"The metric {name} gave a step of shape {tuple(step.shape)} for shape {tuple(p.shape)}.")
+        trailing = zip(reversed(step.shape), reversed(p.shape), strict=False)
+        if step.numel() != 1 and (step.dim() > p.dim() or any(s not in (1, size) for s, size in trailing)):
+            raise ValueError(
+                f"The metric {name} gave a step of shape {tuple(step.shape)} for a parameter of shape "
+                f"{tuple(p.shape)}; give a number, or a tensor that broadcasts to the parameter."
+            )
         return step
     if isinstance(step, bool) or not isinstance(step, Real) or not float(step) >= 0:
         raise ValueError(f"The metric {name} must give a number >= 0 or a tensor as step, got {step!r}.")

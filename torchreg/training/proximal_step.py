@@ -59,7 +59,7 @@ def _joins(p: Tensor, foreach: bool | None) -> bool:
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Tensors of one device and dtype, so many that temporaries stay small."""
     if torch.compiler.is_compiling():
-        return [[p] for p in tensors]  # measured: the compiler fuses each tensor's operations best
+        return [[p] for p in tensors]  # the compiler then fuses all that is done to one tensor
     sizes = [p.numel() for p in tensors]
     room = max([_BUCKET, *sizes])
     filled: list[list[Tensor]] = []
