@@ -264,6 +264,14 @@ def test_mean_response():
     assert torch.allclose(Multinomial().predict(eta[None]).sum(), torch.ones((), dtype=F64))
 
 
+@each(BUILT_IN)
+def test_link_undoes_predict(datafit, y, eta):
+    mean = datafit.predict(eta)
+    assert torch.allclose(datafit.predict(datafit.link(mean)), mean, rtol=1e-12, atol=1e-12)
+    assert datafit.link(torch.zeros_like(mean)).isfinite().all()
+    assert datafit.link(torch.ones_like(mean)).isfinite().all()
+
+
 def test_squared_hinge_predicts_the_chance_that_its_predictor_minimises():
     eta, chance = torch.linspace(-2, 2, 40_001, dtype=F64), 0.3
     ones = torch.ones_like(eta)

@@ -104,6 +104,10 @@ class Datafit(ABC):
         """The mean response at ``eta``, of its shape; here ``eta`` itself."""
         return eta
 
+    def link(self, mean: Tensor) -> Tensor:
+        """The finite ``eta`` at which ``predict`` gives ``mean``, or the nearest: a first guess of intercepts."""
+        return mean
+
 
 def finite_where(inside: Tensor, value: Tensor) -> Tensor:
     """``value`` where ``inside``, else inf: how a conjugate says that it is outside its domain."""

@@ -78,6 +78,10 @@ class Multinomial(Datafit):
     def predict(self, eta: Tensor) -> Tensor:
         return torch.softmax(eta, -1)
 
+    def link(self, mean: Tensor) -> Tensor:
+        logarithms = mean.clamp(min=torch.finfo(mean.dtype).eps).log()
+        return logarithms - logarithms.mean(-1, keepdim=True)
+
 
 @dataclass(frozen=True)
 class Poisson(Datafit):
@@ -131,3 +135,6 @@ class Poisson(Datafit):
 
     def predict(self, eta: Tensor) -> Tensor:
         return torch.exp(eta)
+
+    def link(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=torch.finfo(mean.dtype).eps).log()

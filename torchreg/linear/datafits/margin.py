@@ -71,6 +71,9 @@ class Logistic(Datafit):
     def predict(self, eta: Tensor) -> Tensor:
         return torch.sigmoid(eta)
 
+    def link(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, torch.finfo(mean.dtype).eps)
+
 
 @dataclass(frozen=True)
 class SquaredHinge(Datafit):
@@ -123,6 +126,9 @@ class SquaredHinge(Datafit):
 
     def predict(self, eta: Tensor) -> Tensor:
         return ((1.0 + eta) / 2.0).clamp(0.0, 1.0)
+
+    def link(self, mean: Tensor) -> Tensor:
+        return 2.0 * mean - 1.0
 
 
 def _signs(y: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""What a fit minimises, without the penalty: the weighted mean loss of a linear predictor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.datafits import Datafit
+from torchreg.linear.intercept import best_shift, mean_of
+
+if TYPE_CHECKING:
+    from torchreg.linear.design import Design
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Validated data of one fit, on one device.
+
+    ``value(eta) = sum_i weights_i * f(eta_i, y_i)`` for ``eta = X coef + intercept + offset``.
+
+    Shapes:
+        coef: (p,), or (p, K) where the datafit has K outputs; the intercept is 0-d or (K,).
+        eta: (n,) or (n, K).
+
+    Attributes:
+        design: the n rows and p columns of X.
+        y: prepared by the datafit.
+        weights: float64, (n,), sum 1.
+        offset: added to eta, (n,) or (n, K), or None.
+        datafit: the loss of each row.
+        fit_intercept: whether there is an intercept; it is never penalised.
+    """
+
+    design: Design
+    y: Tensor
+    weights: Tensor
+    offset: Tensor | None
+    datafit: Datafit
+    fit_intercept: bool
+
+    @property
+    def K(self) -> int | None:  # noqa: N802
+        """The number of outputs, None for one that has no dimension."""
+        return self.datafit.outputs(self.y)
+
+    def no_coef(self) -> Tensor:
+        """Coefficients zero, (p,) or (p, K)."""
+        return self._zeros(self.design.p)
+
+    def eta(self, coef: Tensor, intercept: Tensor | float = 0.0) -> Tensor:
+        """The linear predictor, offset included."""
+        return self.shifted(self.design.times(coef), intercept)
+
+    def shifted(self, product: Tensor, intercept: Tensor | float = 0.0) -> Tensor:
+        """The linear predictor for ``product = X coef``."""
+        eta = product + intercept
+        return eta if self.offset is None else eta + self.offset
+
+    def value(self, eta: Tensor) -> Tensor:
+        """The weighted mean loss, 0-d."""
+        return mean_of(self.datafit.value(eta, self.y), self.weights)
+
+    def row_grad(self, eta: Tensor) -> Tensor:
+        """The derivative of `value` with respect to ``eta``, of its shape."""
+        grad = self.datafit.grad(eta, self.y)
+        return grad * (self.weights[:, None] if grad.dim() == 2 else self.weights)
+
+    def gradient(self, eta: Tensor) -> Tensor:
+        """The derivative of `value` with respect to the coefficients, of their shape."""
+        return self.design.transposed(self.row_grad(eta))
+
+    def null_intercept(self) -> Tensor:
+        """The intercept that minimises the mean loss with all coefficients zero; 0 if there is none."""
+        if not self.fit_intercept:
+            return self._zeros()
+        return best_shift(self.datafit, self.null_eta(0.0), self.y, self.weights)
+
+    def null_eta(self, intercept: Tensor | float | None = None) -> Tensor:
+        """The linear predictor with all coefficients zero, at its best intercept unless one is given."""
+        intercept = self.null_intercept() if intercept is None else intercept
+        return self.shifted(self._zeros(self.design.n), intercept)
+
+    def null_value(self) -> Tensor:
+        """The mean loss with all coefficients zero, 0-d."""
+        return self.value(self.null_eta())
+
+    def _zeros(self, *rows: int) -> Tensor:
+        shape = rows if self.K is None else (*rows, self.K)
+        return torch.zeros(shape, dtype=torch.float64, device=self.y.device)
