@@ -12,7 +12,7 @@ from torchreg.linear.datafits import Datafit, NoHessian
 _STEPS = 200  # Newton steps; a handful suffices, but from exp(eta) far too large each lowers eta by 1
 _HALVINGS = 60  # of one step
 _DECREASE = 1e-4  # Armijo's constant
-_FLOOR = 4e-16  # rounding of a mean derivative, relative to the mean of absolute values
+_FLOOR = 4e-16  # rounding: of a mean derivative, relative to that of absolute values; of eta, to its largest
 _BUMP = 1e-5  # for central differences: error of the order of bump^2
 _FLAT = 1e-9  # curvature, relative to the largest, below which a direction counts as flat
 
@@ -52,8 +52,10 @@ def best_shift(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, start:
         slope = mean_of(rows, weights)
         if bool((slope.abs() <= _FLOOR * mean_of(rows.abs(), weights)).all()):
             break
-        curvature = _curvature(datafit, eta + shift, y, weights, derivative, shift)
-        found = _searched(loss, derivative, shift, slope, _newton(slope, curvature))
+        step = _newton(slope, _curvature(datafit, eta + shift, y, weights, derivative, shift))
+        if bool(step.abs().max() <= _FLOOR * (eta + shift).abs().max()):
+            break
+        found = _searched(loss, derivative, shift, slope, step)
         if found is None:
             break
         shift = found

@@ -76,7 +76,11 @@ class Problem:
         """The intercept that minimises the mean loss with all coefficients zero; 0 if there is none."""
         if not self.fit_intercept:
             return self._zeros()
-        return best_shift(self.datafit, self.null_eta(0.0), self.y, self.weights)
+        return self.reported(best_shift(self.datafit, self.null_eta(0.0), self.y, self.weights))
+
+    def reported(self, intercept: Tensor) -> Tensor:
+        """The same intercept, or the one with mean 0 where only differences between outputs matter."""
+        return intercept - intercept.mean() if self.datafit.relative and self.fit_intercept else intercept
 
     def null_eta(self, intercept: Tensor | float | None = None) -> Tensor:
         """The linear predictor with all coefficients zero, at its best intercept unless one is given."""

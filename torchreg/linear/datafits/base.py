@@ -32,10 +32,12 @@ class Datafit(ABC):
         curvature: an upper bound of the second derivative in ``eta`` (of its largest eigenvalue,
             for K outputs); None if there is none, so that solvers search along the line.
         quadratic: whether the loss is half the squared distance of ``eta`` from ``y``.
+        relative: whether only differences between the outputs of a row matter (softmax).
     """
 
     curvature: float | None = None
     quadratic: bool = False
+    relative: bool = False
 
     @abstractmethod
     def value(self, eta: Tensor, y: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class Multinomial(Datafit):
     """
 
     curvature = 0.5
+    relative = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         return -(y * torch.log_softmax(eta, -1)).sum(-1)
