@@ -20,7 +20,7 @@ from torchreg.penalties import Penalty
 _CHECK = 10  # iterations between two looks of the host
 _SAFE = 0.95  # a new step, relative to the inverse of the steepness seen
 _SHORTEST = 0.1  # of a step that was too long, at most; also where the loss overflowed
-_GROWTH = 1.5  # of the step at a check, at most, where the loss has flattened
+_GROWTH = 2.0  # of the step at a check, at most, where the moves since the last met less curvature
 _SLACK = 1e-9  # relative excess of the steepness that is no reason to shorten the step
 
 
@@ -35,7 +35,7 @@ class Solution:
         n_iter: proximal steps, those that were undone included.
         eta: linear predictor, offset included, (n,) or (n, K); None on a Gram matrix, which has no rows.
         gradient: of the mean loss at ``coef``, of its shape.
-        step: the step in use at the end, 0-d: a first step for a neighbouring problem.
+        step: the step of the violation, 0-d; a good first step for a neighbouring problem.
         converged: whether the tolerance was met.
     """
 
@@ -69,8 +69,9 @@ def proximal_gradient(
 
     For a convex penalty: FISTA with restart whenever momentum points uphill. For any other: the
     same extrapolated step where it lowers the objective, a plain proximal step where it does not,
-    so that the objective never rises. Steps are ``1 / L`` with L from the datafit's curvature and
-    power iteration, or from the second derivative at the start, corrected by what each step shows.
+    so that the objective never rises. The first step is ``1 / L``, with L from the datafit's
+    curvature, or else its second derivative at the start, and power iteration; later ones are as
+    long as the curvature met on the way allows, and a step that turns out too long is undone.
 
     The answer for a penalty that is not convex depends on where the iteration starts.
 
@@ -116,7 +117,7 @@ def proximal_gradient(
     intercept = state.shift - smooth.moved(state.coef)
     reported = problem.reported(intercept)
     eta = None if eta is None else eta + (reported - intercept)
-    return Solution(state.coef, reported, report.violation, count, eta, report.gradient, state.step, converged)
+    return Solution(state.coef, reported, report.violation, count, eta, report.gradient, report.step, converged)
 
 
 class _State(NamedTuple):
@@ -137,6 +138,7 @@ class _Report(NamedTuple):
     point: Point
     gradient: Tensor
     violation: Tensor
+    step: Tensor
     floor: Tensor
 
 
@@ -172,15 +174,15 @@ def _null_slope(smooth: Smooth, state: _State) -> Tensor:
 
 
 def _checked(smooth: Smooth, penalty: Penalty, state: _State) -> tuple[_State, _Report]:
-    """The best intercept at ``coef``, the violation there, and a longer step where the loss allows it."""
+    """The best intercept at ``coef``, the violation there, and a longer step where the loss has room."""
     shift = smooth.settled(state.image, state.shift)
     point = smooth.at(state.coef, state.image, shift)
     gradient = smooth.gradient(point)
     moved = penalty.prox(state.coef - state.step * gradient, state.step)
     violation = largest(state.coef - moved) / state.step
-    report = _Report(point, gradient, violation, smooth.floor(point, 1.0 / state.step))
+    report = _Report(point, gradient, violation, state.step, smooth.floor(point, 1.0 / state.step))
     longer = torch.clamp(_SAFE / state.steepest, min=state.step, max=_GROWTH * state.step)
-    step = state.step if smooth.quadratic else torch.where(state.steepest > 0, longer, state.step)
+    step = torch.where(state.steepest > 0, longer, state.step)
     objective = point.value + penalty.value(state.coef)
     return state._replace(shift=shift, objective=objective, step=step, steepest=0.0 * step), report
 
