@@ -69,16 +69,19 @@ def report(name: str, times: dict[str, float], rows: list[tuple[str, str, str, f
         verdict = "" if bar is None else "met" if ratio <= bar else f"missed by {ratio / bar - 1:.0%}"
         table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": verdict})
         print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {verdict}")
+    save(name, {"rows": table, "milliseconds": {k: round(v, 3) for k, v in times.items()}}, chosen)
+
+
+def save(name: str, record: dict[str, object], chosen: object) -> None:
+    """Write the result file of this benchmark, device and number of threads."""
     RESULTS.mkdir(exist_ok=True)
-    device = chosen.device.split(":")[0]
-    path = RESULTS / f"{name}-{device}-{chosen.threads}threads.json"
-    record = {
-        "environment": environment(chosen),
-        "rows": table,
-        "milliseconds": {k: round(v, 3) for k, v in times.items()},
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = result_file(name, chosen)
+    path.write_text(json.dumps({"environment": environment(chosen)} | record, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def result_file(name: str, chosen: object) -> Path:
+    return RESULTS / f"{name}-{chosen.device.split(':')[0]}-{chosen.threads}threads.json"
 
 
 def environment(chosen: object) -> dict[str, object]:
