@@ -1,0 +1,155 @@
+"""What a solver asks of the data: products with columns that are seen centred and scaled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Design(ABC):
+    """n rows and p columns of data, seen centred and scaled.
+
+    ``X~ = (X - 1 mean') / scale``
+
+    X~ is never formed, X is never written to, and every result is float64. A final class supplies
+    products with ``X - 1 centre'``; what its `_owed` says is missing from the mean follows by a
+    rank-one correction here.
+
+    Shapes:
+        w: (p,) or (p, batch); v: (n,) or (n, batch); weights: (n,).
+
+    Attributes:
+        n: number of rows.
+        p: number of columns.
+        device: where X lives.
+        mean: of the columns, (p,), float64, None where they are not centred.
+        scale: of the columns, (p,), float64, None where they are not scaled.
+    """
+
+    mean: Tensor | None
+    scale: Tensor | None
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """The number of rows."""
+
+    @property
+    @abstractmethod
+    def p(self) -> int:
+        """The number of columns."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where X lives."""
+
+    def times(self, w: Tensor) -> Tensor:
+        """``X~ w``, (n,) or (n, batch)."""
+        w, owed = divided(w, self.scale), self._owed
+        product = self._times(w)
+        return product if owed is None else product - owed @ w
+
+    def transposed(self, v: Tensor) -> Tensor:
+        """``X~' v``, (p,) or (p, batch); ``v`` need not add up to 0."""
+        product, owed = self._transposed(v), self._owed
+        if owed is not None:
+            product = product - (torch.outer(owed, v.sum(0)) if v.dim() == 2 else owed * v.sum())
+        return divided(product, self.scale)
+
+    @abstractmethod
+    def gram(self, weights: Tensor) -> Tensor:
+        """``X~' diag(weights) X~``, (p, p), exactly symmetric; ``weights`` are not negative."""
+
+    @abstractmethod
+    def moments(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted mean and variance of the columns of X itself, (p,) each; ``weights`` add up to 1."""
+
+    @abstractmethod
+    def standardised(self, weights: Tensor, *, centre: bool, scale: bool) -> Design:
+        """The same X, seen centred, scaled, both or neither; a constant column gets scale 1."""
+
+    @abstractmethod
+    def selection(self, weights: Tensor) -> Selection:
+        """An empty set of columns, to grow."""
+
+    @abstractmethod
+    def subset(self, rows: Tensor | slice) -> Design:
+        """Some of the rows, of the same mean and scale; ``rows`` numbers them or is a mask."""
+
+    @property
+    @abstractmethod
+    def _owed(self) -> Tensor | None:
+        """The part of the mean that `_times` and `_transposed` have not subtracted, (p,)."""
+
+    @abstractmethod
+    def _times(self, w: Tensor) -> Tensor:
+        """``X w``, the mean subtracted or owed."""
+
+    @abstractmethod
+    def _transposed(self, v: Tensor) -> Tensor:
+        """``X' v``, the mean subtracted or owed."""
+
+
+class Selection(ABC):
+    """A growing set of columns of a design.
+
+    Attributes:
+        index: numbers of the columns in the order in which they came, (m,), int64.
+    """
+
+    index: Tensor
+
+    @abstractmethod
+    def append(self, new: Tensor) -> Tensor:
+        """Add columns.
+
+        Args:
+            new: numbers of columns that are not in the set, (k,), int64.
+
+        Returns:
+            ``X~_W' diag(weights) X~_new`` for the set W with the new columns at its end, (m + k, k);
+            the last k rows are exactly symmetric.
+        """
+
+    @abstractmethod
+    def times(self, w: Tensor) -> Tensor:
+        """``X~_W w`` for ``w`` of shape (m,) or (m, batch); the rows are not weighted."""
+
+    @abstractmethod
+    def transposed(self, v: Tensor) -> Tensor:
+        """``X~_W' v``, (m,) or (m, batch); the rows are not weighted."""
+
+
+EPS = 2.0**-52
+_ROUNDING = 10.0 * EPS  # a column that varies by less than this part of its mean is constant
+
+
+def divided(w: Tensor, scale: Tensor | None) -> Tensor:
+    """Each row of ``w``, (p,) or (p, batch), divided by its scale."""
+    if scale is None:
+        return w
+    return w / (scale[:, None] if w.dim() == 2 else scale)
+
+
+def deviation(mean: Tensor, variance: Tensor) -> Tensor:
+    """Standard deviation of each column, exactly 0 where the variance is rounding."""
+    spread = variance.clamp(min=0.0).sqrt()
+    return torch.where(spread <= _ROUNDING * mean.abs(), 0.0, spread)
+
+
+def as_scale(spread: Tensor) -> Tensor:
+    """What to divide columns by: 1 for a constant one."""
+    return torch.where(spread > 0, spread, 1.0)
+
+
+def mirrored(square: Tensor, width: int) -> Tensor:
+    """``square`` with its upper triangle copied to the lower one, in place, by blocks of ``width`` columns."""
+    for start in range(0, len(square), width):
+        end = start + width
+        corner = square[start:end, start:end]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        square[end:, start:end] = square[start:end, end:].T
+    return square
