@@ -6,29 +6,11 @@ import pytest
 import torch
 from helpers import F64, normal
 from test_datafits import BUILT_IN, CATALOG, ROWS
-from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic
+from torchreg.linear.inputs import as_design
 from torchreg.linear.intercept import best_shift
 from torchreg.linear.problem import Problem
-
-
-@dataclass(frozen=True)
-class Plain:
-    """The five things that a problem asks of a design, for a dense matrix."""
-
-    X: Tensor
-
-    n = property(lambda self: self.X.shape[0])
-    p = property(lambda self: self.X.shape[1])
-    device = property(lambda self: self.X.device)
-
-    def times(self, w: Tensor) -> Tensor:
-        return self.X @ w
-
-    def transposed(self, v: Tensor) -> Tensor:
-        return self.X.T @ v
-
 
 WEIGHTS = torch.linspace(0.0, 3.0, ROWS, dtype=F64)
 
@@ -36,7 +18,7 @@ WEIGHTS = torch.linspace(0.0, 3.0, ROWS, dtype=F64)
 def problem(datafit, y, *, offset=None, fit_intercept=True, weights=WEIGHTS, columns=4):
     y = datafit.prepare(y)
     offset = None if offset is None else normal(tuple(y.shape), 8, offset)
-    return Problem(Plain(normal((len(y), columns), 5)), y, weights / weights.sum(), offset, datafit, fit_intercept)
+    return Problem(as_design(normal((len(y), columns), 5)), y, weights / weights.sum(), offset, datafit, fit_intercept)
 
 
 each = pytest.mark.parametrize(("datafit", "y"), list(CATALOG.values()), ids=list(CATALOG))

@@ -1,6 +1,6 @@
 """Proximal gradient: scikit-learn's minima, stationarity for any penalty and datafit, descent, exact zeros."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ from sklearn.linear_model import (
     Ridge,
 )
 from test_datafits import LogCosh
-from test_problem import Plain
 from torch import Tensor
 
 from torchreg import L0, L1, L1L2, L2, MCP, SCAD, Group, NonNegative, Weighted, columns, labels, rows
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
+from torchreg.linear.inputs import as_design
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 
@@ -73,7 +73,7 @@ MATRIX_PENALTIES = {
 
 def problem(datafit, y, *, data=X, weights=None, offset=None, fit_intercept=True):
     weights = torch.ones(len(data), dtype=F64) if weights is None else weights
-    return Problem(Plain(data), datafit.prepare(y), weights / weights.sum(), offset, datafit, fit_intercept)
+    return Problem(as_design(data), datafit.prepare(y), weights / weights.sum(), offset, datafit, fit_intercept)
 
 
 def solve(given, penalty, tol=1e-10, max_iter=50_000, **options):
@@ -324,6 +324,19 @@ def test_running_out_of_steps_is_said():
     assert found.violation > 1e-12 * scale(given)
 
 
+@each_target
+def test_a_design_seen_centred_and_scaled_is_the_matrix_that_is(datafit, y):
+    spread = torch.linspace(0.5, 3.0, P, dtype=F64)
+    raw, weights = X * spread, torch.full((N,), 1 / N, dtype=F64)
+    mean, scales = raw.mean(0), raw.std(0, correction=0)
+    formed = problem(datafit, y, data=(raw - mean) / scales)
+    seen = replace(formed, design=as_design(raw).standardised(weights, centre=True, scale=True))
+    penalty = L1(0.05) if formed.K is None else Group(L1(0.05), rows)
+    a, b = solve(formed, penalty), solve(seen, penalty)
+    assert torch.allclose(a.coef, b.coef, rtol=1e-6, atol=1e-8)
+    assert torch.allclose(a.intercept, b.intercept, rtol=1e-6, atol=1e-7)
+
+
 def test_more_columns_than_rows_and_columns_that_say_nothing():
     wide = torch.cat(
         [correlated(30, 80, seed=20), torch.zeros(30, 2, dtype=F64), torch.full((30, 1), 1e3, dtype=F64)], 1
@@ -361,7 +374,8 @@ def test_an_own_datafit_of_many_outputs_needs_no_more_than_value_and_grad():
 
 def test_nothing_of_the_caller_s_is_written_to():
     given, coef = problem(*TARGETS["Logistic"]), torch.full((P,), 0.1, dtype=F64)
-    before = [t.clone() for t in (given.design.X, given.y, given.weights, coef)]
+    mine = (X, given.y, given.weights, coef)
+    before = [t.clone() for t in mine]
     solve(given, L1(0.02), coef=coef, intercept=torch.zeros((), dtype=F64))
-    for old, new in zip(before, (given.design.X, given.y, given.weights, coef), strict=True):
+    for old, new in zip(before, mine, strict=True):
         assert torch.equal(old, new)

@@ -36,6 +36,13 @@ def best_shift(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, start:
     Source:
         Armijo, Pacific J. Mathematics 16, 1966; curvature in absolute value: Nocedal and Wright,
         Numerical Optimization, 2006, section 3.4.
+
+    Example:
+        >>> import torch
+        >>> from torchreg.linear.datafits import Poisson
+        >>> counts, thirds = torch.tensor([0.0, 1.0, 5.0]), torch.full((3,), 1 / 3)
+        >>> best_shift(Poisson(), torch.zeros(3), counts, thirds).exp()
+        tensor(2.)
     """
     if datafit.quadratic:
         return mean_of(y - eta, weights)

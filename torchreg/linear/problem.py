@@ -32,6 +32,17 @@ class Problem:
         offset: added to eta, (n,) or (n, K), or None.
         datafit: the loss of each row.
         fit_intercept: whether there is an intercept; it is never penalised.
+
+    Example:
+        >>> import torch
+        >>> from torchreg.linear.datafits import Quadratic
+        >>> from torchreg.linear.inputs import as_design
+        >>> X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+        >>> y = Quadratic().prepare(4.0 * X[:, 0] + 0.1 * X[:, 1] + 7.0)
+        >>> weights = torch.full((4,), 0.25, dtype=torch.float64)
+        >>> problem = Problem(as_design(X), y, weights, None, Quadratic(), fit_intercept=True)
+        >>> problem.null_intercept(), problem.null_value()
+        (tensor(7., dtype=torch.float64), tensor(4.0025, dtype=torch.float64))
     """
 
     design: Design

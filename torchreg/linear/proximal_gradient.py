@@ -96,6 +96,19 @@ def proximal_gradient(
         Beck and Teboulle, SIAM J. Imaging Sciences 2, 2009 (FISTA); O'Donoghue and Candes,
         Foundations of Computational Mathematics 15, 2015, eq. 12 (restart); Li and Lin, NeurIPS
         2015, algorithm 1 (the monotone variant).
+
+    Example:
+        >>> import torch
+        >>> from torchreg import MCP
+        >>> from torchreg.linear.datafits import Quadratic
+        >>> from torchreg.linear.inputs import as_design
+        >>> X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+        >>> y = Quadratic().prepare(4.0 * X[:, 0] + 0.1 * X[:, 1] + 7.0)
+        >>> weights = torch.full((4,), 0.25, dtype=torch.float64)
+        >>> problem = Problem(as_design(X), y, weights, None, Quadratic(), fit_intercept=True)
+        >>> solution = proximal_gradient(problem, MCP(0.5), tol=1e-12, max_iter=1000)
+        >>> solution.coef.round(decimals=9), solution.intercept
+        (tensor([4., 0.], dtype=torch.float64), tensor(7., dtype=torch.float64))
     """
     smooth = _smooth(problem, gram, cross)
     state = _start(smooth, penalty, coef, intercept, step)
