@@ -6,12 +6,13 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import fit_gpu
 import fit_workloads
 import numpy as np
-from fit_problem import Problem, read_coefs
+from fit_problem import Problem, alpha_max, read_coefs
 from fit_session import Failed, Interpreters
 from fit_sweep import TARGETS, Bench, kind, solvers
 
@@ -91,15 +92,22 @@ def bench_of(
         bench.close()
 
 
+def with_intercept(made: Problem) -> Problem:
+    """The same data with an intercept, and alphas from the alpha_max that it implies."""
+    top = alpha_max(made.X, made.y, made.loss, made.group, True)
+    return replace(made, name=f"{made.name}-intercept", intercept=True, alphas=made.alphas / made.alphas[0] * top)
+
+
 def _open(name: str, available: dict[str, Callable], interpreters: Interpreters, chosen: argparse.Namespace) -> Bench:
-    folder = chosen.work / name
+    folder = chosen.work / (f"{name}-intercept" if chosen.intercept else name)
     stamp, sources = folder / "stamp", (fit_workloads.__file__, fit_gpu.__file__)
     digest = hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest() + str(chosen.scale)
     if not stamp.exists() or stamp.read_text() != digest:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             old.unlink()
-        available[name](name).save(folder)
+        made = available[name](name)
+        (with_intercept(made) if chosen.intercept else made).save(folder)
         stamp.write_text(digest)
     problem = Problem.load(folder)
     if kind(problem) != "cv":

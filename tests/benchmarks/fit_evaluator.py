@@ -6,10 +6,13 @@ s = min(1, alpha / max_g |g_g|), g = -X' grad / n, primal minus dual is a sum of
     mean_i D_i + sum_g (alpha |w_g| - s w_g . g_g),    D_i the Fenchel gap of loss i:
 
 (1 - s)^2 r_i^2 / 2 for the quadratic loss and KL(y + s (prob - y) | prob) for the likelihoods, so that nothing cancels.
+With an intercept the dual point must sum to zero: the gap is that of the best intercept for the same w, plus what the
+solver's own intercept loses to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,31 +30,53 @@ class Scores:
 
 
 def score(problem: Problem, coefs: sparse.csr_matrix) -> Scores:
-    """coefs: (a, p * K) sparse."""
-    n, p = problem.X.shape
-    K = problem.classes
-    found = np.array([_one(problem, coefs[k], alpha, n, p, K) for k, alpha in enumerate(problem.alphas)])
-    null, _ = _one(problem, sparse.csr_matrix((1, p * K)), 0.0, n, p, K)
-    return Scores(found[:, 0], found[:, 1], null)
+    """coefs: (a, problem.width) sparse, intercepts at the end."""
+    found = np.array([_one(problem, coefs[k], alpha) for k, alpha in enumerate(problem.alphas)])
+    null, lost = _one(problem, sparse.csr_matrix((1, problem.width)), np.inf)
+    return Scores(found[:, 0], found[:, 1], null - lost)
 
 
-def _one(problem: Problem, row: sparse.csr_matrix, alpha: float, n: int, p: int, K: int) -> tuple[float, float]:  # noqa: N803
-    w = np.zeros(p * K)
+def _one(problem: Problem, row: sparse.csr_matrix, alpha: float) -> tuple[float, float]:
+    """Objective and gap; at alpha = inf and zeros the gap is what a zero intercept loses."""
+    (n, p), classes = problem.X.shape, problem.classes
+    w = np.zeros(problem.width)
     w[row.indices] = row.data
-    w = w.reshape(p, K)
+    w, intercept = w[: p * classes].reshape(p, classes), w[p * classes :]
     used = np.flatnonzero(w.any(1))
-    eta = np.asarray(problem.X[:, used] @ w[used]).reshape(n, K)
+    fixed = np.asarray(problem.X[:, used] @ w[used]).reshape(n, classes)
     target = one_hot(problem.y) if problem.loss == "multinomial" else problem.y[:, None]
-    losses, fitted = LOSSES[problem.loss](eta, target)
-    norms = _norms(w, problem.group)
-    objective = losses.sum() / n + alpha * norms.sum()
+    loss = LOSSES[problem.loss]
+    best = _best_intercept(loss, fixed, target) if problem.intercept else intercept
+    losses, fitted = loss(fixed + best, target)
+    mean, lost = losses.sum() / n, (loss(fixed + intercept, target)[0].sum() - losses.sum()) / n
     g = np.asarray(problem.X.T @ (target - fitted)) / n
-    top = _norms(g, problem.group).max()
+    norms, top = _norms(w, problem.group), _norms(g, problem.group).max()
+    price = alpha * norms if norms.any() else np.zeros_like(norms)
     s = min(1.0, alpha / top) if top > 0 else 1.0
     mixed = target + s * (fitted - target)
     inner = (w * g).reshape(len(norms), -1).sum(1)
-    gap = GAPS[problem.loss](mixed, fitted).sum() / n + (alpha * norms - s * inner).sum()
-    return float(objective), float(gap)
+    gap = GAPS[problem.loss](mixed, fitted).sum() / n + (price - s * inner).sum() + lost
+    return float(mean + lost + price.sum()), float(gap)
+
+
+def _best_intercept(loss: Callable, fixed: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(K,) by Newton's method on the mean loss; the softmax's is fixed up to a constant."""
+    b = np.zeros(fixed.shape[1])
+    for _ in range(100):
+        fitted = loss(fixed + b, target)[1]
+        slope = (fitted - target).mean(0)
+        if np.abs(slope).max() <= 1e-15:
+            break
+        b = b - np.linalg.lstsq(_curvature(loss, fitted), slope, rcond=1e-10)[0]
+    return b
+
+
+def _curvature(loss: Callable, fitted: np.ndarray) -> np.ndarray:
+    if loss is _quadratic:
+        return np.ones((1, 1))
+    if loss is _logistic:
+        return (fitted * (1 - fitted)).mean(0, keepdims=True)
+    return np.diag(fitted.mean(0)) - fitted.T @ fitted / len(fitted)
 
 
 def _norms(w: np.ndarray, group: int) -> np.ndarray:

@@ -22,6 +22,7 @@ numbers <- function(name) {  # an .npy file is a header, whose length stands in 
 
 text <- paste(readLines(file.path(folder, "problem.json"), warn = FALSE), collapse = "")
 value <- function(key) sub(paste0(".*\"", key, "\": \"?([A-Za-z0-9.]+).*"), "\\1", text)
+intercept <- value("intercept") == "true"
 n <- as.integer(value("n"))
 p <- as.integer(value("p"))
 loss <- value("loss")
@@ -37,7 +38,7 @@ type <- if (grepl("cov", solver)) "covariance" else "naive"
 glmnet.control(fdev = 0, devmax = 1, mnlam = 1000)  # no early end of the path
 
 fit <- function(tol) {
-  options <- list(X, y, family = family, lambda = alphas, thresh = tol, standardize = FALSE, intercept = FALSE,
+  options <- list(X, y, family = family, lambda = alphas, thresh = tol, standardize = FALSE, intercept = intercept,
                   maxit = 1e9, type.gaussian = type)
   if (!grepl("cv", solver)) return(do.call(glmnet, options))
   do.call(cv.glmnet, c(options, list(foldid = numbers("folds") + 1L, keep = TRUE)))
@@ -56,6 +57,9 @@ triplets <- function(found) {  # (alpha, place, value), counted from 0
     beta <- as(parts[[k]], "TsparseMatrix")
     list(row = beta@j, col = beta@i * length(parts) + k - 1L, value = beta@x)
   })
+  constants <- matrix(found$a0, length(parts))  # K rows, a column for each alpha
+  pieces <- c(pieces, list(list(row = as.vector(col(constants)) - 1L,
+                                col = p * length(parts) + as.vector(row(constants)) - 1L, value = as.vector(constants))))
   lapply(c(row = "row", col = "col", value = "value"), function(key) unlist(lapply(pieces, `[[`, key)))
 }
 

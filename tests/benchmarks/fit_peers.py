@@ -22,33 +22,53 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 RESIDENT: dict[int, Problem] = {}
 
 
-def sklearn_path(problem: Problem, tol: float):
+def centring(path: Callable) -> Callable:
+    """Intercepts for least squares without them: a centred copy of dense X, implicit centring of sparse X."""
+
+    def run(problem: Problem, tol: float):
+        if not problem.intercept:
+            return path(problem, tol)
+        if problem.loss != "quadratic":
+            raise NotImplementedError("no intercept with this loss")
+        mean, level = np.asarray(problem.X.mean(0)).ravel(), problem.y.mean()
+        X = problem.X if problem.sparse else np.asfortranarray(problem.X - mean)
+        offsets = {"X_offset": mean, "X_scale": np.ones_like(mean)} if problem.sparse else {}
+        coefs = path(replace(problem, X=X, y=problem.y - level), tol, **offsets)
+        return coefs, level - coefs @ mean
+
+    return run
+
+
+def sklearn_path(problem: Problem, tol: float, **offsets):
     from sklearn.linear_model import lasso_path
 
-    return lasso_path(problem.X, problem.y, alphas=problem.alphas, tol=tol, max_iter=1_000_000)[1].T
+    return lasso_path(problem.X, problem.y, alphas=problem.alphas, tol=tol, max_iter=1_000_000, **offsets)[1].T
 
 
 def sklearn_logistic(problem: Problem, tol: float, solver: str = "liblinear"):
     from sklearn.linear_model import LogisticRegression
 
     n, warm = len(problem.y), solver == "saga"
-    model = LogisticRegression(l1_ratio=1, solver=solver, fit_intercept=False, tol=tol, max_iter=MANY, warm_start=warm)
-    model.random_state = 0
+    if problem.intercept and not warm:
+        raise NotImplementedError("liblinear penalises the intercept")
+    options = {"solver": solver, "fit_intercept": problem.intercept, "warm_start": warm, "random_state": 0}
+    model = LogisticRegression(l1_ratio=1, tol=tol, max_iter=MANY, **options)
     X = sparse.csr_matrix(problem.X) if problem.sparse else np.ascontiguousarray(problem.X)
-    coefs = []
+    coefs, intercepts = [], []
     for alpha in problem.alphas:
         model.set_params(C=1 / (n * alpha)).fit(X, problem.y)
         coefs.append(model.coef_.T.copy())
-    return np.array(coefs)
+        intercepts.append(np.broadcast_to(model.intercept_, len(model.coef_)).copy())
+    return np.array(coefs), np.array(intercepts)
 
 
-def celer_path(problem: Problem, tol: float):
+def celer_path(problem: Problem, tol: float, **offsets):
     """celer's estimators call this function; its tolerance is an absolute gap, scaled here as they scale it."""
     from celer import celer_path
 
     kind = "logreg" if problem.loss == "logistic" else "grouplasso" if problem.group > 1 else "lasso"
     n = len(problem.y)
-    options = {"max_iter": 1000, "prune": True, "alphas": problem.alphas, "tol": tol}
+    options = {"max_iter": 1000, "prune": True, "alphas": problem.alphas, "tol": tol, **offsets}
     y = problem.y
     if kind == "logreg":
         y = 2 * y - 1
@@ -64,19 +84,20 @@ def skglm_path(problem: Problem, tol: float):
 
     solver, datafit, penalty = (compiled_clone(part) if k else part for k, part in enumerate(skglm_parts(problem, tol)))
     n, p = problem.X.shape
-    w, Xw, coefs = np.zeros(p), np.zeros(n), []
+    w, Xw, coefs = np.zeros(p + problem.intercept), np.zeros(n), []
     y = 2 * problem.y - 1 if problem.loss == "logistic" else problem.y
     for alpha in problem.alphas:
         penalty.alpha = alpha
         w = solver._solve(problem.X, y, datafit, penalty, w, Xw)[0]
         coefs.append(sparse.csr_matrix(w))
-    return sparse.vstack(coefs)
+    found = sparse.vstack(coefs, format="csc")
+    return found[:, :p], found[:, p:].toarray().sum(1)
 
 
 def skglm_parts(problem: Problem, tol: float) -> tuple[object, object, object]:
     from skglm import datafits, penalties, solvers
 
-    options = {"tol": tol * problem.alphas[0], "fit_intercept": False}
+    options = {"tol": tol * problem.alphas[0], "fit_intercept": problem.intercept}
     if problem.group > 1:
         p, size = problem.X.shape[1], problem.group
         pointers, index = np.arange(0, p + 1, size, dtype=np.int32), np.arange(p, dtype=np.int32)
@@ -92,13 +113,13 @@ def adelie_path(problem: Problem, tol: float):
 
     p, K, n = problem.X.shape[1], problem.classes, len(problem.y)
     X = ad.matrix.sparse(problem.X, n_threads=THREADS) if problem.sparse else problem.X
-    options = {"intercept": False, "adev_tol": 1.0, "irls_tol": tol, "irls_max_iters": MANY}
+    options = {"intercept": problem.intercept, "adev_tol": 1.0, "irls_tol": tol, "irls_max_iters": MANY}
     if K > 1:  # the loss is divided by K; a group for every coefficient: the outputs side by side, as one design
         return adelie_multinomial(problem, tol)
     glm = (ad.glm.binomial if problem.loss == "logistic" else ad.glm.gaussian)(problem.y, weights=np.full(n, 1 / n))
     groups = np.arange(0, p, problem.group)
     state = ad.grpnet(X, glm, groups=groups, penalty=np.ones(len(groups)), **common(problem.alphas, tol), **options)
-    return sparse.csr_matrix(state.betas)
+    return sparse.csr_matrix(state.betas), np.asarray(state.intercepts)
 
 
 def adelie_multinomial(problem: Problem, tol: float):
@@ -132,7 +153,7 @@ def torchreg_path(problem: Problem, tol: float, device: str = "cpu"):
     if problem.group > 1:
         index = torch.arange(problem.X.shape[1]) // problem.group
         penalty = Group(penalty, by=labels(index), weights=1.0)
-    options = {"alphas": problem.alphas, "tol": tol, "fit_intercept": False, "device": device}
+    options = {"alphas": problem.alphas, "tol": tol, "fit_intercept": problem.intercept, "device": device}
     y = problem.y.astype(np.int64) if problem.loss == "multinomial" else problem.y
     return fit_path(problem.X, y, penalty, datafit=datafit, **options)
 
@@ -156,7 +177,12 @@ def sklearn_cv(problem: Problem, tol: float):
     from sklearn.linear_model import LassoCV
 
     model = LassoCV(
-        alphas=problem.alphas, cv=splits(problem), fit_intercept=False, tol=tol, max_iter=1_000_000, n_jobs=2
+        alphas=problem.alphas,
+        cv=splits(problem),
+        fit_intercept=problem.intercept,
+        tol=tol,
+        max_iter=1_000_000,
+        n_jobs=2,
     )
     return model.fit(problem.X, problem.y).mse_path_
 
@@ -164,7 +190,9 @@ def sklearn_cv(problem: Problem, tol: float):
 def celer_cv(problem: Problem, tol: float):
     from celer import LassoCV
 
-    model = LassoCV(alphas=problem.alphas, cv=splits(problem), fit_intercept=False, tol=tol, max_iter=1000, n_jobs=2)
+    model = LassoCV(
+        alphas=problem.alphas, cv=splits(problem), fit_intercept=problem.intercept, tol=tol, max_iter=1000, n_jobs=2
+    )
     return model.fit(problem.X, problem.y).mse_path_
 
 
@@ -175,8 +203,9 @@ def folds_of(path: Callable) -> Callable:
         losses = []
         for train, test in splits(problem):
             X = np.asfortranarray(problem.X[train])
-            coefs = path(Problem(problem.name, X, problem.y[train], problem.alphas), tol)
-            predicted = np.asarray(coefs @ problem.X[test].T)
+            found = path(replace(problem, X=X, y=problem.y[train]), tol)
+            coefs, intercepts = found if isinstance(found, tuple) else (found, np.zeros(len(problem.alphas)))
+            predicted = np.asarray(coefs @ problem.X[test].T) + intercepts[:, None]
             losses.append(((predicted - problem.y[test]) ** 2).mean(1))
         path(problem, tol)
         return np.array(losses).T
@@ -188,7 +217,7 @@ def torchreg_cv(problem: Problem, tol: float, device: str = "cpu"):
     from torchreg import L1
     from torchreg.linear import fit_cv
 
-    options = {"alphas": problem.alphas, "tol": tol, "fit_intercept": False, "device": device}
+    options = {"alphas": problem.alphas, "tol": tol, "fit_intercept": problem.intercept, "device": device}
     return fit_cv(problem.X, problem.y, L1(1.0), cv=splits(problem), **options)
 
 
@@ -203,19 +232,19 @@ SOLVERS: dict[str, tuple[str, Callable]] = {
     "torchreg resident": ("torchreg", torchreg_resident),
     "torchreg cv": ("torchreg", torchreg_cv),
     "cuml emulated": ("torch", emulated_cuml),
-    "scikit-learn": ("sklearn", sklearn_path),
+    "scikit-learn": ("sklearn", centring(sklearn_path)),
     "liblinear": ("sklearn", sklearn_logistic),
     "saga": ("sklearn", lambda problem, tol: sklearn_logistic(problem, tol, "saga")),
     "scikit-learn cv": ("sklearn", sklearn_cv),
-    "celer": ("celer", celer_path),
+    "celer": ("celer", centring(celer_path)),
     "celer cv": ("celer", celer_cv),
-    "celer folds": ("celer", folds_of(celer_path)),
+    "celer folds": ("celer", folds_of(centring(celer_path))),
     "skglm": ("skglm", skglm_path),
     "skglm folds": ("skglm", folds_of(skglm_path)),
     "adelie": ("adelie", adelie_path),
-    "adelie cov": ("adelie", adelie_covariance),
+    "adelie cov": ("adelie", centring(adelie_covariance)),
     "adelie folds": ("adelie", folds_of(adelie_path)),
-    "adelie cov folds": ("adelie", folds_of(adelie_covariance)),
+    "adelie cov folds": ("adelie", folds_of(centring(adelie_covariance))),
 }
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "torchreg": "torchreg-penalty"}
 

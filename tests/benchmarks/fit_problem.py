@@ -4,7 +4,7 @@ Needs numpy and scipy alone, since peers live in environments of their own. Ever
 
     (1/n) sum_i loss_i(X_i w, y_i) + alpha * sum_g |w_g|        (groups of one feature: the lasso)
 
-with loss half the squared error, or the negative log likelihood, without an intercept.
+with loss half the squared error, or the negative log likelihood. With `intercept`, X_i w gains an unpenalised constant.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Problem:
     loss: str = "quadratic"  # or logistic, multinomial
     group: int = 1  # size of the contiguous groups
     folds: np.ndarray | None = None  # (n,) number of the fold that holds each row out
+    intercept: bool = False
     notes: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -38,6 +39,11 @@ class Problem:
     def classes(self) -> int:
         """Columns of the coefficients: K of a multinomial fit, else 1."""
         return int(self.y.max()) + 1 if self.loss == "multinomial" else 1
+
+    @property
+    def width(self) -> int:
+        """Of a row of coefficients on disk: p K and, at the end, K intercepts."""
+        return (self.X.shape[1] + 1) * self.classes
 
     @property
     def wide(self) -> bool:
@@ -54,6 +60,7 @@ class Problem:
             np.save(folder / f"{name}.npy", array)
         n, p = self.X.shape
         text = {"name": self.name, "loss": self.loss, "group": self.group, "n": n, "p": p, "notes": self.notes}
+        text["intercept"] = self.intercept
         (folder / "problem.json").write_text(json.dumps(text))
 
     @classmethod
@@ -77,23 +84,26 @@ def one_hot(y: np.ndarray) -> np.ndarray:
     return (y[:, None] == np.arange(int(y.max()) + 1)).astype(float)
 
 
-def alpha_max(X: np.ndarray | sparse.csc_matrix, y: np.ndarray, loss: str, group: int) -> float:  # noqa: N803
+def alpha_max(X: np.ndarray | sparse.csc_matrix, y: np.ndarray, loss: str, group: int, intercept: bool) -> float:  # noqa: N803
     """Least alpha at which all coefficients are zero."""
-    residual = {"quadratic": lambda: y, "logistic": lambda: y - 0.5, "multinomial": lambda: centred(one_hot(y))}[loss]()
+    target = one_hot(y) if loss == "multinomial" else y
+    null = {"quadratic": 0.0, "logistic": 0.5, "multinomial": 1 / target.shape[-1]}[loss]
+    residual = target - (target.mean(0) if intercept else null)
     slopes = np.abs(X.T @ residual).reshape(X.shape[1], -1)
     if group > 1:
         slopes = np.linalg.norm(slopes.reshape(-1, group), axis=1)
     return float(slopes.max()) / X.shape[0]
 
 
-def centred(Y: np.ndarray) -> np.ndarray:  # noqa: N803
-    """Minus the gradient of the softmax loss at 0."""
-    return Y - 1 / Y.shape[1]
+def write_coefs(stem: str, found: object) -> None:
+    """Coefficients (a, p), (a, p, K) or sparse (a, p K), or a pair of them and intercepts (a, [K]), as three raw files.
 
-
-def write_coefs(stem: str, coefs: object) -> None:
-    """(a, p), (a, p, K) dense or (a, p * K) sparse, as three raw files: alpha, place, value."""
-    flat = sparse.coo_matrix(coefs if sparse.issparse(coefs) else np.asarray(coefs).reshape(len(coefs), -1))
+    alpha, place and value of each entry; intercepts, zero where none are given, come after the coefficients.
+    """
+    coefs, intercepts = found if isinstance(found, tuple) else (found, None)
+    flat = sparse.coo_matrix(coefs if sparse.issparse(coefs) else np.asarray(coefs).reshape(coefs.shape[0], -1))
+    if intercepts is not None:
+        flat = sparse.hstack([flat, np.asarray(intercepts).reshape(flat.shape[0], -1)]).tocoo()
     for name, array, dtype in (("row", flat.row, "i4"), ("col", flat.col, "i4"), ("value", flat.data, "f8")):
         np.asarray(array, dtype).tofile(f"{stem}.{name}")
 

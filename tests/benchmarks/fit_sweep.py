@@ -135,7 +135,7 @@ class Bench:
 
     def _judge(self, name: str) -> dict:
         problem = self.problem
-        coefs = read_coefs(self.workers[name].stem, (len(problem.alphas), problem.X.shape[1] * problem.classes))
+        coefs = read_coefs(self.workers[name].stem, (len(problem.alphas), problem.width))
         scores = score(problem, coefs)
         gap = float((scores.gaps / scores.null).max())
         kept = {"objectives": scores.objectives.tolist(), "null": scores.null, "gap": gap}

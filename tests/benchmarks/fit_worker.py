@@ -56,7 +56,7 @@ def write(stem: str, found: object) -> None:
     if hasattr(found, "losses"):
         found = found.losses.T
     elif hasattr(found, "coefs"):
-        found = found.coefs
+        found = found.coefs.cpu().numpy(), found.intercepts.cpu().numpy()
     write_coefs(stem, found.cpu().numpy() if hasattr(found, "cpu") else found)
 
 

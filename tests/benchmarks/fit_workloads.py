@@ -3,7 +3,7 @@
 Choices, the same for every solver:
 - alphas: 100 from alpha_max down, geometric, to 1e-2 * alpha_max where p > n and to 1e-3 * alpha_max where n > p;
   50 for the multinomial fit, where the peers that exist take minutes for 100.
-- Dense columns have mean 0 and variance 1, y (quadratic) too, so that a fit without an intercept equals one with;
+- Dense columns have mean 0 and variance 1, y (quadratic) too, so that a dense fit without an intercept equals one with;
   sparse columns are used as they are, y has mean 0 and variance 1.
 - Gaussian designs: each row an AR(1) process along the features with correlation rho; 50 true features at random
   places with coefficients from N(0, 1); noise such that the signal's standard deviation is 3 times the noise's.
@@ -31,7 +31,7 @@ TEXTS, NGRAMS = 20_000, 1_000_000
 def problem(name: str, X, y: np.ndarray, *, loss="quadratic", group=1, count=100, folds=0, **notes) -> Problem:  # noqa: N803
     n, p = X.shape
     eps = 1e-2 if p > n else 1e-3
-    alphas = alpha_max(X, y, loss, group) * np.geomspace(1, eps, count)
+    alphas = alpha_max(X, y, loss, group, False) * np.geomspace(1, eps, count)
     fold = np.random.default_rng(1).permutation(n) % folds if folds else None
     return Problem(name, X, y, alphas, loss, group, fold, {"eps": eps, "alphas": count, **notes})
 

@@ -55,6 +55,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--fresh", metavar="SOLVERS", default="torchreg,torchreg cv", help="sweeps to do again")
     parser.add_argument("--scale", type=float, default=1.0, help="of the gpu-* workloads' sizes")
     parser.add_argument("--sweep-only", action="store_true", help="no timing, no result file")
+    parser.add_argument("--intercept", action="store_true", help="every solver fits an unpenalised intercept")
     parser.add_argument("--device", default="cpu", help="where torchreg runs")
     parser.add_argument("--summary", action="store_true", help="print a table of the result files, run nothing")
     chosen = parser.parse_args()
