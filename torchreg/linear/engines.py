@@ -1,0 +1,108 @@
+"""Which algorithm solves which problem: decided by the penalty's form and what the datafit knows, never by classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from torch import Tensor
+
+from torchreg.linear.certificate import full_gap
+from torchreg.linear.datafits import NoHessian
+from torchreg.linear.l1_path import L1Path
+from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
+from torchreg.linear.points import PathPoint, nonzero_rows
+from torchreg.linear.problem import Problem
+from torchreg.linear.proximal_gradient import proximal_gradient
+from torchreg.penalties import L1Form, Penalty
+
+Start = tuple[Tensor, Tensor]
+_SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all
+
+
+class Engine(ABC):
+    """Solves one problem for descending strengths, each from the solution before."""
+
+    @abstractmethod
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        """The solutions, one for each penalty."""
+
+
+class L1Engine(Engine):
+    """Least squares with a penalty of type L1: exact points by pivoting."""
+
+    def __init__(self, problem: Problem, start: Start | None) -> None:
+        self._coef = problem.no_coef()
+        self._path = L1Path(oracle_of(problem), None if start is None else start[0])
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
+        return self._path.points(alphas, forms)
+
+
+class ProximalEngine(Engine):
+    """Any datafit with any penalty: proximal gradient."""
+
+    def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
+        self._problem, self._tol, self._max_iter = problem, tol, max_iter
+        self._start = start
+        self._gram: tuple[Tensor | None, Tensor | None] = (None, None)
+        if problem.datafit.quadratic and _gram_pays(problem):
+            weighted = problem.row_grad(problem.null_eta())
+            self._gram = problem.design.gram(problem.weights), -problem.design.transposed(weighted)
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        problem = self._problem
+        coef, intercept = self._start or (problem.no_coef(), problem.null_intercept())
+        null = problem.null_value()
+        scale = problem.gradient(problem.null_eta()).abs().max()
+        step: Tensor | None = None
+        for penalty in penalties:
+            known = bool(full_gap(problem, penalty, coef, problem.eta(coef, intercept)).isfinite())
+
+            def gap(w: Tensor, eta: Tensor | None, penalty: Penalty = penalty) -> Tensor:
+                return full_gap(problem, penalty, w, problem.eta(w) if eta is None else eta)
+
+            found = proximal_gradient(
+                problem, penalty, tol=1e-12 if known else self._tol, max_iter=self._max_iter, coef=coef,
+                intercept=intercept, step=step, scale=scale, gap=gap if known else None,
+                gap_tol=float(self._tol * null) if known else 0.0, gram=self._gram[0], cross=self._gram[1],
+            )  # fmt: skip
+            coef, intercept, step = found.coef, found.intercept, found.step
+            eta = problem.eta(coef, intercept)
+            kept = nonzero_rows(coef)
+            yield PathPoint(
+                kept, coef[kept], intercept, full_gap(problem, penalty, coef, eta), found.violation,
+                problem.value(eta), found.n_iter,
+            )  # fmt: skip
+
+
+def engine_for(problem: Problem, penalty: Penalty, *, start: Start | None, tol: float, max_iter: int) -> Engine:
+    """The fastest algorithm that is exact for this problem."""
+    form = penalty.form(problem.no_coef())
+    if isinstance(form, L1Form) and problem.K is None and problem.datafit.quadratic:
+        return L1Engine(problem, start)
+    return ProximalEngine(problem, start, tol, max_iter)
+
+
+def oracle_of(problem: Problem) -> Oracle:
+    """Where correlations come from: a Gram matrix where there are enough rows for it to pay."""
+    if not _gram_pays(problem):
+        return DataOracle(problem.design, problem.weights, problem.y)
+    design, weights, y = problem.design, problem.weights, problem.y
+    return GramOracle(design.gram(weights), design.transposed(weights * y), (weights * y.square()).sum())
+
+
+def _gram_pays(problem: Problem) -> bool:
+    n, p = problem.design.n, problem.design.p
+    return n >= p and (p <= _SMALL or n >= 2 * p)
+
+
+def has_hessian(problem: Problem) -> bool:
+    """Whether the datafit knows its second derivative."""
+    try:
+        problem.datafit.hessian(problem.null_eta(0.0)[:1], problem.y[:1])
+    except NoHessian:
+        return False
+    return True

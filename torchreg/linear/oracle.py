@@ -1,0 +1,102 @@
+"""Where a least-squares path gets its Gram blocks and correlations: from the data, or from one Gram matrix."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.design import Design
+
+
+class Oracle(ABC):
+    """A least-squares problem ``sum_i weights_i (y_i - x_i' w)^2 / 2`` and a growing set of its columns.
+
+    Attributes:
+        cross: correlations ``X' W y`` at zero coefficients, (p,).
+        energy: ``y' W y``, a 0-d tensor.
+        chosen: the columns of the set in the order in which they came, (m,).
+        rank: an upper bound of the rank of X.
+    """
+
+    cross: Tensor
+    energy: Tensor
+    chosen: Tensor
+    rank: int
+
+    @abstractmethod
+    def append(self, new: Tensor) -> Tensor:
+        """Add columns to the set.
+
+        Args:
+            new: column numbers that are not in the set, (k,).
+
+        Returns:
+            Gram matrix of the whole set with the new columns, (m + k, k).
+        """
+
+    @abstractmethod
+    def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """At several coefficient vectors over the set.
+
+        Args:
+            w: one vector a column, (m, batch).
+
+        Returns:
+            ``X' W (y - X w)``, (p, batch), and the residual sums of squares, (batch,).
+        """
+
+
+class DataOracle(Oracle):
+    """Correlations by one pass over the data for a whole batch of vectors.
+
+    Args:
+        design: n rows and p columns.
+        weights: of the rows, adding up to 1, (n,).
+        y: target, (n,).
+    """
+
+    def __init__(self, design: Design, weights: Tensor, y: Tensor) -> None:
+        self._design, self._weights, self._y = design, weights, y
+        self._columns = design.selection(weights)
+        self.cross = design.transposed(weights * y)
+        self.energy = (weights * y.square()).sum()
+        self.rank = min(design.n, design.p)
+
+    @property
+    def chosen(self) -> Tensor:  # type: ignore[override]
+        return self._columns.index
+
+    def append(self, new: Tensor) -> Tensor:
+        return self._columns.append(new)
+
+    def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        residuals = self._y[:, None] - self._columns.times(w)
+        weighted = self._weights[:, None] * residuals
+        return self._design.transposed(weighted), (weighted * residuals).sum(0)
+
+
+class GramOracle(Oracle):
+    """Correlations from the Gram matrix of all columns, without the data.
+
+    Args:
+        gram: ``X' W X``, (p, p).
+        cross: ``X' W y``, (p,).
+        energy: ``y' W y``, a 0-d tensor.
+    """
+
+    def __init__(self, gram: Tensor, cross: Tensor, energy: Tensor) -> None:
+        self._gram, self.cross, self.energy = gram, cross, energy
+        self.rank = len(cross)
+        self.chosen = torch.zeros(0, dtype=torch.long, device=gram.device)
+
+    def append(self, new: Tensor) -> Tensor:
+        self.chosen = torch.cat([self.chosen, new])
+        return self._gram.index_select(0, new).index_select(1, self.chosen).T
+
+    def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        dense = w.new_zeros(len(self.cross), w.shape[1]).index_copy_(0, self.chosen, w)
+        explained = self._gram @ dense
+        residual = self.energy - (dense * (2.0 * self.cross[:, None] - explained)).sum(0)
+        return self.cross[:, None] - explained, residual.clamp(min=0.0)

@@ -1,0 +1,196 @@
+"""`fit_path`: a penalised linear model for a whole path of strengths, every point with a certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.engines import Engine, Start, engine_for
+from torchreg.linear.frame import Frame, framed
+from torchreg.linear.path_result import Fit, Path, summary
+from torchreg.linear.points import PathPoint
+from torchreg.linear.problem import Problem
+from torchreg.penalties import L1Form, Penalty
+
+__all__ = ["Fit", "Path", "fit_path"]
+
+_MAX_ITER = 20_000
+_STRIDE = 0.5  # of the last strength: a longer way to the next has stations between
+_HUGE = 1e100  # a strength at which every penalised coefficient is zero
+
+
+def fit_path(
+    X: Any,  # noqa: N803
+    y: Any,
+    penalty: Penalty,
+    *,
+    datafit: Datafit | None = None,
+    alphas: int | Sequence[float] | Tensor = 100,
+    eps: float = 1e-3,
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    sample_weight: Any = None,
+    offset: Any = None,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    init: Start | None = None,
+) -> Path:
+    """Fit a penalised linear model for descending strengths, each solution with a duality gap.
+
+    ``minimise (1 / sum s_i) sum_i s_i loss(x_i' coef + intercept + offset_i, y_i) + penalty(coef)``
+
+    The penalty's own alpha is replaced by each of ``alphas``. The intercept is never penalised. Everything is
+    computed in float64, whatever the dtype of X, which is never copied, made dense or written to.
+
+    Args:
+        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR.
+        y: (n,) or, for several outputs, (n, K).
+        penalty: any penalty on coefficients (p,) or (p, K).
+        datafit: the loss of a row; None for `Quadratic`, half the squared error.
+        alphas: strengths > 0 in any order, or how many, geometrically from ``alpha_max`` to ``eps * alpha_max``.
+        eps: ratio of the ends of that grid, in (0, 1).
+        tol: a point has converged if its gap is at most ``tol`` times the null model's objective.
+        max_iter: limit for iterative engines; None for 20000.
+        sample_weight: >= 0, (n,).
+        offset: added to the linear predictor, (n,) or (n, K).
+        fit_intercept: whether there is an intercept.
+        standardize: penalise the coefficients of columns scaled to variance 1; reported are those of X's own columns.
+        device: where to compute; None for where X is.
+        progress: whether to show a bar.
+        init: (coef, intercept) to start from.
+
+    Raises:
+        ValueError: if shapes, alphas, weights or targets do not fit, or something is not finite.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> X = torch.eye(4).repeat(2, 1)
+        >>> path = fit_path(X, X @ torch.tensor([3.0, -2.0, 0.0, 0.0]), L1(1.0), alphas=[0.25], fit_intercept=False)
+        >>> path.coefs
+        tensor([[ 2., -1.,  0.,  0.]], dtype=torch.float64)
+        >>> bool(path.dual_gaps < 1e-12)
+        True
+    """
+    frame = framed(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
+    return fit_framed(frame, penalty, alphas=alphas, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
+
+
+def fit_framed(
+    frame: Frame,
+    penalty: Penalty,
+    *,
+    alphas: int | Sequence[float] | Tensor,
+    eps: float,
+    tol: float,
+    max_iter: int | None,
+    progress: bool,
+    init: Start | None,
+) -> Path:
+    """`fit_path` on data that is already validated and framed."""
+    problem = frame.problem
+    penalty.check(problem.no_coef())
+    limit = _MAX_ITER if max_iter is None else max_iter
+    alpha_max = strongest(problem, penalty, tol, limit)
+    grid = alpha_grid(alphas, alpha_max, eps)
+    start = None if init is None else frame.inward(init)
+    engine = engine_for(problem, penalty, start=start, tol=tol, max_iter=limit)
+    points = _solved(engine, problem, penalty, grid, alpha_max, progress, start)
+    penalties = [penalty.with_alpha(a) for a in grid]
+    objectives = torch.stack(
+        [point.loss + p.value(point.dense(problem.design.p)) for point, p in zip(points, penalties, strict=True)]
+    )
+    null = float(problem.null_value() + penalty.value(problem.no_coef()))
+    outward = tuple(frame.outward(point) for point in points)
+    columns = summary(outward, objectives)
+    slope = float(problem.gradient(problem.null_eta()).abs().max()) if problem.design.p else 0.0
+    exact = columns["dual_gaps"].isfinite()
+    converged = torch.where(exact, columns["dual_gaps"] <= tol * null, columns["violations"] <= tol * slope)
+    return Path(
+        alphas=torch.tensor(grid, dtype=torch.float64), **columns, converged=converged, null_objective=null,
+        alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty, n_samples=problem.design.n,
+        n_features=problem.design.p, _points=outward, _refit=frame.refit,
+    )  # fmt: skip
+
+
+def _solved(
+    engine: Engine, problem: Problem, penalty: Penalty, grid: list[float], alpha_max: float, progress: bool,
+    start: Start | None,
+) -> list[PathPoint]:  # fmt: skip
+    """The points of the grid; stations between far strengths are solved and forgotten."""
+    first = grid[0] if start is not None or not math.isfinite(alpha_max) else alpha_max
+    stations, wanted = _stations(first, grid)
+    points = engine.points(stations, [penalty.with_alpha(a) for a in stations])
+    bar = tqdm(points, total=len(stations), disable=not progress, desc="path", unit="alpha")
+    return [point for point, kept in zip(bar, wanted, strict=True) if kept]
+
+
+def _stations(first: float, grid: list[float]) -> tuple[list[float], list[bool]]:
+    stations, wanted, last = [], [], first
+    for alpha in grid:
+        if 0.0 < alpha < _STRIDE * last and math.isfinite(last):
+            steps = math.ceil(math.log(last / alpha) / math.log(1.0 / _STRIDE))
+            between = [last * (alpha / last) ** (k / steps) for k in range(1, steps)]
+            stations += between
+            wanted += [False] * len(between)
+        stations.append(alpha)
+        wanted.append(True)
+        last = min(last, alpha) if alpha else last
+    return stations, wanted
+
+
+def strongest(problem: Problem, penalty: Penalty, tol: float, max_iter: int) -> float:
+    """The least strength at which all penalised coefficients are zero; the unpenalised ones are fitted."""
+    coef, eta = problem.no_coef(), problem.null_eta()
+    if _spares(penalty, coef):
+        engine = engine_for(problem, penalty, start=None, tol=1e-3 * tol, max_iter=max_iter)
+        point = next(iter(engine.points([_HUGE], [penalty.with_alpha(_HUGE)])))
+        eta = problem.eta(point.dense(problem.design.p), point.intercept)
+    try:
+        return float(penalty.alpha_max(problem.gradient(eta)))
+    except ValueError:  # an infinite slope at zero: no strength is known before the step
+        return math.inf
+
+
+def _spares(penalty: Penalty, coef: Tensor) -> bool:
+    """Whether some coefficients are unpenalised and others are not."""
+    form = penalty.with_alpha(1.0).form(coef)
+    if not isinstance(form, L1Form) or not isinstance(form.l1, Tensor):
+        return False
+    free = (form.l1 == 0.0) & (torch.as_tensor(form.l2) == 0.0)
+    return bool(free.any()) and not bool(free.all())
+
+
+def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: float) -> list[float]:
+    """Strengths, descending: those given, or a geometric grid.
+
+    Raises:
+        ValueError: if one is negative or not finite, or a grid is asked for where ``alpha_max`` is infinite.
+    """
+    if isinstance(alphas, bool) or (not isinstance(alphas, (int, Sequence, Tensor)) and not hasattr(alphas, "tolist")):
+        raise TypeError(f"alphas takes a whole number or a sequence of strengths, got {alphas!r}.")
+    if isinstance(alphas, int):
+        if alphas < 1:
+            raise ValueError(f"alphas must be >= 1 as a number of strengths, got {alphas}.")
+        if not 0.0 < eps < 1.0:
+            raise ValueError(f"eps must be between 0 and 1, got {eps!r}.")
+        if not math.isfinite(alpha_max):
+            raise ValueError(
+                "Automatic alpha grid generation is not supported for this penalty, which sets no coefficient to "
+                "zero at any finite alpha (L2, l1_ratio=0) or needs a step (L0); supply a grid: alphas=[1.0, 0.1]."
+            )
+        top = alpha_max if alpha_max > 0.0 else 1.0
+        return [top * eps ** (k / max(alphas - 1, 1)) for k in range(alphas)]
+    given = [float(a) for a in (alphas.tolist() if hasattr(alphas, "tolist") else alphas)]
+    bad = [a for a in given if not (math.isfinite(a) and a >= 0.0)]
+    if bad or not given:
+        raise ValueError(f"alphas must be finite numbers >= 0, at least one, got {bad or 'none'}.")
+    return sorted(given, reverse=True)

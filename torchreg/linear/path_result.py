@@ -1,0 +1,209 @@
+"""A fitted path: every solution with its certificate, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchreg.linear.datafits import Datafit
+from torchreg.linear.points import PathPoint
+from torchreg.penalties import Penalty
+
+Criterion = Literal["aic", "bic", "ebic"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One point of a path.
+
+    Attributes:
+        alpha: its strength. coef: (p,) or (p, K). intercept: 0-d or (K,).
+        dual_gap: absolute; nan where no conjugate is known. violation: distance from optimality.
+        objective: mean loss + penalty. n_iter: iterations. converged: whether the tolerance was met.
+        datafit: the loss.
+    """
+
+    alpha: float
+    coef: Tensor
+    intercept: Tensor
+    dual_gap: float
+    violation: float
+    objective: float
+    n_iter: int
+    converged: bool
+    datafit: Datafit
+
+    def decision(self, X: Any) -> Tensor:  # noqa: N803
+        """The linear predictor ``X coef + intercept``, (n,) or (n, K)."""
+        from torchreg.linear.inputs import as_design
+
+        return as_design(X, self.coef.device).times(self.coef) + self.intercept
+
+    def predict(self, X: Any) -> Tensor:  # noqa: N803
+        """The mean response, (n,) or (n, K)."""
+        return self.datafit.predict(self.decision(X))
+
+
+@dataclass(frozen=True)
+class Path:
+    """Solutions for descending strengths, as `fit_path` returns them.
+
+    Attributes:
+        alphas: (a,), float64, descending.
+        intercepts: (a,) or (a, K).
+        dual_gaps: objective minus a lower bound of the minimum, absolute, (a,); nan without a conjugate.
+        violations: distances from optimality, (a,).
+        objectives: mean loss + penalty, (a,). losses: the mean loss alone, (a,).
+        n_iters: iterations, (a,). converged: gap <= tol * null_objective, (a,); where there is no gap, the
+            violation <= tol * the null model's largest gradient.
+        null_objective: the objective with all coefficients zero.
+        alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
+        tol: the tolerance that was asked for.
+        datafit, penalty: what was fitted; the penalty's own alpha plays no role.
+        n_samples, n_features: shape of X.
+    """
+
+    alphas: Tensor
+    intercepts: Tensor
+    dual_gaps: Tensor
+    violations: Tensor
+    objectives: Tensor
+    losses: Tensor
+    n_iters: Tensor
+    converged: Tensor
+    null_objective: float
+    alpha_max: float
+    tol: float
+    datafit: Datafit
+    penalty: Penalty
+    n_samples: int
+    n_features: int
+    _points: tuple[PathPoint, ...] = field(repr=False)
+    _refit: Callable[[Tensor], PathPoint] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.alphas)
+
+    @cached_property
+    def coefs(self) -> Tensor:
+        """All coefficients, (a, p) or (a, p, K); stored sparse, made dense on access."""
+        return torch.stack([self.coef(k) for k in range(len(self))])
+
+    def coef(self, k: int) -> Tensor:
+        """The coefficients at ``alphas[k]``, (p,) or (p, K)."""
+        return self._points[k].dense(self.n_features)
+
+    @property
+    def n_nonzero(self) -> Tensor:
+        """Features with a coefficient that is not zero, (a,)."""
+        return torch.tensor([len(p.index) for p in self._points])
+
+    def at(self, alpha: float) -> Fit:
+        """The solution at ``alpha``; between two strengths of the path, the line between theirs.
+
+        Raises:
+            ValueError: if ``alpha`` lies outside of the path.
+        """
+        wanted = float(alpha)
+        high, low = float(self.alphas[0]), float(self.alphas[-1])
+        slack = 1e-12 * high
+        if not low - slack <= wanted <= high + slack:
+            raise ValueError(
+                f"The path runs from alpha = {high:g} to {low:g}, got {alpha!r}; fit it with alphas=[..., {wanted:g}]."
+            )
+        k = int((self.alphas - wanted).abs().argmin())
+        if abs(float(self.alphas[k]) - wanted) <= slack:
+            return self._fit(k)
+        after = int((self.alphas >= wanted).sum())
+        return self._between(after - 1, after, wanted)
+
+    def _fit(self, k: int) -> Fit:
+        return Fit(
+            float(self.alphas[k]), self.coef(k), self.intercepts[k], float(self.dual_gaps[k]),
+            float(self.violations[k]), float(self.objectives[k]), int(self.n_iters[k]), bool(self.converged[k]),
+            self.datafit,
+        )  # fmt: skip
+
+    def _between(self, before: int, after: int, alpha: float) -> Fit:
+        """On the line between two neighbours: exact for least squares with L1 unless a coefficient enters or leaves."""
+        first, second = self._fit(before), self._fit(after)
+        share = (first.alpha - alpha) / (first.alpha - second.alpha)
+        return replace(
+            first,
+            alpha=alpha,
+            coef=torch.lerp(first.coef, second.coef, share),
+            intercept=torch.lerp(first.intercept, second.intercept, share),
+            dual_gap=math.nan, violation=math.nan, objective=math.nan, n_iter=0, converged=False,
+        )  # fmt: skip
+
+    def predict(self, X: Any, alpha: float | None = None) -> Tensor:  # noqa: N803
+        """The mean response for every strength, (a, n) or (a, n, K), or for one, (n,) or (n, K)."""
+        if alpha is not None:
+            return self.at(alpha).predict(X)
+        return self.datafit.predict(self.decision(X))
+
+    def decision(self, X: Any) -> Tensor:  # noqa: N803
+        """The linear predictor for every strength, (a, n) or (a, n, K)."""
+        from torchreg.linear.inputs import as_design
+
+        design = as_design(X, self.intercepts.device)
+        if self.intercepts.dim() == 1:
+            return design.times(self.coefs.T).T + self.intercepts[:, None]
+        return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
+
+    def relax(self) -> Path:
+        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007)."""
+        refitted = {}
+        for point in self._points:
+            key = tuple(point.index.tolist())
+            if key not in refitted:
+                refitted[key] = self._refit(point.index)
+        points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
+        losses = torch.stack([p.loss for p in points])
+        return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)
+
+    def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
+        """An information criterion of each point, (a,); the least is the best.
+
+        ``2 n loss`` for likelihoods and ``n log(2 loss)`` for least squares (its variance profiled out), plus ``2 df``
+        (aic), ``log(n) df`` (bic) or ``log(n) df + 2 gamma log(binomial(p, df))`` (ebic); df counts the non-zeros.
+
+        Source:
+            Zou, Hastie and Tibshirani, Annals of Statistics 35, 2007 (df of the lasso); Chen and Chen, Biometrika
+            95, 2008 (ebic).
+
+        Raises:
+            ValueError: if ``kind`` is another.
+        """
+        if kind not in ("aic", "bic", "ebic"):
+            raise ValueError(f"criterion takes 'aic', 'bic' or 'ebic', got {kind!r}.")
+        n, p, df = self.n_samples, self.n_features, self.n_nonzero.double().to(self.losses.device)
+        fit = n * (2.0 * self.losses).log() if self.datafit.quadratic else 2.0 * n * self.losses
+        price = 2.0 * df if kind == "aic" else math.log(n) * df
+        if kind == "ebic":
+            price = price + 2.0 * gamma * (math.lgamma(p + 1) - torch.lgamma(df + 1) - torch.lgamma(p - df + 1))
+        return fit + price
+
+    def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of the path by name, ``coefs`` included."""
+        names = ("alphas", "coefs", "intercepts", "dual_gaps", "violations", "objectives", "n_iters", "n_nonzero")
+        return {name: getattr(self, name).cpu().numpy() for name in (*names, "converged")}
+
+
+def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:
+    """The columns of a path from its points."""
+    return {
+        "intercepts": torch.stack([p.intercept for p in points]),
+        "dual_gaps": torch.stack([p.gap for p in points]),
+        "violations": torch.stack([p.violation for p in points]),
+        "losses": torch.stack([p.loss for p in points]),
+        "objectives": objectives,
+        "n_iters": torch.tensor([p.n_iter for p in points]),
+    }

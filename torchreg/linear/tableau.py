@@ -1,0 +1,122 @@
+"""The principal pivot transform of a Gram matrix on its active set: one matrix product solves for any signs.
+
+With ``A`` the active and ``N`` the other columns, the tableau of ``G`` is
+
+    T = [  H        -H G_AN               ]      H = G_AA^-1
+        [  G_NA H    G_NN - G_NA H G_AN   ]
+
+so that ``T [v_A; 0] = [H v_A; G_NA H v_A]``: coefficients of the active columns and what they take from the
+correlations of the others, at once. Taking a set ``K`` of columns in or out (in any mixture) is one update of
+rank ``|K|``; it is its own inverse.
+Source: Tucker, Proc. Symp. Appl. Math. 10, 1960; Tsatsomeros, Linear Algebra Appl. 307, 2000.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_FIRST = 64  # columns of the first buffers
+
+
+class Tableau:
+    """A growing Gram matrix ``G``, a ridge on its diagonal, and the tableau ``T`` of ``G + diag(ridge)``.
+
+    Args:
+        device: where the matrices lie.
+        limit: no more columns than this will ever come; bounds the memory by ``2 limit^2`` doubles.
+    """
+
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self._limit = limit
+        self._room = {
+            "gram": torch.zeros(0, 0, dtype=torch.float64, device=device),
+            "table": torch.zeros(0, 0, dtype=torch.float64, device=device),
+        }
+        self._active = torch.zeros(0, dtype=torch.bool, device=device)
+        self._ridge = torch.zeros(0, dtype=torch.float64, device=device)
+        self.size = 0
+
+    @property
+    def gram(self) -> Tensor:
+        """``G``, (size, size)."""
+        return self._room["gram"][: self.size, : self.size]
+
+    @property
+    def table(self) -> Tensor:
+        """``T``, (size, size)."""
+        return self._room["table"][: self.size, : self.size]
+
+    @property
+    def active(self) -> Tensor:
+        """Which columns are active, (size,)."""
+        return self._active[: self.size]
+
+    @property
+    def ridge(self) -> Tensor:
+        """What is added to the diagonal of ``G``, (size,)."""
+        return self._ridge[: self.size]
+
+    def append(self, gram: Tensor, ridge: Tensor) -> None:
+        """New columns, none of them active.
+
+        Args:
+            gram: all columns, old and new, against the new ones, (size + k, k).
+            ridge: of the new columns, (k,).
+        """
+        old, k = self.size, gram.shape[1]
+        self._grow(old + k)
+        self.size = old + k
+        active = self.active[:old]
+        self._ridge[old : self.size] = ridge
+        self._active[old : self.size] = False
+        self.gram[:, old:] = gram
+        self.gram[old:, :old] = gram[:old].T
+        chosen = active.nonzero().flatten()
+        taken = self.table[:old].index_select(1, chosen) @ gram.index_select(0, chosen)
+        table, rest = self.table, gram[:old] - taken
+        table[:old, old:] = torch.where(active[:, None], -taken, rest)
+        table[old:, :old] = torch.where(active[:, None], taken, rest).T
+        corner = table[old:, old:]
+        corner.copy_(gram[old:]).diagonal().add_(ridge)
+        corner.addmm_(gram.index_select(0, chosen).T, taken.index_select(0, chosen), alpha=-1.0)
+
+    def _grow(self, size: int) -> None:
+        room = len(self._active)
+        if size <= room:
+            return
+        wider = min(max(size, 2 * room, _FIRST), max(self._limit, size))
+        for name in self._room:
+            fresh = self._room[name].new_empty(wider, wider)
+            fresh[: self.size, : self.size] = self._room[name][: self.size, : self.size]
+            self._room[name] = fresh
+        self._active = torch.cat([self._active, self._active.new_zeros(wider - room)])
+        self._ridge = torch.cat([self._ridge, self._ridge.new_zeros(wider - room)])
+
+    def pivot(self, chosen: Tensor) -> None:
+        """Exchange: columns ``chosen`` that are active leave, the others enter.
+
+        Args:
+            chosen: distinct column numbers, (k,); the exchanged block must be regular.
+        """
+        table = self.table
+        right, below = table.index_select(1, chosen), table.index_select(0, chosen)
+        inverse = torch.linalg.inv_ex(below.index_select(1, chosen))[0]
+        update = inverse @ below
+        table.addmm_(right, update, alpha=-1.0)
+        table.index_copy_(0, chosen, -update)
+        table.index_copy_(1, chosen, right @ inverse)
+        table[chosen[:, None], chosen] = inverse
+        self.active[chosen] = ~self.active[chosen]
+
+    def rebuild(self, gram: Tensor | None = None, ridge: Tensor | None = None) -> None:
+        """The same active set from scratch, with another Gram matrix or ridge if given."""
+        if gram is not None:
+            self.gram.copy_(gram)
+        if ridge is not None:
+            self.ridge.copy_(ridge)
+        chosen = self.active.nonzero().flatten()
+        self.table.copy_(self.gram).diagonal().add_(self.ridge)
+        self.active.fill_(False)
+        if len(chosen):
+            self.pivot(chosen)
