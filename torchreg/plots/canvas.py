@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 except ImportError as error:
     raise ImportError(f"torchreg.plots needs matplotlib ({error}); pip install 'torchreg-penalty[plot]'.") from error
 
@@ -22,6 +25,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#222222"
 MUTED = "#777777"
+FAINT = "#C0C0C0"
 
 _STYLE: Any = {
     "axes.edgecolor": MUTED,
@@ -65,9 +69,39 @@ def figure_of(ax: Axes) -> Figure:
     return cast(Figure, ax.get_figure(root=True))
 
 
+def many_lines(ax: Axes, curves: Array, **style: Any) -> LineCollection:
+    """Any number of curves as one collection, which draws far faster than a line for each.
+
+    Args:
+        ax: where to draw them.
+        curves: points, shape (curves, points, 2).
+        style: for the collection, `matplotlib.collections.LineCollection`.
+    """
+    lines = LineCollection(list(curves), **style)
+    ax.add_collection(lines, autolim=False)
+    ax.update_datalim(curves.reshape(-1, 2))
+    ax.autoscale_view()
+    return lines
+
+
+def mark(ax: Axes, x: float, text: str, **style: Any) -> Any:
+    """A vertical line with its name upright beside it."""
+    line = ax.axvline(x, **{"color": INK, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1.5, **style})
+    ax.annotate(
+        text, (x, 0.02), (4, 0), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+        rotation=90, ha="left", va="bottom", fontsize=8, color=INK, path_effects=[halo()],
+    )  # fmt: skip
+    return line
+
+
 def halo() -> Any:
     """A white outline that keeps text readable on lines."""
     return withStroke(linewidth=2.5, foreground="white")
+
+
+def extent(text: Text) -> Bbox:
+    """Where the letters of a text or an annotation stand, in pixels, without its arrow."""
+    return Text.get_window_extent(text)
 
 
 def rgb(colour: str) -> Array:

@@ -1,0 +1,112 @@
+"""What displays take from a path or an estimator of ``torchreg.linear``, by its documented attributes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torchreg.plots.alpha_axis import as_array
+from torchreg.plots.canvas import Array
+
+_REFITS = 60  # alphas at which an estimator without a path is fitted
+_LEAST = 1e-3  # the least of them, as a share of the largest
+
+
+def drawn_coefs(
+    coefs: Tensor | Array, *, output: int | None, scale: Tensor | Array | None
+) -> tuple[Array, tuple[str, str]]:
+    """One number a feature and alpha, shape (a, p), and what the y axis and the top axis call it.
+
+    Args:
+        coefs: shape (a, p) or (a, p, K).
+        output: one of K outputs; None takes the norm over them.
+        scale: factors on the features, shape (p,).
+
+    Raises:
+        ValueError: if output or scale do not fit.
+    """
+    table = as_array(coefs)
+    if table.ndim not in (2, 3):
+        raise ValueError(f"PathDisplay needs coefs of shape (a, p) or (a, p, K), got {table.shape}.")
+    if scale is not None:
+        factors = as_array(scale)
+        if factors.shape != table.shape[1:2]:
+            raise ValueError(f"PathDisplay needs a scale for each of {table.shape[1]} features, got {factors.shape}.")
+        table = table * factors.reshape(-1, *[1] * (table.ndim - 2))
+    outputs = table.shape[2] if table.ndim == 3 else 1
+    if output is not None and not -outputs <= output < outputs:
+        raise ValueError(f"PathDisplay got output={output}, but the path has {outputs}.")
+    name = "coefficient" if scale is None else "coefficient of the scaled feature"
+    if table.ndim == 2:
+        return table, (name, "non-zero coefficients")
+    if output is None:
+        return np.linalg.norm(table, axis=2), (f"norm of the feature's {outputs} coefficients", "non-zero features")
+    return table[:, :, output], (f"{name}, output {output % outputs}", "non-zero coefficients")
+
+
+def path_of(estimator: Any, X: Any, y: Any) -> tuple[Any, float | None]:  # noqa: N803
+    """The path of an estimator, fitted where it has none, and the alpha that it has or has chosen.
+
+    Raises:
+        ValueError: if there is no path and no data, or nothing that says how strong the penalty is.
+    """
+    if hasattr(estimator, "path_"):
+        found = estimator.path_
+        chosen = getattr(found, "alpha", None)  # in the path's units, which scikit-learn's alpha_ need not have
+        return getattr(found, "path", found), _number(getattr(estimator, "alpha_", None) if chosen is None else chosen)
+    kind = type(estimator).__name__
+    if X is None or y is None:
+        raise ValueError(f"{kind} has no path_: pass X and y to fit one, or draw fit_path's result by from_path.")
+    params = estimator.get_params(deep=False)
+    if "alpha" in params:
+        return _refitted(estimator, X, y, lambda alpha: {"alpha": alpha}), _number(params["alpha"])
+    if hasattr(params.get("penalty"), "with_alpha"):
+        penalty = params["penalty"]
+        return _refitted(estimator, X, y, lambda alpha: {"penalty": penalty.with_alpha(alpha)}), _number(penalty.alpha)
+    if "C" in params:  # scikit-learn's inverse strength of a sum over rows
+        return _refitted(estimator, X, y, lambda alpha: {"C": 1.0 / (alpha * len(y))}), 1.0 / (params["C"] * len(y))
+    raise ValueError(f"{kind} has neither path_ nor alpha; draw fit_path's result by from_path.")
+
+
+def _refitted(estimator: Any, X: Any, y: Any, parameters: Callable[[float], dict[str, Any]]) -> SimpleNamespace:  # noqa: N803
+    """The path of a copy of an estimator, fitted from its `alpha_max_` down; the estimator stays as it was."""
+    mine = copy.deepcopy(estimator)
+    if "warm_start" in mine.get_params(deep=False):
+        mine.set_params(warm_start=True)
+    top = _number(mine.fit(X, y).alpha_max_)
+    if top is None or not 0 < top < np.inf:
+        raise ValueError(f"{type(estimator).__name__} has no least alpha at which all coefficients are 0, got {top}.")
+    alphas = np.geomspace(top, _LEAST * top, _REFITS)
+    rows = [as_array(mine.set_params(**parameters(float(alpha))).fit(X, y).coef_).copy() for alpha in alphas]
+    table = np.stack([row.T for row in rows])
+    return SimpleNamespace(alphas=alphas, coefs=table[..., 0] if table.shape[2:] == (1,) else table)
+
+
+def feature_names(estimator: Any, X: Any) -> list[str] | None:  # noqa: N803
+    """The names with which an estimator was fitted, or the columns of X where that is a data frame; else None."""
+    names = getattr(estimator, "feature_names_in_", getattr(X, "columns", None))
+    return None if names is None else [str(name) for name in names]
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def cv_path_of(estimator: Any) -> Any:
+    """The cross-validation that a fitted estimator holds.
+
+    Raises:
+        ValueError: if it holds none.
+    """
+    found = getattr(estimator, "path_", None)
+    if not hasattr(found, "alpha_1se"):
+        raise ValueError(
+            f"{type(estimator).__name__} holds no cross-validation: fit one of torchreg.linear's *CV estimators, or "
+            "draw fit_cv's result by from_path."
+        )
+    return found
