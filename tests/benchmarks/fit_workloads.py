@@ -33,7 +33,7 @@ def problem(name: str, X, y: np.ndarray, *, loss="quadratic", group=1, count=100
     eps = 1e-2 if p > n else 1e-3
     alphas = alpha_max(X, y, loss, group, False) * np.geomspace(1, eps, count)
     fold = np.random.default_rng(1).permutation(n) % folds if folds else None
-    return Problem(name, X, y, alphas, loss, group, fold, {"eps": eps, "alphas": count, **notes})
+    return Problem(name, X, y, alphas, loss, group, fold, notes={"eps": eps, "alphas": count, **notes})
 
 
 def ar_design(n: int, p: int, rho: float, rng: np.random.Generator) -> np.ndarray:
