@@ -11,6 +11,7 @@ from torch import Tensor
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.l1_path import L1Path
+from torchreg.linear.moments import Moments
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
@@ -18,7 +19,6 @@ from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.penalties import L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
-_SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all
 
 
 class Engine(ABC):
@@ -32,9 +32,9 @@ class Engine(ABC):
 class L1Engine(Engine):
     """Least squares with a penalty of type L1: exact points by pivoting."""
 
-    def __init__(self, problem: Problem, start: Start | None) -> None:
+    def __init__(self, problem: Problem, start: Start | None, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
-        self._path = L1Path(oracle_of(problem), None if start is None else start[0])
+        self._path = L1Path(oracle_of(problem, moments), None if start is None else start[0])
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
@@ -44,18 +44,17 @@ class L1Engine(Engine):
 class ProximalEngine(Engine):
     """Any datafit with any penalty: proximal gradient."""
 
-    def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
+    def __init__(
+        self, problem: Problem, start: Start | None, tol: float, max_iter: int, moments: Moments | None
+    ) -> None:
         self._problem, self._tol, self._max_iter = problem, tol, max_iter
         self._start = start
-        self._gram: tuple[Tensor | None, Tensor | None] = (None, None)
-        if problem.datafit.quadratic and _gram_pays(problem):
-            weighted = problem.row_grad(problem.null_eta())
-            self._gram = problem.design.gram(problem.weights), -problem.design.transposed(weighted)
+        self._gram = (None, None) if moments is None else (moments.gram, moments.cross)
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         problem = self._problem
         coef, intercept = self._start or (problem.no_coef(), problem.null_intercept())
-        null = problem.null_value()
+        null = problem.null_loss()
         scale = problem.gradient(problem.null_eta()).abs().max()
         step: Tensor | None = None
         for penalty in penalties:
@@ -78,25 +77,35 @@ class ProximalEngine(Engine):
             )  # fmt: skip
 
 
-def engine_for(problem: Problem, penalty: Penalty, *, start: Start | None, tol: float, max_iter: int) -> Engine:
-    """The fastest algorithm that is exact for this problem."""
+def engine_for(
+    problem: Problem, penalty: Penalty, *, start: Start | None, tol: float, max_iter: int, moments: Moments | None
+) -> Engine:
+    """The fastest algorithm that is exact for this problem.
+
+    Args:
+        problem: data and datafit.
+        penalty: decides by its form.
+        start: coefficients and intercept to start from.
+        tol: gap relative to the null model's objective, for iterative engines.
+        max_iter: their limit.
+        moments: of a quadratic problem, where they pay.
+    """
+    if fits_l1(problem, penalty):
+        return L1Engine(problem, start, moments)
+    return ProximalEngine(problem, start, tol, max_iter, moments)
+
+
+def fits_l1(problem: Problem, penalty: Penalty) -> bool:
+    """Whether pivoting solves it: least squares of one target with a penalty of type L1."""
     form = penalty.form(problem.no_coef())
-    if isinstance(form, L1Form) and problem.K is None and problem.datafit.quadratic:
-        return L1Engine(problem, start)
-    return ProximalEngine(problem, start, tol, max_iter)
+    return problem.datafit.quadratic and problem.K is None and isinstance(form, L1Form)
 
 
-def oracle_of(problem: Problem) -> Oracle:
-    """Where correlations come from: a Gram matrix where there are enough rows for it to pay."""
-    if not _gram_pays(problem):
+def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:
+    """Where correlations come from."""
+    if moments is None:
         return DataOracle(problem.design, problem.weights, problem.y)
-    design, weights, y = problem.design, problem.weights, problem.y
-    return GramOracle(design.gram(weights), design.transposed(weights * y), (weights * y.square()).sum())
-
-
-def _gram_pays(problem: Problem) -> bool:
-    n, p = problem.design.n, problem.design.p
-    return n >= p and (p <= _SMALL or n >= 2 * p)
+    return GramOracle(moments.gram, moments.cross, moments.energy)
 
 
 def has_hessian(problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,80 +13,114 @@ from torchreg.linear.datafits import Datafit
 from torchreg.linear.design import Design
 from torchreg.linear.inputs import as_design
 from torchreg.linear.intercept import mean_of
+from torchreg.linear.moments import Moments, moments_of, moments_pay
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
 from torchreg.linear.rows import as_offset, as_target, as_weights
-from torchreg.linear.unpenalised import unpenalised
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """How coefficients of centred and scaled columns become those of X.
+
+    Attributes:
+        mean: of the columns, (p,), or None. scale: of the columns, (p,), or None.
+        shift: intercept of the centred data, 0-d or (K,); None where the engine finds the intercept.
+    """
+
+    mean: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def outward(self, point: PathPoint) -> PathPoint:
+        """A solution in the coordinates of X."""
+        values, index = point.values, point.index
+        if self.scale is not None:
+            values = values / _per_row(self.scale[index], values)
+        intercept = point.intercept if self.shift is None else self.shift
+        if self.mean is not None and len(index):
+            intercept = intercept - self.mean[index] @ values
+        return replace(point, values=values, intercept=intercept)
+
+    def inward(self, start: tuple[Any, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+        """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape."""
+        coef = torch.as_tensor(start[0]).to(like).reshape(like.shape)
+        intercept = torch.as_tensor(start[1]).to(like).reshape(like.shape[1:])
+        if self.mean is not None:
+            intercept = intercept + self.mean @ coef
+        if self.scale is not None:
+            coef = coef * _per_row(self.scale, coef)
+        return coef, intercept
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A problem in the coordinates of the engines.
+    """Data in its own coordinates, and the problem that the engines solve.
 
     For a quadratic datafit with an intercept the columns and the target are centred, and the intercept follows.
 
     Attributes:
-        problem: what the engines see.
         raw: the design of X itself.
-        shift: what was subtracted from the target, 0-d or (K,).
-        eliminated: whether the intercept follows from the means.
+        target: prepared by the datafit. weights: sum 1. lift: the offset, or None.
+        fit_intercept, standardize: as asked for.
+        problem: what the engines solve.
+        coordinates: the way back.
     """
 
-    problem: Problem
     raw: Design
-    shift: Tensor
-    eliminated: bool
+    target: Tensor
+    weights: Tensor
+    lift: Tensor | None
+    fit_intercept: bool
+    standardize: bool
+    problem: Problem
+    coordinates: Coordinates
 
-    def outward(self, point: PathPoint) -> PathPoint:
-        """A solution in the coordinates of X."""
-        design, values, index = self.problem.design, point.values, point.index
-        if design.scale is not None:
-            scale = design.scale[index]
-            values = values / (scale[:, None] if values.dim() == 2 else scale)
-        intercept = point.intercept
-        if self.eliminated:
-            intercept = self.shift
-        if design.mean is not None and len(index):
-            intercept = intercept - design.mean[index] @ values
-        return replace(point, values=values, intercept=intercept)
+    @cached_property
+    def moments(self) -> Moments | None:
+        """The Gram matrix of all columns, where least squares has enough rows for it to pay."""
+        return moments_of(self.problem) if moments_pay(self.problem) else None
 
-    def inward(self, start: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        """A start in the coordinates of the engines."""
-        zero = self.problem.no_coef()
-        coef = torch.as_tensor(start[0]).to(zero).reshape(zero.shape)
-        intercept = torch.as_tensor(start[1]).to(zero).reshape(self.shift.shape)
-        design = self.problem.design
-        if design.mean is not None:
-            intercept = intercept + design.mean @ coef
-        if design.scale is not None:
-            coef = coef * (design.scale[:, None] if coef.dim() == 2 else design.scale)
-        return coef, intercept
-
-    def refit(self, index: Tensor) -> PathPoint:
-        """The columns ``index`` alone, without a penalty."""
-        return self.outward(unpenalised(self.problem, index))
+    def subset(self, rows: Tensor) -> Frame:
+        """Some of the rows, centred and scaled by themselves."""
+        lift = None if self.lift is None else self.lift[rows]
+        weights = self.weights[rows]
+        return frame_of(
+            self.raw.subset(rows), self.target[rows], weights / weights.sum(), lift, self.problem.datafit,
+            self.fit_intercept, self.standardize,
+        )  # fmt: skip
 
 
 def framed(
     X: Any, y: Any, datafit: Datafit, sample_weight: Any, offset: Any, fit_intercept: bool, standardize: bool,  # noqa: N803
     device: torch.device | str | None,
 ) -> Frame:  # fmt: skip
-    """Validate the data and centre and scale it as the datafit asks."""
+    """Validate the data, and centre and scale it as the datafit asks."""
     design = as_design(X, device)
     target = datafit.prepare(as_target(y, design))
     weights = as_weights(sample_weight, design)
-    outputs = datafit.outputs(target)
-    lift = as_offset(offset, design, outputs)
-    eliminated = datafit.quadratic and fit_intercept
-    shift = torch.zeros(() if outputs is None else (outputs,), dtype=torch.float64, device=design.device)
-    seen = design
-    if datafit.quadratic:
-        target = target if lift is None else target - lift
-        lift = None
-        if fit_intercept:
-            shift = mean_of(target, weights)
-            target = target - shift
+    lift = as_offset(offset, design, datafit.outputs(target))
+    return frame_of(design, target, weights, lift, datafit, fit_intercept, standardize)
+
+
+def frame_of(
+    raw: Design, target: Tensor, weights: Tensor, lift: Tensor | None, datafit: Datafit, fit_intercept: bool,
+    standardize: bool,
+) -> Frame:  # fmt: skip
+    """The frame of validated data."""
+    eliminated, y, rest, shift = datafit.quadratic and fit_intercept, target, lift, None
+    if datafit.quadratic and lift is not None:
+        y, rest = target - lift, None
+    if eliminated:
+        shift = mean_of(y, weights)
+        y = y - shift
+    design = raw
     if eliminated or standardize:
-        seen = design.standardised(weights, centre=fit_intercept, scale=standardize)
-    problem = Problem(seen, target, weights, lift, datafit, fit_intercept and not eliminated)
-    return Frame(problem, design, shift, eliminated)
+        design = raw.standardised(weights, centre=fit_intercept, scale=standardize)
+    problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
+    coordinates = Coordinates(design.mean, design.scale, shift)
+    return Frame(raw, target, weights, lift, fit_intercept, standardize, problem, coordinates)
+
+
+def _per_row(scale: Tensor, values: Tensor) -> Tensor:
+    return scale[:, None] if values.dim() == 2 else scale

@@ -8,20 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.engines import Engine, Start, engine_for
+from torchreg.linear.engines import Start, engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path_result import Fit, Path, summary
 from torchreg.linear.points import PathPoint
-from torchreg.linear.problem import Problem
+from torchreg.linear.stations import solved
 from torchreg.penalties import L1Form, Penalty
 
 __all__ = ["Fit", "Path", "fit_path"]
 
-_MAX_ITER = 20_000
-_STRIDE = 0.5  # of the last strength: a longer way to the next has stations between
+MAX_ITER = 20_000  # of iterative engines, unless asked otherwise
+_EXACT = 1e-12  # tolerance for the unpenalised fit from which alpha_max follows
 _HUGE = 1e100  # a strength at which every penalised coefficient is zero
 
 
@@ -98,60 +97,41 @@ def fit_framed(
     """`fit_path` on data that is already validated and framed."""
     problem = frame.problem
     penalty.check(problem.no_coef())
-    limit = _MAX_ITER if max_iter is None else max_iter
-    alpha_max = strongest(problem, penalty, tol, limit)
+    limit = MAX_ITER if max_iter is None else max_iter
+    alpha_max = strongest(frame, penalty, tol, limit)
     grid = alpha_grid(alphas, alpha_max, eps)
-    start = None if init is None else frame.inward(init)
-    engine = engine_for(problem, penalty, start=start, tol=tol, max_iter=limit)
-    points = _solved(engine, problem, penalty, grid, alpha_max, progress, start)
-    penalties = [penalty.with_alpha(a) for a in grid]
-    objectives = torch.stack(
-        [point.loss + p.value(point.dense(problem.design.p)) for point, p in zip(points, penalties, strict=True)]
-    )
-    null = float(problem.null_value() + penalty.value(problem.no_coef()))
-    outward = tuple(frame.outward(point) for point in points)
+    start = None if init is None else frame.coordinates.inward(init, problem.no_coef())
+    engine = engine_for(problem, penalty, start=start, tol=tol, max_iter=limit, moments=frame.moments)
+    points = solved(engine, penalty, grid, alpha_max if start is None else math.inf, progress=progress)
+    return assembled(frame, penalty, grid, points, alpha_max=alpha_max, tol=tol)
+
+
+def assembled(
+    frame: Frame, penalty: Penalty, grid: list[float], points: list[PathPoint], *, alpha_max: float, tol: float
+) -> Path:
+    """The path of these points, with objectives and verdicts."""
+    problem = frame.problem
+    values = [penalty.with_alpha(a).value(p.dense(problem.design.p)) for a, p in zip(grid, points, strict=True)]
+    objectives = torch.stack([point.loss + value for point, value in zip(points, values, strict=True)])
+    outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
-    slope = float(problem.gradient(problem.null_eta()).abs().max()) if problem.design.p else 0.0
-    exact = columns["dual_gaps"].isfinite()
-    converged = torch.where(exact, columns["dual_gaps"] <= tol * null, columns["violations"] <= tol * slope)
+    null = float(problem.null_loss())
+    slope = float(problem.gradient(problem.null_eta()).abs().max())
+    known = columns["dual_gaps"].isfinite()
+    converged = torch.where(known, columns["dual_gaps"] <= tol * null, columns["violations"] <= tol * slope)
     return Path(
-        alphas=torch.tensor(grid, dtype=torch.float64), **columns, converged=converged, null_objective=null,
-        alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty, n_samples=problem.design.n,
-        n_features=problem.design.p, _points=outward, _refit=frame.refit,
+        alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
+        null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
+        n_samples=problem.design.n, n_features=problem.design.p, _points=outward, _frame=frame,
     )  # fmt: skip
 
 
-def _solved(
-    engine: Engine, problem: Problem, penalty: Penalty, grid: list[float], alpha_max: float, progress: bool,
-    start: Start | None,
-) -> list[PathPoint]:  # fmt: skip
-    """The points of the grid; stations between far strengths are solved and forgotten."""
-    first = grid[0] if start is not None or not math.isfinite(alpha_max) else alpha_max
-    stations, wanted = _stations(first, grid)
-    points = engine.points(stations, [penalty.with_alpha(a) for a in stations])
-    bar = tqdm(points, total=len(stations), disable=not progress, desc="path", unit="alpha")
-    return [point for point, kept in zip(bar, wanted, strict=True) if kept]
-
-
-def _stations(first: float, grid: list[float]) -> tuple[list[float], list[bool]]:
-    stations, wanted, last = [], [], first
-    for alpha in grid:
-        if 0.0 < alpha < _STRIDE * last and math.isfinite(last):
-            steps = math.ceil(math.log(last / alpha) / math.log(1.0 / _STRIDE))
-            between = [last * (alpha / last) ** (k / steps) for k in range(1, steps)]
-            stations += between
-            wanted += [False] * len(between)
-        stations.append(alpha)
-        wanted.append(True)
-        last = min(last, alpha) if alpha else last
-    return stations, wanted
-
-
-def strongest(problem: Problem, penalty: Penalty, tol: float, max_iter: int) -> float:
+def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> float:
     """The least strength at which all penalised coefficients are zero; the unpenalised ones are fitted."""
+    problem = frame.problem
     coef, eta = problem.no_coef(), problem.null_eta()
     if _spares(penalty, coef):
-        engine = engine_for(problem, penalty, start=None, tol=1e-3 * tol, max_iter=max_iter)
+        engine = engine_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
         point = next(iter(engine.points([_HUGE], [penalty.with_alpha(_HUGE)])))
         eta = problem.eta(point.dense(problem.design.p), point.intercept)
     try:

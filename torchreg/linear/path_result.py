@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
+from torchreg.linear.frame import Frame
+from torchreg.linear.inputs import as_design
 from torchreg.linear.points import PathPoint
+from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
 
 Criterion = Literal["aic", "bic", "ebic"]
@@ -42,8 +45,6 @@ class Fit:
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor ``X coef + intercept``, (n,) or (n, K)."""
-        from torchreg.linear.inputs import as_design
-
         return as_design(X, self.coef.device).times(self.coef) + self.intercept
 
     def predict(self, X: Any) -> Tensor:  # noqa: N803
@@ -63,7 +64,7 @@ class Path:
         objectives: mean loss + penalty, (a,). losses: the mean loss alone, (a,).
         n_iters: iterations, (a,). converged: gap <= tol * null_objective, (a,); where there is no gap, the
             violation <= tol * the null model's largest gradient.
-        null_objective: the objective with all coefficients zero.
+        null_objective: the loss with all coefficients zero, above the least that any predictor could have.
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
@@ -86,7 +87,7 @@ class Path:
     n_samples: int
     n_features: int
     _points: tuple[PathPoint, ...] = field(repr=False)
-    _refit: Callable[[Tensor], PathPoint] = field(repr=False)
+    _frame: Frame = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.alphas)
@@ -151,8 +152,6 @@ class Path:
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor for every strength, (a, n) or (a, n, K)."""
-        from torchreg.linear.inputs import as_design
-
         design = as_design(X, self.intercepts.device)
         if self.intercepts.dim() == 1:
             return design.times(self.coefs.T).T + self.intercepts[:, None]
@@ -164,7 +163,7 @@ class Path:
         for point in self._points:
             key = tuple(point.index.tolist())
             if key not in refitted:
-                refitted[key] = self._refit(point.index)
+                refitted[key] = unpenalised(self._frame, point.index)
         points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
         losses = torch.stack([p.loss for p in points])
         return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.intercept import best_shift, mean_of
+from torchreg.penalties import NoConjugate
 
 if TYPE_CHECKING:
     from torchreg.linear.design import Design
@@ -101,6 +102,17 @@ class Problem:
     def null_value(self) -> Tensor:
         """The mean loss with all coefficients zero, 0-d."""
         return self.value(self.null_eta())
+
+    def null_loss(self) -> Tensor:
+        """`null_value` above the least loss of each row, 0-d, >= 0: what tolerances are relative to.
+
+        The least loss of a row is ``-f*(0)``, 0 for most losses; where no conjugate is known it is taken as 0.
+        """
+        eta = self.null_eta()
+        try:
+            return mean_of(self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y), self.weights)
+        except NoConjugate:
+            return self.null_value()
 
     def _zeros(self, *rows: int) -> Tensor:
         shape = rows if self.K is None else (*rows, self.K)

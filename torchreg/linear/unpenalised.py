@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.engines import engine_for
+from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
-from torchreg.linear.problem import Problem
 from torchreg.penalties import L1Form, Penalty
 from torchreg.penalties.forms import Form
 from torchreg.shrinkage import Scalar
@@ -43,10 +43,11 @@ class _Support(Penalty):
         return L1Form(torch.where(self._closed(w), torch.inf, 0.0).to(w))
 
 
-def unpenalised(problem: Problem, index: Tensor) -> PathPoint:
-    """The least mean loss with only the columns ``index``, (k,)."""
+def unpenalised(frame: Frame, index: Tensor) -> PathPoint:
+    """The least mean loss with only the columns ``index``, (k,); in the coordinates of X."""
+    problem = frame.problem
     kept = torch.zeros(problem.design.p, dtype=torch.bool, device=problem.design.device)
     kept[index] = True
     penalty = _Support(kept)
-    engine = engine_for(problem, penalty, start=None, tol=_TOL, max_iter=_MAX_ITER)
-    return next(iter(engine.points([0.0], [penalty])))
+    engine = engine_for(problem, penalty, start=None, tol=_TOL, max_iter=_MAX_ITER, moments=frame.moments)
+    return frame.coordinates.outward(next(iter(engine.points([0.0], [penalty]))))

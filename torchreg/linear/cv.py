@@ -1,0 +1,208 @@
+"""`fit_cv`: the strength of a penalty chosen by cross-validation, from one set of folds and one path a fold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.design import Design
+from torchreg.linear.engines import Start
+from torchreg.linear.folds import Fold, drawn_folds
+from torchreg.linear.frame import Frame, framed
+from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
+from torchreg.linear.path_result import Fit, Path
+from torchreg.linear.points import PathPoint
+from torchreg.linear.training import training_points
+from torchreg.penalties import Penalty
+
+Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
+Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
+_BLOCK = 1 << 22  # coefficients made dense at a time
+
+
+@dataclass(frozen=True)
+class CVPath:
+    """A path on all rows, and what its strengths lose on held-out rows.
+
+    Attributes:
+        path: fitted to all rows.
+        losses: held-out loss of each fold at each strength, (folds, a).
+        folds: (train, test) row numbers.
+        rule: how to choose: "min", "1se", or a function of this object that gives an index.
+    """
+
+    path: Path
+    losses: Tensor
+    folds: tuple[Fold, ...]
+    rule: Rule = "min"
+
+    @property
+    def alphas(self) -> Tensor:
+        """Strengths, descending, (a,)."""
+        return self.path.alphas
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the folds, each counted once, (a,)."""
+        return self.losses.mean(0)
+
+    @property
+    def se(self) -> Tensor:
+        """Standard error of `mean`, (a,); nan for a single fold."""
+        if len(self.losses) == 1:
+            return torch.full_like(self.mean, torch.nan)
+        return self.losses.std(0) / math.sqrt(len(self.losses))
+
+    @property
+    def index_min(self) -> int:
+        """Where the mean loss is least; of equals, the strongest."""
+        return int(self.mean.argmin())
+
+    @property
+    def index_1se(self) -> int:
+        """The strongest penalty whose mean loss is within one standard error of the least."""
+        best = self.index_min
+        margin = torch.nan_to_num(self.se[best], nan=0.0)
+        return int((self.mean <= self.mean[best] + margin).long().argmax())
+
+    @property
+    def alpha_min(self) -> float:
+        """The strength with the least mean loss."""
+        return float(self.alphas[self.index_min])
+
+    @property
+    def alpha_1se(self) -> float:
+        """The strength of `index_1se` (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3)."""
+        return float(self.alphas[self.index_1se])
+
+    @property
+    def index(self) -> int:
+        """What the rule chooses."""
+        if callable(self.rule):
+            return int(self.rule(self))
+        return self.index_1se if self.rule == "1se" else self.index_min
+
+    @property
+    def alpha(self) -> float:
+        """The strength that the rule chooses."""
+        return float(self.alphas[self.index])
+
+    @property
+    def best(self) -> Fit:
+        """The fit to all rows at `alpha`."""
+        return self.path.at(self.alpha)
+
+
+def fit_cv(
+    X: Any,  # noqa: N803
+    y: Any,
+    penalty: Penalty,
+    *,
+    datafit: Datafit | None = None,
+    cv: int | Iterable[Any] | Any = 5,
+    metric: Metric | None = None,
+    rule: Rule = "min",
+    random_state: int | None = None,
+    alphas: int | Sequence[float] | Tensor = 100,
+    eps: float = 1e-3,
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    sample_weight: Any = None,
+    offset: Any = None,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    init: Start | None = None,
+) -> CVPath:
+    """Fit a path to all rows and to each training set of a cross-validation, and measure the held-out loss.
+
+    The grid of strengths comes from all rows, the folds are drawn once, and the final model is a point of the path
+    that is there already. For least squares with more rows than columns a training Gram matrix is the full one less
+    that of the held-out rows, so that all folds together cost one more pass over the data.
+
+    Args:
+        X: as for `fit_path`.
+        y: as for `fit_path`.
+        penalty: as for `fit_path`.
+        datafit: as for `fit_path`.
+        cv: number of folds (consecutive rows, as scikit-learn's KFold; shuffled if ``random_state`` is given), a
+            scikit-learn splitter, or pairs (train, test) of row numbers.
+        metric: (target, prediction, weights) -> loss, 0-d, lower is better; None for the mean squared error of a
+            quadratic datafit, the mean loss of any other.
+        rule: "min", "1se", or a function of the result that gives an index into its alphas.
+        random_state: seed of the shuffle.
+        alphas: as for `fit_path`.
+        eps: as for `fit_path`.
+        tol: as for `fit_path`.
+        max_iter: as for `fit_path`.
+        sample_weight: as for `fit_path`; held-out rows are weighted by it within their fold.
+        offset: as for `fit_path`.
+        fit_intercept: as for `fit_path`.
+        standardize: as for `fit_path`; each training set is standardised by itself.
+        device: as for `fit_path`.
+        progress: whether to show bars.
+        init: as for `fit_path`.
+
+    Raises:
+        ValueError: as `fit_path`; also if folds are empty, or fewer than 2.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> X = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+        >>> fitted = fit_cv(X, X[:, 0] - X[:, 1], L1(1.0), rule="1se")
+        >>> (fitted.best.coef != 0).sum(), fitted.alpha >= fitted.alpha_min
+        (tensor(2), True)
+    """
+    if not (callable(rule) or rule in ("min", "1se")):
+        raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
+    frame = framed(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
+    folds = drawn_folds(cv, frame.raw.n, y, random_state)
+    limit = MAX_ITER if max_iter is None else max_iter
+    grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
+    path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
+    losses = []
+    for fold in tqdm(folds, disable=not progress, desc="folds", unit="fold"):
+        points = training_points(frame, fold, penalty, grid, tol=tol, max_iter=limit)
+        losses.append(_held_out(frame, fold[1].to(frame.raw.device), points, metric))
+    return CVPath(path, torch.stack(losses), folds, rule)
+
+
+def _held_out(frame: Frame, rows: Tensor, points: list[PathPoint], metric: Metric | None) -> Tensor:
+    """The loss on some rows for every strength, (a,)."""
+    design, y, weights = frame.raw.subset(rows), frame.target[rows], frame.weights[rows]
+    weights = weights / weights.sum()
+    losses = []
+    for eta in _predictors(design, points):
+        lifted = eta if frame.lift is None else eta + frame.lift[rows]
+        losses.append(_loss(frame.problem.datafit, lifted, y, weights, metric))
+    return torch.stack(losses)
+
+
+def _predictors(design: Design, points: list[PathPoint]) -> Iterator[Tensor]:
+    """The linear predictor of each point, by one product for as many as memory allows."""
+    if points[0].values.dim() == 2:
+        yield from (design.times(point.dense(design.p)) + point.intercept for point in points)
+        return
+    width = max(1, _BLOCK // max(design.p, 1))
+    for start in range(0, len(points), width):
+        block = points[start : start + width]
+        products = design.times(torch.stack([point.dense(design.p) for point in block], 1))
+        yield from (products[:, k] + point.intercept for k, point in enumerate(block))
+
+
+def _loss(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, metric: Metric | None) -> Tensor:
+    if metric is not None:
+        return torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+    if datafit.quadratic:
+        squares = (y - eta).square()
+        return (weights * (squares.mean(1) if squares.dim() == 2 else squares)).sum()
+    return (weights * datafit.value(eta, y)).sum()

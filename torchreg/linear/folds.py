@@ -1,0 +1,60 @@
+"""Folds of a cross-validation: drawn once, from a number, a scikit-learn splitter or pairs of row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Fold = tuple[Tensor, Tensor]
+
+
+def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int | None) -> tuple[Fold, ...]:
+    """Pairs (train, test) of row numbers.
+
+    Args:
+        cv: how many folds of (nearly) equal size, an object with ``split(X, y)``, or the pairs themselves.
+        n: number of rows.
+        y: target, for splitters that stratify.
+        random_state: seed with which a number of folds shuffles the rows first; None leaves their order.
+
+    Raises:
+        ValueError: if there are fewer than 2 folds or more than rows, a part is empty, or a row number is out of range.
+    """
+    if isinstance(cv, int) and not isinstance(cv, bool):
+        return _equal_folds(cv, n, random_state)
+    if hasattr(cv, "split"):
+        target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+        cv = cv.split(np.zeros((n, 1)), target)
+    elif not isinstance(cv, Iterable):
+        raise TypeError(f"cv takes a number of folds, a splitter or pairs (train, test), got {cv!r}.")
+    folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
+    if not folds or any(not len(part) for fold in folds for part in fold):
+        raise ValueError("cv has no fold, or one whose training or test rows are empty.")
+    return folds
+
+
+def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ...]:
+    if count < 2:
+        raise ValueError(
+            f"k-fold cross-validation requires at least one train/test split: cv must be >= 2, got {count}."
+        )
+    if count > n:
+        raise ValueError(f"Cannot have number of splits n_splits={count} greater than the number of samples: {n}.")
+    order = torch.arange(n)
+    if random_state is not None:
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
+    parts = [part.sort().values for part in torch.tensor_split(order, count)]
+    return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
+
+
+def _numbers(rows: Any, n: int) -> Tensor:
+    """Row numbers of a mask or of numbers."""
+    given = torch.as_tensor(np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows))
+    numbers = given.nonzero().flatten() if given.dtype == torch.bool else given.long()
+    if len(numbers) and not (int(numbers.min()) >= 0 and int(numbers.max()) < n):
+        raise ValueError(f"cv names row {int(numbers.max())}, but there are {n} rows; number them from 0 to {n - 1}.")
+    return numbers

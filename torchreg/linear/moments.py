@@ -1,0 +1,99 @@
+"""Second moments of a least-squares problem: all that a fit needs where there are more rows than columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.design import Design, as_scale
+from torchreg.linear.problem import Problem
+
+_SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all
+_FLAT = 1e-13  # of a column's variance: what is left of it by rounding where the remaining rows are constant
+
+
+@dataclass(frozen=True)
+class Moments:
+    """``X' W X``, ``X' W y`` and ``y' W y`` of the columns and the target as the engines see them.
+
+    Shapes:
+        gram: (p, p). cross: (p,) or (p, K). energy: 0-d.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+
+
+def moments_pay(problem: Problem) -> bool:
+    """Whether a full Gram matrix is cheaper than passes over the data."""
+    n, p = problem.design.n, problem.design.p
+    return problem.datafit.quadratic and n >= p and (p <= _SMALL or n >= 2 * p)
+
+
+def moments_of(problem: Problem) -> Moments:
+    """By one pass over the data."""
+    design, weights, y = problem.design, problem.weights, problem.y
+    weighted = weights[:, None] * y if y.dim() == 2 else weights * y
+    return Moments(design.gram(weights), design.transposed(weighted), (weighted * y).sum())
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """Moments of the rows that are left, and how their coordinates differ from those of all rows.
+
+    Attributes:
+        moments: of the remaining rows, centred and scaled by themselves.
+        mean: of the remaining columns in the old coordinates, (p,). shift: of their target, 0-d.
+        scale: of the remaining columns in the old coordinates, (p,), or None.
+    """
+
+    moments: Moments
+    mean: Tensor
+    shift: Tensor
+    scale: Tensor | None
+
+
+def remainder(problem: Problem, whole: Moments, rows: Tensor, *, centre: bool, scale: bool) -> Remainder:
+    """Moments without some rows, by subtraction: one pass over these rows instead of the others.
+
+    The data is centred by the mean of all rows before, so that no digits are lost.
+
+    Args:
+        problem: of all rows.
+        whole: its moments.
+        rows: those to leave out.
+        centre: whether the remaining rows are centred anew.
+        scale: whether they are scaled anew.
+
+    Source:
+        Chan, Golub and LeVeque, American Statistician 37, 1983 (updating of moments), read backwards.
+    """
+    part, weights, y = problem.design.subset(rows), problem.weights[rows], problem.y[rows]
+    left = 1.0 - weights.sum()
+    weighted = weights * y
+    gram = whole.gram - part.gram(weights)
+    cross, energy = whole.cross - part.transposed(weighted), whole.energy - (weighted * y).sum()
+    gram, cross, energy = gram.div_(left), cross / left, energy / left
+    mean, shift = torch.zeros_like(cross), torch.zeros_like(energy)
+    if centre:
+        mean, shift = -part.transposed(weights) / left, -weighted.sum() / left
+        gram, cross, energy = gram.addr_(mean, mean, alpha=-1.0), cross - shift * mean, energy - shift.square()
+    variance = gram.diagonal()
+    constant = variance <= _FLAT * whole.gram.diagonal()
+    if bool(constant.any()):
+        gram[constant], gram[:, constant] = 0.0, 0.0
+        cross = torch.where(constant, 0.0, cross)
+    spread = None
+    if scale:
+        centred = gram.diagonal() if centre else gram.diagonal() - _mean_without(problem, part, weights).square()
+        spread = as_scale(centred.clamp(min=0.0).sqrt())
+        gram, cross = gram.div_(spread[:, None]).div_(spread), cross / spread
+    return Remainder(Moments(gram, cross, energy), mean, shift, spread)
+
+
+def _mean_without(problem: Problem, part: Design, weights: Tensor) -> Tensor:
+    """The mean of the remaining columns, where they are not centred."""
+    return (problem.design.transposed(problem.weights) - part.transposed(weights)) / (1.0 - weights.sum())

@@ -1,0 +1,45 @@
+"""The way along a grid of strengths: where two lie far apart, stations between them are solved and forgotten."""
+
+from __future__ import annotations
+
+import math
+
+from tqdm import tqdm
+
+from torchreg.linear.engines import Engine
+from torchreg.linear.points import PathPoint
+from torchreg.penalties import Penalty
+
+_STRIDE = 0.5  # of the last strength: a longer way to the next has stations
+
+
+def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
+    """The points of the grid.
+
+    Args:
+        engine: solves strengths in descending order.
+        penalty: whose alpha each strength replaces.
+        grid: descending.
+        first: a strength whose solution the engine starts from; inf if there is none.
+        progress: whether to show a bar.
+    """
+    alphas, wanted = stations(grid, first)
+    points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
+    bar = tqdm(points, total=len(alphas), disable=not progress, desc="path", unit="alpha")
+    return [point for point, kept in zip(bar, wanted, strict=True) if kept]
+
+
+def stations(grid: list[float], first: float) -> tuple[list[float], list[bool]]:
+    """The grid with geometric stations where a strength is less than half the one before, and which are the grid's."""
+    alphas: list[float] = []
+    wanted: list[bool] = []
+    last = first
+    for alpha in grid:
+        if math.isfinite(last) and 0.0 < alpha < _STRIDE * last:
+            steps = math.ceil(math.log(last / alpha) / -math.log(_STRIDE))
+            alphas += [last * (alpha / last) ** (k / steps) for k in range(1, steps)]
+            wanted += [False] * (steps - 1)
+        alphas.append(alpha)
+        wanted.append(True)
+        last = alpha if 0.0 < alpha < last else last
+    return alphas, wanted
