@@ -12,6 +12,7 @@ from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.l1_path import L1Path
 from torchreg.linear.moments import Moments
+from torchreg.linear.newton_path import NewtonPath
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
@@ -35,6 +36,18 @@ class L1Engine(Engine):
     def __init__(self, problem: Problem, start: Start | None, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
         self._path = L1Path(oracle_of(problem, moments), None if start is None else start[0])
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
+        return self._path.points(alphas, forms)
+
+
+class NewtonEngine(Engine):
+    """A single output with a second derivative and a penalty of type L1: proximal Newton by pivoting."""
+
+    def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
+        self._coef = problem.no_coef()
+        self._path = NewtonPath(problem, start, tol, max_iter)
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
@@ -92,6 +105,8 @@ def engine_for(
     """
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
+    if isinstance(penalty.form(problem.no_coef()), L1Form) and problem.K is None and has_hessian(problem):
+        return NewtonEngine(problem, start, tol, max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 

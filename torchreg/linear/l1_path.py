@@ -24,7 +24,7 @@ from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.penalties import L1Form
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
-_SLACK = 1e-9  # of a correlation beyond its strength: less is rounding
+_SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
 _BLOCK = 8  # strengths for one pass over the data
 
 
