@@ -103,8 +103,12 @@ def full_gap(problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor) -> T
     form = penalty.form(coef)
     if not isinstance(form, (L1Form, GroupForm)):
         return torch.full_like(problem.weights[0], torch.nan)
+    return gap_at(problem, form, coef, eta, -problem.gradient(eta))
+
+
+def gap_at(problem: Problem, form: L1Form | GroupForm, coef: Tensor, eta: Tensor, g: Tensor) -> Tensor:
+    """`full_gap` for a penalty of known form where ``g``, minus the gradient of the data term, is known too."""
     rows = problem.datafit.grad(eta, problem.y)
-    g = -problem.gradient(eta)
     if isinstance(form, L1Form):
         form, coef, g = _flat(form, coef), coef.reshape(-1), g.reshape(-1)
     scale = dual_scale(form, g) if isinstance(form, L1Form) else group_scale(form, g)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,6 +58,20 @@ class Datafit(ABC):
             f"{type(self).__name__} has no known second derivative; write its method hessian(eta, y) to have "
             "Newton steps."
         )
+
+    def hessian_map(self, eta: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map ``v -> f''(eta_i) v_i`` of rows of eta's shape: what Newton steps need for K outputs.
+
+        Raises:
+            NoHessian: where it is not known; for K outputs, `hessian` is only its diagonal.
+        """
+        if self.outputs(y) is not None:
+            raise NoHessian(
+                f"{type(self).__name__} has no known second derivative for {self.outputs(y)} outputs; write its method "
+                "hessian_map(eta, y) to have Newton steps."
+            )
+        second = self.hessian(eta, y)
+        return lambda v: second * v
 
     def conjugate(self, u: Tensor, y: Tensor) -> Tensor:
         """``f*(u_i) = sup_eta <u_i, eta> - f(eta, y_i)`` of each row, shape (n,), inf outside its domain.

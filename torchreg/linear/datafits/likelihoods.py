@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,16 @@ class Multinomial(Datafit):
         del y
         chances = torch.softmax(eta, -1)
         return chances * (1.0 - chances)
+
+    def hessian_map(self, eta: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        del y
+        chances = torch.softmax(eta, -1)
+
+        def times(v: Tensor) -> Tensor:
+            part = chances * v
+            return part.addcmul_(chances, part.sum(-1, keepdim=True), value=-1.0)
+
+        return times
 
     def conjugate(self, u: Tensor, y: Tensor) -> Tensor:
         chances = u + y

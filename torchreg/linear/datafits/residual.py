@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -47,6 +48,9 @@ class Quadratic(Datafit):
 
     def hessian(self, eta: Tensor, y: Tensor) -> Tensor:
         return torch.ones_like(eta - y)
+
+    def hessian_map(self, eta: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda v: v
 
     def conjugate(self, u: Tensor, y: Tensor) -> Tensor:
         inner = u * y
