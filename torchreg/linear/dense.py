@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.design import Design, Selection, as_scale, deviation, mirrored
+from torchreg.linear.design import Design, Selection, as_scale, deviation
+from torchreg.linear.gram_blocks import Correction, add_products, balanced, correction, longer, mirrored
 from torchreg.pieces import ENTRIES
 
 _ROOM = 1 << 22  # entries of a temporary outside the cache: 32 MiB
 _LEAST_ROWS = 256  # of a chunk: shorter ones spend their time on adding up (p, p) results
-_STRIPS, _NARROWEST = 8, 128  # of a Gram matrix: measured; see `_add_products`
 _FAR = 1e3  # |mean| / deviation from which each pass subtracts the mean: a rank-one correction loses log10 of it digits
 _NEAR = 8.0  # |mean| / deviation up to which a Gram matrix is corrected afterwards: it loses the square
 _FIRST_CAPACITY = 64  # columns of a selection
@@ -61,17 +61,17 @@ class Dense(Design):
 
     def gram(self, weights: Tensor) -> Tensor:
         square = self.X.new_zeros(self.p, self.p, dtype=torch.float64)
+        whole, total = slice(None), weights.sum()
         if self._is_direct and self.distance <= _NEAR and _uniform(weights):
-            _add_products(square, self.X)
+            add_products(square, self.X)
             square.mul_(weights[0])
-            if self.mean is not None:
-                _recentre(square, self.mean, replace(self, mean=None, scale=None).transposed(weights), weights.sum())
+            weighted = None if self.mean is None else replace(self, mean=None, scale=None).transposed(weights)
+            correction(self.mean, self.scale, weighted, total).apply(square, whole, whole)
         else:
             for chunk in self._weighted_chunks(weights.sqrt()):
-                _add_products(square, chunk)
-        if self.scale is not None:
-            square.div_(self.scale[:, None]).div_(self.scale)
-        return mirrored(square, _strip(self.p))
+                add_products(square, chunk)
+            Correction(None, None, self.scale).apply(square, whole, whole)
+        return mirrored(square)
 
     def moments(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         guess = replace(self, mean=None, scale=None).transposed(weights)
@@ -191,10 +191,18 @@ class DenseSelection(Selection):
         fresh = self._room[start : self._count]
         self._numbers[start : self._count] = new
         self._design.columns(new, fresh)
-        products = self._columns @ (fresh * self._weights).T
-        corner = products[start:]
-        corner.copy_(0.5 * (corner + corner.T))
-        return products
+        return balanced(self._columns @ (fresh * self._weights).T)
+
+    def gram(self, weights: Tensor, start: int = 0) -> Tensor:
+        columns, root = self._columns, weights.sqrt()
+        square = columns.new_zeros(self._count, self._count - start)
+        width = max(_LEAST_ROWS, _ROOM // max(1, 4 * self._count))
+        for part, factor in zip(columns.split(width, 1), root.split(width), strict=True):
+            scaled = part * factor
+            square[:start].addmm_(scaled[:start], scaled[start:].T)
+            add_products(square[start:], scaled[start:].T)
+        mirrored(square[start:])
+        return square
 
     def times(self, w: Tensor) -> Tensor:
         return _across(self._columns, w)
@@ -210,14 +218,8 @@ class DenseSelection(Selection):
         if self._count > self._capacity:
             wanted = max(_FIRST_CAPACITY, 2 * self._capacity, self._count)
             self._capacity = max(self._count, min(self._design.p, wanted))
-            self._room = _longer(self._room, filled, self._capacity)
-            self._numbers = _longer(self._numbers, filled, self._capacity)
-
-
-def _longer(old: Tensor, filled: int, length: int) -> Tensor:
-    new = old.new_empty(length, *old.shape[1:])
-    new[:filled] = old[:filled]
-    return new
+            self._room = longer(self._room, filled, self._capacity)
+            self._numbers = longer(self._numbers, filled, self._capacity)
 
 
 def _across(long: Tensor, v: Tensor) -> Tensor:
@@ -228,25 +230,3 @@ def _across(long: Tensor, v: Tensor) -> Tensor:
 def _uniform(weights: Tensor) -> bool:
     least, largest = torch.aminmax(weights)
     return bool(least == largest)
-
-
-def _strip(p: int) -> int:
-    return max(_NARROWEST, -(-p // _STRIPS))
-
-
-def _add_products(square: Tensor, rows: Tensor) -> None:
-    """Add ``rows.T @ rows`` to the upper triangle, and to a part of the lower one, of ``square``.
-
-    Strips of columns against all that follow: 9/16 of the full product's arithmetic, in matrix
-    products that are still large enough for BLAS.
-    """
-    p = rows.shape[1]
-    for start in range(0, p, _strip(p)):
-        end = start + _strip(p)
-        square[start:end, start:].addmm_(rows[:, start:end].T, rows[:, start:])
-
-
-def _recentre(square: Tensor, mean: Tensor, weighted: Tensor, total: Tensor) -> None:
-    """Turn ``X' W X`` into that of ``X - 1 mean'``; ``weighted`` is ``X' W 1``, ``total`` the sum of weights."""
-    half = weighted - 0.5 * total * mean
-    square.addr_(mean, half, alpha=-1.0).addr_(half, mean, alpha=-1.0)

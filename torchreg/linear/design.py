@@ -48,16 +48,12 @@ class Design(ABC):
 
     def times(self, w: Tensor) -> Tensor:
         """``X~ w``, (n,) or (n, batch)."""
-        w, owed = divided(w, self.scale), self._owed
-        product = self._times(w)
-        return product if owed is None else product - owed @ w
+        w = divided(w, self.scale)
+        return less_mean(self._times(w), self._owed, w)
 
     def transposed(self, v: Tensor) -> Tensor:
         """``X~' v``, (p,) or (p, batch); ``v`` need not add up to 0."""
-        product, owed = self._transposed(v), self._owed
-        if owed is not None:
-            product = product - (torch.outer(owed, v.sum(0)) if v.dim() == 2 else owed * v.sum())
-        return divided(product, self.scale)
+        return divided(less_total(self._transposed(v), self._owed, v), self.scale)
 
     @abstractmethod
     def gram(self, weights: Tensor) -> Tensor:
@@ -115,6 +111,13 @@ class Selection(ABC):
         """
 
     @abstractmethod
+    def gram(self, weights: Tensor, start: int = 0) -> Tensor:
+        """``X~_W' diag(weights) X~_W[start:]`` for any weights >= 0 of the rows, (m, m - start).
+
+        The last m - start rows are exactly symmetric.
+        """
+
+    @abstractmethod
     def times(self, w: Tensor) -> Tensor:
         """``X~_W w`` for ``w`` of shape (m,) or (m, batch); the rows are not weighted."""
 
@@ -123,8 +126,7 @@ class Selection(ABC):
         """``X~_W' v``, (m,) or (m, batch); the rows are not weighted."""
 
 
-EPS = 2.0**-52
-_ROUNDING = 10.0 * EPS  # a column that varies by less than this part of its mean is constant
+_ROUNDING = 10.0 * torch.finfo(torch.float64).eps  # a column that varies by less than this part of its mean is constant
 
 
 def divided(w: Tensor, scale: Tensor | None) -> Tensor:
@@ -145,11 +147,13 @@ def as_scale(spread: Tensor) -> Tensor:
     return torch.where(spread > 0, spread, 1.0)
 
 
-def mirrored(square: Tensor, width: int) -> Tensor:
-    """``square`` with its upper triangle copied to the lower one, in place, by blocks of ``width`` columns."""
-    for start in range(0, len(square), width):
-        end = start + width
-        corner = square[start:end, start:end]
-        corner.copy_(corner.triu() + corner.triu(1).T)
-        square[end:, start:end] = square[start:end, end:].T
-    return square
+def less_mean(product: Tensor, mean: Tensor | None, w: Tensor) -> Tensor:
+    """``(X - 1 mean') w`` from ``X w``."""
+    return product if mean is None else product - mean @ w
+
+
+def less_total(product: Tensor, mean: Tensor | None, v: Tensor) -> Tensor:
+    """``(X - 1 mean')' v`` from ``X' v``."""
+    if mean is None:
+        return product
+    return product - (torch.outer(mean, v.sum(0)) if v.dim() == 2 else mean * v.sum())

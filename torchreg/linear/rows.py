@@ -7,48 +7,71 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.arrays import check_finite, tensor_of
 from torchreg.linear.design import Design
 
 
 def as_target(y: Any, design: Design) -> Tensor:
-    """The target on the design's device, of its own dtype, (n,) or (n, K)."""
-    target = torch.as_tensor(y).detach().to(design.device)
+    """The target on the design's device, of its own dtype, (n,) or (n, K); the datafit checks what is in it.
+
+    Raises:
+        ValueError: if there is none, its entries are no numbers, or it has not as many rows as X.
+    """
+    if y is None:
+        raise ValueError("requires y to be passed, but the target y is None")
+    target = tensor_of(y).to(design.device)
     _same_length("y", target, design)
     return target
 
 
 def as_weights(sample_weight: Any, design: Design) -> Tensor:
-    """Weights that add up to 1, (n,), float64."""
+    """Weights that add up to 1, (n,), float64; a number, or None, weighs all rows the same.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, all are zero, or there are not n of them.
+    """
     if sample_weight is None:
         return torch.full((design.n,), 1.0 / design.n, dtype=torch.float64, device=design.device)
-    weights = torch.as_tensor(sample_weight).detach().to(design.device, torch.float64)
+    weights = tensor_of(sample_weight).to(design.device, torch.float64)
     if weights.dim() == 0:
         weights = weights.expand(design.n)
     if weights.dim() != 1:
-        raise ValueError(f"Sample weights must be 1D array or scalar, got {weights.dim()}D array.")
-    _same_length("sample_weight", weights, design)
-    if not bool(weights.isfinite().all()) or bool((weights < 0).any()):
-        raise ValueError("sample_weight must be finite and not negative; leave rows out by weight 0.")
+        raise ValueError(
+            f"Sample weights must be 1D array or scalar, got {weights.dim()}D array. "
+            f"Expected either a scalar value or a 1D array of length {design.n}."
+        )
+    if len(weights) != design.n:
+        raise ValueError(f"sample_weight.shape == {tuple(weights.shape)}, expected {(design.n,)}!")
+    check_finite(weights, "sample_weight")
+    if bool((weights < 0).any()):
+        raise ValueError("Negative values in data passed to `sample_weight`; leave a row out by weight 0.")
+    largest = weights.max()
+    if not bool(largest > 0):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    weights = weights / largest  # so that the sum neither overflows nor underflows
     total = weights.sum()
-    if not bool(total > 0):
-        raise ValueError("sample_weight adds up to 0; give at least one row a positive weight.")
     return weights / total
 
 
 def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None:
-    """The offset of each row, (n,) or (n, K), float64."""
+    """The offset of each row, (n,) or (n, K), float64.
+
+    Raises:
+        ValueError: if its shape is another or an entry is not finite.
+    """
     if offset is None:
         return None
-    lift = torch.as_tensor(offset).detach().to(design.device, torch.float64)
+    lift = tensor_of(offset).to(design.device, torch.float64)
     shape = (design.n,) if outputs is None else (design.n, outputs)
     if lift.shape != shape:
         raise ValueError(f"offset must have shape {shape}, got {tuple(lift.shape)}.")
-    if not bool(lift.isfinite().all()):
-        raise ValueError("Input offset contains NaN or infinity.")
+    check_finite(lift, "offset")
     return lift
 
 
 def _same_length(name: str, rows: Tensor, design: Design) -> None:
-    if rows.dim() == 0 or len(rows) != design.n:
-        given = [design.n, len(rows) if rows.dim() else 0]
+    if rows.dim() == 0:
+        raise ValueError(f"{name} should be a 1d array, got an array of shape () instead.")
+    if len(rows) != design.n:
+        given = [design.n, len(rows)]
         raise ValueError(f"Found input variables with inconsistent numbers of samples: {given} (X, {name})")
