@@ -176,6 +176,13 @@ def test_of_many_curves_the_largest_stand_out_and_the_rest_is_one_collection():
     assert (len(everything.lines_), everything.rest_, everything.labels_) == (len(ever), None, [])
 
 
+def test_of_many_curves_those_stand_out_that_are_large_at_the_chosen_alpha():
+    given = path(200, points=30)
+    display = PathDisplay.from_path(given, chosen=float(given.alphas[12]), names=range(200), ax=panels()[1][0])
+    largest = sorted(torch.topk(given.coefs[12].abs(), 10).indices.tolist())
+    assert [int(text.get_text()) for text in display.labels_] == largest
+
+
 def test_thousands_of_features_are_drawn_fast():
     given = path(20_000, points=100)
     start = time.perf_counter()

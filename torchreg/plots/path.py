@@ -34,8 +34,8 @@ class PathDisplay:
         names: of the features; None for no names.
         x: ``"alpha"``, or ``"norm"`` for the sum of the coefficients' absolute values.
         largest: where there are more than 20 curves (fewer on small axes), so many of the largest
-            keep their colour and name, the rest is thin and grey; None: all keep their colour,
-            none its name.
+            at the chosen alpha, else at the least, keep their colour and name, the rest is thin
+            and grey; None: all keep their colour, none its name.
         chosen: an alpha to mark by a vertical line.
         labels: of the y axis and of the top axis.
 
@@ -193,8 +193,10 @@ class PathDisplay:
         count = self.coefs.shape[1]
         if self.largest is None or count <= self._room():
             return list(range(count))
-        sizes = np.abs(self.coefs[0])
-        return sorted(np.argsort(-sizes, kind="stable")[: min(self.largest, self._room())].tolist())
+        ends = np.abs(self.coefs[0])
+        near = 0 if self.chosen is None else int(np.abs(self.alphas - self.chosen).argmin())
+        by_size = np.lexsort((-ends, -np.abs(self.coefs[near])))
+        return sorted(by_size[: min(self.largest, self._room())].tolist())
 
     def _room(self) -> int:
         """How many curves can be told apart and named."""

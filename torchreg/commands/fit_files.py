@@ -1,0 +1,109 @@
+"""What ``torchreg fit`` writes: coefficients, pictures, and a record of the run."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchreg.commands.fit_options import FitOptions
+from torchreg.commands.fit_result import FitResult
+
+COEFFICIENTS, PATH, CV, RECORD = "coefficients.csv", "path.png", "cv.png", "fit.json"
+
+
+def check_folder(options: FitOptions) -> None:
+    """Make the folder for the results, before a long fit.
+
+    Raises:
+        OSError: if it cannot be made.
+        ValueError: if a result would overwrite the data.
+    """
+    for name in (COEFFICIENTS, PATH, CV, RECORD):
+        if (options.out / name).resolve() == options.data.resolve():
+            raise ValueError(f"{name} would overwrite the data {options.data}; choose another --out.")
+    options.out.mkdir(parents=True, exist_ok=True)
+
+
+def write_files(result: FitResult) -> list[str]:
+    """Write all results over those of an earlier run; returns lines that say what was written."""
+    out, lines = result.options.out, []
+    stale = result.cv is None and (out / CV).exists() and (out / RECORD).exists()
+    if stale:
+        (out / CV).unlink()
+    with (out / COEFFICIENTS).open("w", newline="", encoding="utf-8") as file:
+        _write_coefficients(result, file)
+    written = [COEFFICIENTS]
+    try:
+        from torchreg.commands.fit_pictures import draw
+    except ImportError as error:
+        lines.append(f"No pictures: {error}")
+    else:
+        written += draw(result, path=out / PATH, cv=out / CV)
+    written.append(RECORD)
+    text = json.dumps(record(result, written), indent=2, allow_nan=False, ensure_ascii=False)
+    (out / RECORD).write_text(f"{text}\n", encoding="utf-8")
+    lines.append(f"Written to {out}: {', '.join(written)}")
+    return [*lines, f"Removed {out / CV}, which was of an earlier run"] if stale else lines
+
+
+def _write_coefficients(result: FitResult, file: Any) -> None:
+    """All of them, zeros too, with every digit."""
+    writer = csv.writer(file)
+    writer.writerow(("feature", *result.outputs))
+    writer.writerow(("(intercept)", *result.intercept.tolist()))
+    writer.writerows((result.table.names[j], *result.coef[j].tolist()) for j in result.order)
+
+
+def record(result: FitResult, files: list[str]) -> dict[str, Any]:
+    """The run in JSON's types; what is not finite is null."""
+    path, intercept = result.path, result.intercept.tolist()
+    n, p = result.table.X.shape
+    return _finite({
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__,
+            "torchreg": version("torchreg-penalty"), "numpy": np.__version__,
+        },
+        "options": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(result.options).items()},
+        "sha256": _digest(result.options.data),
+        "task": result.task.name, "classes": list(result.task.classes),
+        "n": n, "p": p, "alpha": result.alpha, "alpha_max": path.alpha_max,
+        "objective": result.number(path.objectives), "null_objective": path.null_objective,
+        "duality_gap": result.number(path.dual_gaps), "violation": result.number(path.violations),
+        "tolerance": path.tol, "gap_allowed": result.gap_allowed, "converged": bool(path.converged[result.index]),
+        "n_iter": int(path.n_iters[result.index]), "n_nonzero": int((result.coef != 0).any(1).sum()),
+        "intercept": intercept if len(intercept) > 1 else intercept[0],
+        "cross_validation": _cross_validation(result), "files": files,
+    })  # fmt: skip
+
+
+def _cross_validation(result: FitResult) -> dict[str, Any] | None:
+    cv = result.cv
+    if cv is None:
+        return None
+    return {
+        "folds": result.options.folds, "rule": result.options.rule or "min", "loss": result.task.loss,
+        "alpha_min": float(cv.alpha_min), "alpha_1se": float(cv.alpha_1se),
+        "mean": result.number(cv.mean), "se": result.number(cv.se),
+    }  # fmt: skip
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
