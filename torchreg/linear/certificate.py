@@ -125,15 +125,20 @@ def _flat(form: L1Form, coef: Tensor) -> L1Form:
     """The form over all entries of coefficients (p, K), in one dimension."""
     if coef.dim() == 1:
         return form
-    l1, l2 = (torch.as_tensor(part).to(coef).broadcast_to(coef.shape).reshape(-1) for part in (form.l1, form.l2))
+    l1, l2 = (
+        torch.as_tensor(part, dtype=coef.dtype, device=coef.device).broadcast_to(coef.shape).reshape(-1)
+        for part in (form.l1, form.l2)
+    )
     return L1Form(l1, l2, form.lower)
 
 
 def group_scale(form: GroupForm, g: Tensor) -> Tensor:
     """`dual_scale` for groups: the largest ``s <= 1`` with ``||soft(s g, inner)|| <= l1`` in groups without a ridge."""
     g = g.clamp(min=0.0) if form.lower == 0.0 else g
-    ridge = form.by.extreme(torch.as_tensor(form.l2).to(g).broadcast_to(g.shape), largest=True)
-    inner = torch.as_tensor(form.inner).to(g).broadcast_to(g.shape)
+    ridge = form.by.extreme(
+        torch.as_tensor(form.l2, dtype=g.dtype, device=g.device).broadcast_to(g.shape), largest=True
+    )
+    inner = torch.as_tensor(form.inner, dtype=g.dtype, device=g.device).broadcast_to(g.shape)
     held = (ridge == 0.0) & ((form.l1 > 0.0) | (form.by.extreme(inner, largest=True) > 0.0))
     low, high = torch.zeros_like(form.l1), torch.ones_like(form.l1)
     if bool(((form.by.norms(soft(g, inner)) <= form.l1) | ~held).all()):
@@ -150,9 +155,9 @@ def group_gap(form: GroupForm, w: Tensor, z: Tensor) -> Tensor:
     """`penalty_gap` for groups; each group's share is not negative."""
     z = torch.where((w == 0.0) & (z < 0.0), 0.0, z) if form.lower == 0.0 else z
     positive = z.clamp(min=0.0) if form.lower == 0.0 else z
-    norms, l2 = form.by.norms(w), torch.as_tensor(form.l2).to(z).broadcast_to(z.shape)
+    norms, l2 = form.by.norms(w), torch.as_tensor(form.l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
     ridge = form.by.extreme(l2, largest=True)
-    inner = torch.where(w == 0.0, 0.0, torch.as_tensor(form.inner).to(z) * w.abs())
+    inner = torch.where(w == 0.0, 0.0, torch.as_tensor(form.inner, dtype=z.dtype, device=z.device) * w.abs())
     linear = torch.where(norms == 0.0, 0.0, form.l1 * norms) + form.by.sum(inner + l2 * w.square() / 2.0 - z * w)
     excess = (form.by.norms(soft(positive, form.inner)) - form.l1).clamp(min=0.0)
     conjugate = torch.where(ridge > 0.0, excess.square() / (2.0 * torch.where(ridge > 0.0, ridge, 1.0)), 0.0)
