@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
@@ -17,6 +18,7 @@ from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
+from torchreg.linear.ridge_path import RidgePath
 from torchreg.penalties import L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
@@ -52,6 +54,18 @@ class NewtonEngine(Engine):
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
         return self._path.points(alphas, forms)
+
+
+class RidgeEngine(Engine):
+    """Least squares with a ridge or nothing: in closed form."""
+
+    def __init__(self, problem: Problem, moments: Moments | None) -> None:
+        self._coef = problem.no_coef()
+        self._path = RidgePath(problem, moments)
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        del alphas
+        return self._path.points([cast(L1Form, penalty.form(self._coef)) for penalty in penalties])
 
 
 class ProximalEngine(Engine):
@@ -103,11 +117,22 @@ def engine_for(
         max_iter: their limit.
         moments: of a quadratic problem, where they pay.
     """
+    if problem.datafit.quadratic and is_smooth(penalty, problem.no_coef()):
+        return RidgeEngine(problem, moments)
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
     if isinstance(penalty.form(problem.no_coef()), L1Form) and problem.K is None and has_hessian(problem):
         return NewtonEngine(problem, start, tol, max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
+
+
+def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
+    """Whether the penalty has no kink: a ridge, or nothing, on the coefficients that it does not force to zero."""
+    form = penalty.with_alpha(1.0).form(coef)
+    if not isinstance(form, L1Form) or form.lower == 0.0:
+        return False
+    l1 = torch.as_tensor(form.l1)
+    return bool(((l1 == 0.0) | l1.isinf()).all())
 
 
 def fits_l1(problem: Problem, penalty: Penalty) -> bool:

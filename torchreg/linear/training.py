@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import L1Engine, engine_for, fits_l1
+from torchreg.linear.engines import engine_for, fits_l1
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
 from torchreg.linear.moments import remainder
@@ -33,7 +33,7 @@ def _by_subtraction(frame: Frame, test: Tensor, penalty: Penalty, grid: list[flo
     assert frame.moments is not None
     whole = frame.coordinates
     rest = remainder(frame.problem, frame.moments, test, centre=frame.fit_intercept, scale=frame.standardize)
-    engine = L1Engine(frame.problem, None, rest.moments)
+    engine = engine_for(frame.problem, penalty, start=None, tol=0.0, max_iter=1, moments=rest.moments)
     inner = Coordinates(rest.mean, rest.scale, rest.shift)
     outer = Coordinates(whole.mean, whole.scale, None)
     points = [inner.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
