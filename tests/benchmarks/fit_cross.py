@@ -14,7 +14,7 @@ import fit_workloads
 import numpy as np
 from fit_problem import Problem, alpha_max, read_coefs
 from fit_session import Failed, Interpreters
-from fit_sweep import TARGETS, Bench, kind, solvers
+from fit_sweep import SLOW, Bench, kind, solvers
 
 REFERENCE = "scikit-learn cv"
 
@@ -34,11 +34,11 @@ class CrossBench(Bench):
         self.base.sweep(basic, [full_path(name) for name in fresh])
         self.base.close()
         self.sweeps = {name: [] for name in wanted or solvers(self.problem)}
-        self.once(REFERENCE, 1e-10, save=True)
+        self.once(REFERENCE, 1e-10, save=True, patience=20)
         self.reference = self._read(REFERENCE)
         for rungs in self.chosen().values():
             for name, tol in rungs.items():
-                if name not in self._failed():
+                if not self._failed(name, tol) and tol not in {rung["tol"] for rung in self.sweeps[name]}:
                     self.sweeps[name].append({"tol": tol, **self._run(name, tol)})
 
     def _run(self, name: str, tol: float) -> dict[str, object]:
@@ -55,11 +55,16 @@ class CrossBench(Bench):
         return read_coefs(self.workers[name].stem, shape).toarray()
 
     def chosen(self) -> dict[float, dict[str, float]]:
-        base, runs = self.base.chosen(), [name for name in self.sweeps if name not in self._failed()]
-        return {t: {name: base[t][full_path(name)] for name in runs if full_path(name) in base[t]} for t in TARGETS}
+        found: dict[float, dict[str, float]] = {}
+        for target, tols in self.base.chosen().items():
+            pairs = {name: tols[full_path(name)] for name in self.sweeps if full_path(name) in tols}
+            found[target] = {name: tol for name, tol in pairs.items() if not self._failed(name, tol)}
+        return found
 
-    def _failed(self) -> set[str]:
-        return {name for name, rungs in self.sweeps.items() if any("error" in rung for rung in rungs)}
+    def _failed(self, name: str, tol: float) -> bool:
+        """Too slow at this or a looser tolerance, or unable at all."""
+        errors = [rung for rung in self.sweeps[name] if "error" in rung]
+        return any(not rung["error"].startswith(SLOW) or tol <= rung["tol"] for rung in errors)
 
     def rungs(self, solver: str) -> list[dict]:
         return self.sweeps[solver]

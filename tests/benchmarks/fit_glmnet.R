@@ -38,6 +38,7 @@ type <- if (grepl("cov", solver)) "covariance" else "naive"
 glmnet.control(fdev = 0, devmax = 1, mnlam = 1000)  # no early end of the path
 
 fit <- function(tol) {
+  if (value("group") != "1") stop("no group lasso")
   options <- list(X, y, family = family, lambda = alphas, thresh = tol, standardize = FALSE, intercept = intercept,
                   maxit = 1e9, type.gaussian = type)
   if (!grepl("cv", solver)) return(do.call(glmnet, options))
@@ -79,9 +80,9 @@ input <- file("stdin", "r")
 while (length(line <- readLines(input, 1)) == 1) {
   order <- strsplit(trimws(line), " ")[[1]]
   answer <- tryCatch({
-    taken <- system.time(found <- fit(as.numeric(order[1])))[["elapsed"]]
+    taken <- system.time(found <- fit(as.numeric(order[1])))
     if (order[2] == "1") write(found)
-    paste("ok", taken)
+    paste("ok", taken[["elapsed"]], taken[["user.self"]] + taken[["sys.self"]])
   }, error = function(e) paste("error", gsub("\n", " ", conditionMessage(e))))
   say(answer)
   flush(stdout())

@@ -54,7 +54,7 @@ def emulated_cuml(problem: Problem, tol: float, device: str = "cpu"):
     return np.array(coefs)
 
 
-def _solve_alpha(X, residual, w, thresholds: list[float], tol: float) -> None:  # noqa: N803
+def _solve_alpha(X, residual, w, thresholds: list[float], tol: float) -> None:
     from torch.nn.functional import softshrink
 
     before = w.clone()

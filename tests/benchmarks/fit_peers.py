@@ -42,6 +42,8 @@ def centring(path: Callable) -> Callable:
 def sklearn_path(problem: Problem, tol: float, **offsets):
     from sklearn.linear_model import lasso_path
 
+    if problem.group > 1:
+        raise NotImplementedError("no group lasso")
     return lasso_path(problem.X, problem.y, alphas=problem.alphas, tol=tol, max_iter=1_000_000, **offsets)[1].T
 
 
@@ -218,7 +220,7 @@ def torchreg_cv(problem: Problem, tol: float, device: str = "cpu"):
     from torchreg.linear import fit_cv
 
     options = {"alphas": problem.alphas, "tol": tol, "fit_intercept": problem.intercept, "device": device}
-    return fit_cv(problem.X, problem.y, L1(1.0), cv=splits(problem), **options)
+    return fit_cv(problem.X, problem.y, L1(1.0), cv=splits(problem), **options).losses.T
 
 
 def splits(problem: Problem) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -84,7 +84,7 @@ def one_hot(y: np.ndarray) -> np.ndarray:
     return (y[:, None] == np.arange(int(y.max()) + 1)).astype(float)
 
 
-def alpha_max(X: np.ndarray | sparse.csc_matrix, y: np.ndarray, loss: str, group: int, intercept: bool) -> float:  # noqa: N803
+def alpha_max(X: np.ndarray | sparse.csc_matrix, y: np.ndarray, loss: str, group: int, intercept: bool) -> float:
     """Least alpha at which all coefficients are zero."""
     target = one_hot(y) if loss == "multinomial" else y
     null = {"quadratic": 0.0, "logistic": 0.5, "multinomial": 1 / target.shape[-1]}[loss]

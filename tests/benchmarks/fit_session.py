@@ -45,7 +45,9 @@ def _required(path: str | None, option: str) -> str:
 
 
 class Worker:
-    """One process. `solve` returns the seconds that it measured itself."""
+    """One process. `solve` returns the seconds that it measured itself; `cpu_seconds` are of all its threads."""
+
+    cpu_seconds = 0.0
 
     def __init__(self, solver: str, folder: Path, interpreters: Interpreters, threads: int, device: str = "cpu"):
         self.stem = str(folder / f"out-{solver.replace(' ', '-')}")
@@ -63,7 +65,8 @@ class Worker:
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Failed(f"process ended with code {self.process.poll()}: {self._last_words()}") from None
-        return float(self._answer(limit, "ok"))
+        seconds, self.cpu_seconds = map(float, self._answer(limit, "ok").split())
+        return seconds
 
     def _answer(self, limit: float, expected: str) -> str:
         assert self.process.stdout is not None

@@ -35,6 +35,8 @@ LADDERS = {
     "glmnet": ladder(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18),
     "glmnet cov": ladder(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18),
 }
+WARM_UP = 20.0  # seconds: a first run below it is repeated, since it may have compiled
+SLOW = "> "  # how a TooSlow reads
 ON_DEVICE = ("torchreg", "torchreg resident", "torchreg cv", "cuml emulated")
 ABSENT = {
     "multinomial": {"celer": "no multinomial loss", "skglm": "no multinomial loss with an L1 penalty"},
@@ -90,8 +92,8 @@ class Bench:
         self.record = folder / "sweeps.json"
         self.sweeps: dict[str, list[dict]] = json.loads(self.record.read_text()) if self.record.exists() else {}
 
-    def once(self, solver: str, tol: float, *, save: bool = False) -> float:
-        """Seconds of one run, in the solver's own process, started if need be."""
+    def once(self, solver: str, tol: float, *, save: bool = False, patience: float = 1.0) -> float:
+        """Seconds of one run, in the solver's own process, started if need be; TooSlow after patience * limit."""
         if solver not in self.workers or self.workers[solver].process.poll() is not None:
             device = self.chosen_options.device if solver in ON_DEVICE else "cpu"
             self.workers[solver] = Worker(solver, self.folder, self.interpreters, self.chosen_options.threads, device)
@@ -99,7 +101,7 @@ class Bench:
         if solver != self.last:
             time.sleep(SETTLE)
         self.last = solver
-        return self.workers[solver].solve(tol, self.chosen_options.limit, save=save)
+        return self.workers[solver].solve(tol, patience * self.chosen_options.limit, save=save)
 
     def close(self, solver: str | None = None) -> None:
         for name in [solver] if solver else list(self.workers):
@@ -107,28 +109,36 @@ class Bench:
                 self.workers.pop(name).close()
 
     def sweep(self, wanted: list[str] | None, fresh: list[str]) -> None:
+        """Every rung is kept as it comes, so that a run that ends early goes on where it stopped."""
+        for name in fresh:
+            self.sweeps.pop(name, None)
         for name in wanted or solvers(self.problem):
-            if name in fresh or name not in self.sweeps:
-                self.sweeps[name] = list(self._climb(name))
+            rungs = self.sweeps.setdefault(name, [])
+            if rungs and "error" in rungs[0] and not rungs[0]["error"].startswith(SLOW):
+                rungs.clear()  # it could not run then: perhaps it can now
+            for rung in self._climb(name, LADDERS[name][len(rungs) :] if not _done(rungs) else []):
+                rungs.append(rung)
                 self.record.write_text(json.dumps(self.sweeps))
+                if time.monotonic() > self.chosen_options.deadline:
+                    raise SystemExit("out of --budget: run the same command again to go on")
 
-    def _climb(self, name: str) -> Iterator[dict]:
-        """Rungs until the last, a proof of exhaustion or the time limit; the first rung also warms up."""
-        for k, tol in enumerate(LADDERS[name]):
+    def _climb(self, name: str, tols: list[float]) -> Iterator[dict]:
+        """Rungs until the last, a proof of exhaustion or the time limit; a first short run warms up."""
+        for k, tol in enumerate(tols):
+            label = f"{self.problem.name}  {name:16s} {tol:8.0e}"
             try:
-                if k == 0:
-                    self.once(name, tol)
-                rung = {"tol": tol, "seconds": self.once(name, tol, save=True), **self._judge(name)}
+                seconds = self.once(name, tol, save=True)
+                if k == 0 and seconds < WARM_UP:
+                    seconds = self.once(name, tol, save=True)
+                cpu = self.workers[name].cpu_seconds
+                rung = {"tol": tol, "seconds": seconds, "cpu_seconds": cpu, **self._judge(name)}
             except Failed as error:
-                print(f"{self.problem.name}  {name:16s} {tol:8.0e}  {error}", flush=True)
+                print(f"{label}  {error}", flush=True)
                 yield {"tol": tol, "error": str(error)}
                 if isinstance(error, TooSlow) or k == 0:
                     return
                 continue
-            print(
-                f"{self.problem.name}  {name:16s} {tol:8.0e} {rung['seconds']:9.3f} s  gap {rung['gap']:.1e}",
-                flush=True,
-            )
+            print(f"{label} {seconds:9.3f} s  gap {rung['gap']:.1e}", flush=True)
             yield rung
             if rung["gap"] <= EXHAUSTED:
                 return
@@ -161,7 +171,7 @@ class Bench:
 
     def rungs(self, solver: str) -> list[dict]:
         """The sweep as it is reported: tolerance, seconds, sub-optimality, gap, or the error."""
-        keys = ("tol", "seconds", "gap", "nonzeros", "error")
+        keys = ("tol", "seconds", "cpu_seconds", "gap", "nonzeros", "error")
         shown = [{key: rung[key] for key in keys if key in rung} for rung in self.sweeps.get(solver, [])]
         for rung, full in zip(shown, self.sweeps.get(solver, []), strict=True):
             if "null" in full:
@@ -183,6 +193,10 @@ class Bench:
             cells = ["-" if tol is None else f"{rungs[tol]['seconds']:.3f}" for tol in tols]
             lines.append(f"| {solver} | {' | '.join(cells)} | {', '.join(map(_rung_text, rungs.values()))} |")
         return "\n".join(lines) + "\n"
+
+
+def _done(rungs: list[dict]) -> bool:
+    return bool(rungs) and (rungs[-1].get("gap", 1.0) <= EXHAUSTED or rungs[-1].get("error", "").startswith(SLOW))
 
 
 def _rung_text(rung: dict) -> str:

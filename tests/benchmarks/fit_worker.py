@@ -2,7 +2,7 @@
 
     python fit_worker.py SOLVER FOLDER [DEVICE]
 
-Reads lines "TOL SAVE", answers "ok SECONDS" or "error MESSAGE"; its first line is "ready JSON".
+Reads lines "TOL SAVE", answers "ok SECONDS CPU-SECONDS" or "error MESSAGE"; its first line is "ready JSON".
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def main(name: str, folder: Path, device: str = "cpu") -> None:
     for line in sys.stdin:
         tol, save = line.split()
         try:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             found = solve(problem, float(tol)) if device == "cpu" else on_device(solve, problem, float(tol), device)
-            taken = time.perf_counter() - start
+            taken, cpu = time.perf_counter() - start, time.process_time() - cpu
             if save == "1":
                 write(str(folder / f"out-{name.replace(' ', '-')}"), found)
-            print("ok", taken, file=answers)
+            print("ok", taken, cpu, file=answers)
         except Exception as error:
             print("error", f"{type(error).__name__}: {' '.join(str(error).split())}"[:500], file=answers)
 
@@ -53,9 +53,7 @@ def on_device(solve, problem: Problem, tol: float, device: str):
 
 def write(stem: str, found: object) -> None:
     """Coefficients per alpha, or the held-out losses (a, folds) of a cross-validation."""
-    if hasattr(found, "losses"):
-        found = found.losses.T
-    elif hasattr(found, "coefs"):
+    if hasattr(found, "coefs"):
         found = found.coefs.cpu().numpy(), found.intercepts.cpu().numpy()
     write_coefs(stem, found.cpu().numpy() if hasattr(found, "cpu") else found)
 

@@ -28,7 +28,7 @@ TRUE_FEATURES, SIGNAL_TO_NOISE = 50, 3.0
 TEXTS, NGRAMS = 20_000, 1_000_000
 
 
-def problem(name: str, X, y: np.ndarray, *, loss="quadratic", group=1, count=100, folds=0, **notes) -> Problem:  # noqa: N803
+def problem(name: str, X, y: np.ndarray, *, loss="quadratic", group=1, count=100, folds=0, **notes) -> Problem:
     n, p = X.shape
     eps = 1e-2 if p > n else 1e-3
     alphas = alpha_max(X, y, loss, group, False) * np.geomspace(1, eps, count)
@@ -44,7 +44,7 @@ def ar_design(n: int, p: int, rho: float, rng: np.random.Generator) -> np.ndarra
     return standardised(X.T)
 
 
-def standardised(X: np.ndarray) -> np.ndarray:  # noqa: N803
+def standardised(X: np.ndarray) -> np.ndarray:
     """Mean 0, variance 1, constant columns left out, Fortran order."""
     X = X - X.mean(0)
     scale = X.std(0)
@@ -52,7 +52,7 @@ def standardised(X: np.ndarray) -> np.ndarray:  # noqa: N803
     return np.asfortranarray(X[:, keep] / scale[keep])
 
 
-def target(X, rng: np.random.Generator, places: np.ndarray) -> np.ndarray:  # noqa: N803
+def target(X, rng: np.random.Generator, places: np.ndarray) -> np.ndarray:
     """(n,) the noiseless signal of standard normal coefficients at those places, variance 1."""
     signal = X[:, places] @ rng.standard_normal(len(places))
     return (signal - signal.mean()) / signal.std()
@@ -102,7 +102,7 @@ def zipf(name: str, n: int = 10_000, p: int = 200_000, per_row: float = 68.5) ->
     return problem(name, X, y, nnz=int(X.nnz))
 
 
-def canonical(X) -> sparse.csc_matrix:  # noqa: N803
+def canonical(X) -> sparse.csc_matrix:
     X = sparse.csc_matrix(X)
     X.sum_duplicates()
     X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
