@@ -13,6 +13,8 @@ pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
+from torchreg import L1
+from torchreg.linear.cv import fit_cv
 from torchreg.plots import CVDisplay, PathDisplay, panels
 from torchreg.plots.canvas import FAINT, PALETTE
 
@@ -145,6 +147,20 @@ def test_scale_multiplies_each_feature():
     assert "scaled" in display.ax_.get_ylabel()
 
 
+def test_what_the_engine_returns_is_drawn():
+    X = torch.randn(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = 3.0 * X[:, 0] - X[:, 3]
+    fitted = fit_cv(X, y, L1(1.0), alphas=12, cv=4)
+    display = PathDisplay.from_path(fitted.path, names="abcdefgh", chosen=fitted.alpha, ax=panels()[1][0])
+    ever = (fitted.path.coefs != 0).any(0).nonzero().flatten().tolist()
+    assert display.names == tuple("abcdefgh"[k] for k in ever)
+    assert np.array_equal(display.nonzeros, fitted.path.n_nonzero.numpy()[::-1])
+    losses = CVDisplay.from_path(fitted, ax=panels()[1][0])
+    assert np.array_equal(losses.line_.get_ydata(), fitted.mean.numpy()[::-1])
+    assert losses.alpha_1se_.get_xdata() == [fitted.alpha_1se, fitted.alpha_1se]
+    assert np.array_equal(losses.nonzeros, display.nonzeros)
+
+
 @pytest.mark.parametrize("x", ["alpha", "norm"])
 def test_the_chosen_alpha_stands_where_its_coefficients_are(x):
     given = path()
@@ -229,6 +245,21 @@ def test_no_two_labels_overlap(features, length, size, x):
     assert len(inside) == len(ax.get_xticks()), "no tick stands under the names"
 
 
+def test_crowded_names_and_uneven_alphas_do_not_overlap():
+    """All curves end at the top, and alphas stand close together at both ends of the axis."""
+    figure, (ax,) = panels()
+    alphas = np.concatenate([np.geomspace(1e-3, 1.3e-3, 20), [0.02, 0.03], np.geomspace(0.8, 1.0, 20)])
+    coefs = np.linspace(1000.0, 1001.0, 19) * np.linspace(1.0, 0.0, 42)[:, None]
+    fitted = SimpleNamespace(alphas=alphas, coefs=np.c_[coefs, np.full((42, 1), -1.0)])
+    display = PathDisplay.from_path(fitted, names=[f"name {k}" for k in range(20)], ax=ax)
+    figure.draw_without_rendering()
+    assert len(display.labels_) == 20
+    for texts in (display.labels_, display.top_.get_xticklabels()):
+        for a, b in combinations(boxes(texts), 2):
+            assert not a.overlaps(b)
+    assert {alphas.min(), alphas.max()} <= set(display.top_.get_xticks())
+
+
 def test_curves_differ_in_grey_by_dashes():
     lines = PathDisplay.from_path(path(20), ax=panels()[1][0]).lines_
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
@@ -269,7 +300,7 @@ class Shrunk:
         self.alpha = alpha
         return self
 
-    def fit(self, X, y):  # noqa: N803
+    def fit(self, X, y):
         centre = np.array([3.0, -2.0, 0.0])
         self.coef_ = np.sign(centre) * np.maximum(np.abs(centre) - self.alpha, 0.0)
         self.alpha_max_ = 3.0
@@ -299,11 +330,11 @@ class Inverse(Shrunk):
     def get_params(self, deep=True):
         return {"C": self.C, "warm_start": False}
 
-    def set_params(self, C=1.0, warm_start=True):  # noqa: N803
+    def set_params(self, C=1.0, warm_start=True):
         self.C = C
         return self
 
-    def fit(self, X, y):  # noqa: N803
+    def fit(self, X, y):
         self.alpha = 1.0 / (self.C * len(y))
         super().fit(X, y)
         self.coef_ = self.coef_[None]

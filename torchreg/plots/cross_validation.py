@@ -83,7 +83,7 @@ class CVDisplay:
         order = np.argsort(alphas, kind="stable")
         mean, se, losses = (as_array(values)[..., order] for values in (path.mean, path.se, path.losses))
         display = cls(
-            alphas=alphas[order], mean=mean, se=se, nonzeros=np.asarray(path.path.n_nonzero)[order],
+            alphas=alphas[order], mean=mean, se=se, nonzeros=as_array(path.path.n_nonzero).astype(int)[order],
             alpha_min=float(path.alpha_min), alpha_1se=float(path.alpha_1se),
             losses=losses if folds else None, loss=loss, error=error,
         )  # fmt: skip
