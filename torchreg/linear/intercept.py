@@ -82,11 +82,14 @@ def _curvature(
     datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, derivative: Callable[[Tensor], Tensor], shift: Tensor
 ) -> Tensor:
     """The second derivative of the mean loss with respect to the shift, (K, K), or (1, 1)."""
-    if not shift.dim():
-        try:
+    try:
+        if not shift.dim():
             return mean_of(datafit.hessian(eta, y), weights).reshape(1, 1)
-        except NoHessian:
-            pass
+        second = datafit.hessian_map(eta, y)
+        units = torch.eye(shift.numel(), dtype=shift.dtype, device=shift.device)
+        return torch.stack([mean_of(second(unit.expand_as(eta)), weights) for unit in units])
+    except NoHessian:
+        pass
     size = _BUMP * (1.0 + shift.abs().max())
     bumps = size * torch.eye(shift.numel(), dtype=shift.dtype, device=shift.device)
     columns = [

@@ -50,7 +50,8 @@ class Multinomial(Datafit):
         return -(y * torch.log_softmax(eta, -1)).sum(-1)
 
     def grad(self, eta: Tensor, y: Tensor) -> Tensor:
-        return torch.softmax(eta, -1) - y
+        wrong = torch.softmax(eta, -1) * (1.0 - y)
+        return wrong - y * wrong.sum(-1, keepdim=True)  # softmax - y without cancellation in a row that is certain
 
     def hessian(self, eta: Tensor, y: Tensor) -> Tensor:
         del y
@@ -82,7 +83,7 @@ class Multinomial(Datafit):
 
     def fenchel_gap(self, eta: Tensor, u: Tensor, y: Tensor) -> Tensor:
         chances = torch.softmax(eta, -1)
-        change = u - (chances - y)
+        change = u - self.grad(eta, y)
         gap = relative_entropy(change, chances).sum(-1)
         close = near(change, chances).all(-1) & (u.sum(-1).abs() <= _SIMPLEX)
         return torch.where(close, gap, Datafit.fenchel_gap(self, eta, u, y))
