@@ -19,6 +19,7 @@ from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.ridge_path import RidgePath
+from torchreg.linear.smooth_path import SmoothPath
 from torchreg.penalties import L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
@@ -62,6 +63,18 @@ class RidgeEngine(Engine):
     def __init__(self, problem: Problem, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
         self._path = RidgePath(problem, moments)
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        del alphas
+        return self._path.points([cast(L1Form, penalty.form(self._coef)) for penalty in penalties])
+
+
+class SmoothEngine(Engine):
+    """A second derivative and a ridge or nothing: Newton's method."""
+
+    def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
+        self._coef = problem.no_coef()
+        self._path = SmoothPath(problem, start, tol, max_iter)
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         del alphas
@@ -117,8 +130,11 @@ def engine_for(
         max_iter: their limit.
         moments: of a quadratic problem, where they pay.
     """
-    if problem.datafit.quadratic and is_smooth(penalty, problem.no_coef()):
-        return RidgeEngine(problem, moments)
+    if is_smooth(penalty, problem.no_coef()):
+        if problem.datafit.quadratic:
+            return RidgeEngine(problem, moments)
+        if has_hessian(problem):
+            return SmoothEngine(problem, start, tol, max_iter)
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
     if isinstance(penalty.form(problem.no_coef()), L1Form) and problem.K is None and has_hessian(problem):
@@ -151,7 +167,7 @@ def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:
 def has_hessian(problem: Problem) -> bool:
     """Whether the datafit knows its second derivative."""
     try:
-        problem.datafit.hessian(problem.null_eta(0.0)[:1], problem.y[:1])
+        problem.datafit.hessian_map(problem.null_eta(0.0)[:1], problem.y[:1])
     except NoHessian:
         return False
     return True
