@@ -62,8 +62,10 @@ class L1Path:
 
     def _open(self, form: L1Form) -> None:
         """Unpenalised columns, and those of the start, are in the set from the beginning."""
-        first = columns(form.l1, self._slack).expand(self._p) == 0.0
+        l1 = columns(form.l1, self._slack).expand(self._p)
+        first = l1 == 0.0
         if self._start is not None:
+            self._start = torch.where(l1.isinf(), 0.0, self._start.clamp(min=form.lower))
             first = first | (self._start != 0.0)
         self._add(first.nonzero().flatten(), form)
         if self._start is not None and len(self._oracle.chosen):

@@ -168,8 +168,9 @@ class PivotSolver:
         """How far each column is from optimal on its side (> 0: it must change), and the correlations."""
         active, g = self.tableau.active, c - product
         size = g if problem.lower == 0.0 else g.abs()
-        entering = size - (1.0 + _SLACK) * problem.l1 - _ROUNDING * c.abs().max()
-        leaving = -product * self.signs
+        rounding = _ROUNDING * c.abs().max()
+        entering = size - (1.0 + _SLACK) * problem.l1 - rounding
+        leaving = rounding * self.tableau.table.diagonal() - product * self.signs  # zero is as good as what is rounding
         if problem.lower != 0.0:
             leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
         return torch.where(active, leaving, entering), g
