@@ -36,7 +36,11 @@ def report(
     n, p = bench.problem.X.shape
     record = {
         "workload": {"name": bench.problem.name, "n": n, "p": p, "kind": kind(bench.problem), **bench.problem.notes},
-        "protocol": {"limit_seconds": chosen.limit, "kernels": "BLAS kernels chosen by the library itself"},
+        "protocol": {
+            "limit_seconds": chosen.limit,
+            "gap_of_best": bench.certificate(),
+            "kernels": "BLAS kernels chosen by the library itself",
+        },
         "rows": rows,
         "solvers": {name: solver_record(bench, name, times, cold) for name in bench.sweeps},
         "absent": ABSENT.get(kind(bench.problem), {}),

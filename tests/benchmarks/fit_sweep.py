@@ -157,6 +157,10 @@ class Bench:
             [rung["objectives"] for rungs in self.sweeps.values() for rung in rungs if "null" in rung], axis=0
         )
 
+    def certificate(self) -> float:
+        """The least relative gap of any run: P* is the optimum up to it; above 1e-9 the 1e-8 column is in doubt."""
+        return min((r["gap"] for rungs in self.sweeps.values() for r in rungs if "null" in r), default=float("nan"))
+
     def suboptimality(self, rung: dict) -> float:
         return float(((np.array(rung["objectives"]) - self.best()) / rung["null"]).max())
 
