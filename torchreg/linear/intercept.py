@@ -12,7 +12,7 @@ from torchreg.linear.datafits import Datafit, NoHessian
 _STEPS = 200  # Newton steps; a handful suffices, but from exp(eta) far too large each lowers eta by 1
 _HALVINGS = 60  # of one step
 _DECREASE = 1e-4  # Armijo's constant
-_FLOOR = 4e-16  # rounding: of a mean derivative, relative to that of absolute values; of eta, to its largest
+_FLOOR = 4e-16  # rounding: of eta, relative to its largest; of a mean derivative, to that of absolute values times eta
 _BUMP = 1e-5  # for central differences: error of the order of bump^2
 _FLAT = 1e-9  # curvature, relative to the largest, below which a direction counts as flat
 
@@ -47,6 +47,7 @@ def best_shift(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, start:
     if datafit.quadratic:
         return mean_of(y - eta, weights)
     shift = _guess(datafit, eta, y, weights) if start is None else start
+    steepness = torch.full_like(weights[0], torch.inf)
 
     def derivative(at: Tensor) -> Tensor:
         return mean_of(datafit.grad(eta + at, y), weights)
@@ -57,11 +58,16 @@ def best_shift(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, start:
     for _ in range(_STEPS):
         rows = datafit.grad(eta + shift, y)
         slope = mean_of(rows, weights)
-        if bool((slope.abs() <= _FLOOR * mean_of(rows.abs(), weights)).all()):
+        far = (eta + shift).abs().max()
+        if bool((slope.abs() <= _FLOOR * (1.0 + far) * mean_of(rows.abs(), weights)).all()):
             break
         step = _newton(slope, _curvature(datafit, eta + shift, y, weights, derivative, shift))
-        if bool(step.abs().max() <= _FLOOR * (eta + shift).abs().max()):
+        if bool(step.abs().max() <= _FLOOR * far):
             break
+        hidden = -(slope * step).sum() <= _FLOOR * mean_of(datafit.value(eta + shift, y).abs(), weights)
+        if bool(hidden & (slope.abs().max() > 0.5 * steepness)):
+            break
+        steepness = slope.abs().max()
         found = _searched(loss, derivative, shift, slope, step)
         if found is None:
             break

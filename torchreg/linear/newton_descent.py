@@ -22,7 +22,6 @@ _STEPS = 500  # of conjugate gradients
 _STALLED = 3  # steps without a smaller gap, where the objective cannot tell any more
 _DAMPED = 1e-3  # of the typical curvature: the first damping
 _TAMER = 8.0  # factor of damping from one step to the next
-_FLAT = 1e-12  # of the typical curvature: where the rows have none at all
 
 
 @dataclass
@@ -108,7 +107,7 @@ class Descent:
         if not self._features.ones:
             return state.theta.new_zeros(())
         bend = mean_of(self._problem.datafit.hessian(state.eta, self._problem.y), self._problem.weights)
-        return (state.slope[-1].square() / bend.clamp(min=_FLAT)).sum()
+        return (state.slope[-1].square() / bend.clamp(min=torch.finfo(bend.dtype).tiny)).sum()
 
     def _centred(self, state: State) -> State:
         """At the best intercept: the dual point of a gap must sum to zero."""
@@ -132,7 +131,7 @@ class Descent:
         weights = problem.weights if state.eta.dim() == 1 else problem.weights[:, None]
         bend = problem.datafit.hessian(state.eta, problem.y)
         typical = problem.datafit.curvature or float(mean_of(bend, problem.weights).max())
-        extra = max(self._damping, _FLAT) * typical
+        extra = self._damping * typical
         second = problem.datafit.hessian_map(state.eta, problem.y)
 
         def times(rows: Tensor) -> Tensor:
