@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.design import Design
+from torchreg.linear.design import Design, deviation
 from torchreg.linear.inputs import as_design
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.moments import Moments, moments_of, moments_pay
@@ -43,9 +43,20 @@ class Coordinates:
         return replace(point, values=values, intercept=intercept)
 
     def inward(self, start: tuple[Any, Any], like: Tensor) -> tuple[Tensor, Tensor]:
-        """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape."""
-        coef = torch.as_tensor(start[0]).to(like).reshape(like.shape)
-        intercept = torch.as_tensor(start[1]).to(like).reshape(like.shape[1:])
+        """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape.
+
+        Raises:
+            ValueError: if the start has other shapes or is not finite.
+        """
+        coef, intercept = (torch.as_tensor(part).to(like) for part in start)
+        if coef.numel() != like.numel() or intercept.numel() != like.shape[1:].numel():
+            raise ValueError(
+                f"init takes coef of shape {tuple(like.shape)} and intercept of shape {tuple(like.shape[1:])}, got "
+                f"{tuple(coef.shape)} and {tuple(intercept.shape)}."
+            )
+        coef, intercept = coef.reshape(like.shape), intercept.reshape(like.shape[1:])
+        if not bool(coef.isfinite().all() & intercept.isfinite().all()):
+            raise ValueError("init contains NaN or infinity.")
         if self.mean is not None:
             intercept = intercept + self.mean @ coef
         if self.scale is not None:
@@ -114,6 +125,7 @@ def frame_of(
     if eliminated:
         shift = mean_of(y, weights)
         y = y - shift
+        y = torch.where(deviation(shift, mean_of(y.square(), weights)) > 0, y, 0.0)  # a constant target is explained
     design = raw
     if eliminated or standardize:
         design = raw.standardised(weights, centre=fit_intercept, scale=standardize)

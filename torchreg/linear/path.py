@@ -155,7 +155,9 @@ def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: fl
     Raises:
         ValueError: if one is negative or not finite, or a grid is asked for where ``alpha_max`` is infinite.
     """
-    if isinstance(alphas, bool) or (not isinstance(alphas, (int, Sequence, Tensor)) and not hasattr(alphas, "tolist")):
+    if hasattr(alphas, "tolist"):
+        alphas = alphas.tolist()
+    if isinstance(alphas, (bool, str)) or not isinstance(alphas, (int, Sequence)):
         raise TypeError(f"alphas takes a whole number or a sequence of strengths, got {alphas!r}.")
     if isinstance(alphas, int):
         if alphas < 1:
@@ -169,7 +171,7 @@ def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: fl
             )
         top = alpha_max if alpha_max > 0.0 else 1.0
         return [top * eps ** (k / max(alphas - 1, 1)) for k in range(alphas)]
-    given = [float(a) for a in (alphas.tolist() if hasattr(alphas, "tolist") else alphas)]
+    given = [float(a) for a in alphas]
     bad = [a for a in given if not (math.isfinite(a) and a >= 0.0)]
     if bad or not given:
         raise ValueError(f"alphas must be finite numbers >= 0, at least one, got {bad or 'none'}.")
