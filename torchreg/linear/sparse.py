@@ -10,7 +10,16 @@ from torch import Tensor
 
 from torchreg.linear.compressed import Compressed
 from torchreg.linear.design import Design, Selection, as_scale, deviation, divided, less_mean, less_total
-from torchreg.linear.gram_blocks import Correction, add_products, balanced, correction, longer, mirrored, strip
+from torchreg.linear.gram_blocks import (
+    Correction,
+    add_products,
+    balanced,
+    correction,
+    longer,
+    mirrored,
+    split_weights,
+    strip,
+)
 from torchreg.pieces import LONG
 
 _ROOM = 1 << 22  # entries of a dense temporary: 32 MiB
@@ -54,8 +63,10 @@ class Sparse(Design):
     def gram(self, weights: Tensor) -> Tensor:
         square = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.device)
         if self.columns.density > _DENSE:
-            for chunk in self._dense_chunks(weights.sqrt()):
+            factor, root = split_weights(weights)
+            for chunk in self._dense_chunks(root):
                 add_products(square, chunk)
+            square.mul_(factor)
         else:
             for start in range(0, self.p, strip(self.p)):
                 end = min(start + strip(self.p), self.p)
@@ -107,13 +118,14 @@ class Sparse(Design):
         zeros = torch.where(zeros > _ROUNDING * self.n**0.5, zeros, 0.0)
         return block.with_values(apart).times(weights) + zeros * centre.square()
 
-    def _dense_chunks(self, root: Tensor) -> Iterator[Tensor]:
+    def _dense_chunks(self, root: Tensor | None) -> Iterator[Tensor]:
         """Rows multiplied by their entries of ``root``, a few at a time; each chunk overwrites the last."""
         height = min(self.n, max(_LEAST_ROWS, _ROOM // max(1, self.p)))
-        room = root.new_empty(height, self.p)
+        room = torch.empty(height, self.p, dtype=torch.float64, device=self.device)
         for start in range(0, self.n, height):
             part = self.rows.between(start, min(start + height, self.n))
-            yield part.fill(room[: part.count]).mul_(root[start : start + height, None])
+            chunk = part.fill(room[: part.count])
+            yield chunk if root is None else chunk.mul_(root[start : start + height, None])
 
 
 class SparseSelection(Selection):
