@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,9 +87,7 @@ class Problem:
 
     def null_intercept(self) -> Tensor:
         """The intercept that minimises the mean loss with all coefficients zero; 0 if there is none."""
-        if not self.fit_intercept:
-            return self._zeros()
-        return self.reported(best_shift(self.datafit, self.null_eta(0.0), self.y, self.weights))
+        return self._null_intercept
 
     def reported(self, intercept: Tensor) -> Tensor:
         """The same intercept, or the one with mean 0 where only differences between outputs matter."""
@@ -113,6 +112,12 @@ class Problem:
             return mean_of(self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y), self.weights)
         except NoConjugate:
             return self.null_value()
+
+    @cached_property
+    def _null_intercept(self) -> Tensor:
+        if not self.fit_intercept:
+            return self._zeros()
+        return self.reported(best_shift(self.datafit, self.null_eta(0.0), self.y, self.weights))
 
     def _zeros(self, *rows: int) -> Tensor:
         shape = rows if self.K is None else (*rows, self.K)
