@@ -281,7 +281,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("distance", [0.0, 100.0, 1e9])
 def test_nothing_as_large_as_the_data_is_made(dtype, centre, distance, monkeypatch):
     monkeypatch.setattr("torchreg.linear.dense._ROOM", 1 << 12)
-    monkeypatch.setattr("torchreg.linear.dense.ENTRIES", 1 << 10)
+    monkeypatch.setattr("torchreg.linear.dense._BLOCK", 1 << 10)
     X = torch.rand(2000, 16, dtype=dtype)
     weights = weights_of(True, 2000)
     with Largest() as largest:

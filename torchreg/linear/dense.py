@@ -10,13 +10,14 @@ from torch import Tensor
 
 from torchreg.linear.design import Design, Selection, as_scale, deviation
 from torchreg.linear.gram_blocks import Correction, add_products, balanced, correction, longer, mirrored, split_weights
-from torchreg.pieces import ENTRIES
 
+_BLOCK = 1 << 19  # entries of a block: measured, longer ones leave the cache, shorter ones pay for dispatch
 _ROOM = 1 << 22  # entries of a temporary outside the cache: 32 MiB
 _LEAST_ROWS = 256  # of a chunk: shorter ones spend their time on adding up (p, p) results
 _FAR = 1e3  # |mean| / deviation from which each pass subtracts the mean: a rank-one correction loses log10 of it digits
 _NEAR = 8.0  # |mean| / deviation up to which a Gram matrix is corrected afterwards: it loses the square
 _MULTIPLE = 4  # of a batch: 8 vectors cost half as much as 7
+_SAMPLE = 64  # rows from which a deviation is guessed
 _FIRST_CAPACITY = 64  # columns of a selection
 
 
@@ -84,15 +85,15 @@ class Dense(Design):
     def standardised(self, weights: Tensor, *, centre: bool, scale: bool) -> Dense:
         if not (centre or scale):
             return Dense(self.X)
+        if centre and not scale:
+            mean = replace(self, mean=None, scale=None).transposed(weights)
+            distance = _distance(mean, self._sampled_deviation(weights))
+            if distance <= _NEAR:
+                return Dense(self.X, mean=mean, distance=distance)
         mean, variance = self.moments(weights)
         spread = deviation(mean, variance)
-        distance = float((mean.abs() / torch.where(spread > 0, spread, spread.max())).nan_to_num().max())
-        return Dense(
-            self.X,
-            mean=mean if centre else None,
-            scale=as_scale(spread) if scale else None,
-            distance=distance if centre else 0.0,
-        )
+        distance = _distance(mean, torch.where(spread > 0, spread, spread.max())) if centre else 0.0
+        return Dense(self.X, mean if centre else None, as_scale(spread) if scale else None, distance)
 
     def selection(self, weights: Tensor) -> DenseSelection:
         return DenseSelection(self, weights)
@@ -131,24 +132,30 @@ class Dense(Design):
 
     def _times(self, w: Tensor) -> Tensor:
         if self._is_direct and self.distance <= _FAR:
-            return _along(self.X, w) if self._is_tall else _across(self.X.T, w)
-        product = w.new_zeros(self.n, *w.shape[1:])
+            return _multiply(self.X, w)
+        product = _zeros(self.n, w)
         for rows, columns, block in self._blocks():
-            product[rows] += block @ w[columns]
+            product[rows] += _multiply(block, w[columns])
         return product
 
     def _transposed(self, v: Tensor) -> Tensor:
         if self._is_direct and self.distance <= _FAR:
-            return _across(self.X, v) if self._is_tall else _along(self.X.T, v)
-        product = v.new_zeros(self.p, *v.shape[1:])
+            return _multiply(self.X.T, v)
+        product = _zeros(self.p, v)
         for rows, columns, block in self._blocks():
-            product[columns] += block.T @ v[rows]
+            product[columns] += _multiply(block.T, v[rows])
         return product
+
+    def _sampled_deviation(self, weights: Tensor) -> Tensor:
+        """Of a few rows, to tell columns of ordinary means; zeros where weights differ, and these may not."""
+        if self.n < 2 or split_weights(weights)[1] is not None:
+            return weights.new_zeros(self.p)
+        return self.X[:: -(-self.n // _SAMPLE)].double().std(0, correction=0)
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns and float64 entries of X, the mean subtracted unless it is owed; each overwrites the last."""
         count, width = self.X.shape if self._is_tall else self.X.T.shape
-        height = min(count, max(1, (ENTRIES if self.device.type == "cpu" else _ROOM) // max(1, width)))
+        height = min(count, max(1, (_BLOCK if self.device.type == "cpu" else _ROOM) // max(1, width)))
         room = self.X.new_empty(height, width, dtype=torch.float64)
         for start in range(0, count, height):
             part, whole = slice(start, min(start + height, count)), slice(None)
@@ -206,10 +213,10 @@ class DenseSelection(Selection):
         return square.mul_(factor)
 
     def times(self, w: Tensor) -> Tensor:
-        return _across(self._columns, w)
+        return _multiply(self._columns.T, w)
 
     def transposed(self, v: Tensor) -> Tensor:
-        return _along(self._columns, v)
+        return _multiply(self._columns, v)
 
     @property
     def _columns(self) -> Tensor:
@@ -223,18 +230,22 @@ class DenseSelection(Selection):
             self._numbers = longer(self._numbers, filled, self._capacity)
 
 
-def _along(long: Tensor, w: Tensor) -> Tensor:
-    """``long @ w`` where the entries of a row lie together."""
+def _distance(mean: Tensor, spread: Tensor) -> float:
+    """The largest |mean| / deviation; a column of zeros has none."""
+    return float((mean.abs() / spread).nan_to_num(nan=0.0).max())
+
+
+def _multiply(matrix: Tensor, w: Tensor) -> Tensor:
+    """``matrix @ w``; a batch is laid in rows, which BLAS reads about twice as fast."""
     if w.dim() == 1:
-        return long @ w
-    return (long @ w[:, 0])[:, None] if w.shape[1] == 1 else (_laid_in_rows(w) @ long.T)[: w.shape[1]].T
+        return matrix @ w
+    if w.shape[1] == 1:
+        return (matrix @ w[:, 0])[:, None]
+    return (_laid_in_rows(w) @ matrix.T)[: w.shape[1]].T
 
 
-def _across(long: Tensor, v: Tensor) -> Tensor:
-    """``long.T @ v`` where the entries of a row lie together."""
-    if v.dim() == 1:
-        return long.T @ v
-    return (long.T @ v[:, 0])[:, None] if v.shape[1] == 1 else (_laid_in_rows(v) @ long)[: v.shape[1]].T
+def _zeros(length: int, w: Tensor) -> Tensor:
+    return w.new_zeros(length) if w.dim() == 1 else w.new_zeros(w.shape[1], length).T
 
 
 def _laid_in_rows(batch: Tensor) -> Tensor:

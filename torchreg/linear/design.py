@@ -53,7 +53,7 @@ class Design(ABC):
 
     def transposed(self, v: Tensor) -> Tensor:
         """``X~' v``, (p,) or (p, batch); ``v`` need not add up to 0."""
-        return divided(less_total(self._transposed(v), self._owed, v), self.scale)
+        return less_total(self._transposed(v), self._owed, self.scale, v)
 
     @abstractmethod
     def gram(self, weights: Tensor) -> Tensor:
@@ -148,12 +148,15 @@ def as_scale(spread: Tensor) -> Tensor:
 
 
 def less_mean(product: Tensor, mean: Tensor | None, w: Tensor) -> Tensor:
-    """``(X - 1 mean') w`` from ``X w``."""
-    return product if mean is None else product - mean @ w
+    """``(X - 1 mean') w`` from ``X w``, in place."""
+    return product if mean is None else product.sub_(mean @ w)
 
 
-def less_total(product: Tensor, mean: Tensor | None, v: Tensor) -> Tensor:
-    """``(X - 1 mean')' v`` from ``X' v``."""
-    if mean is None:
-        return product
-    return product - (torch.outer(mean, v.sum(0)) if v.dim() == 2 else mean * v.sum())
+def less_total(product: Tensor, mean: Tensor | None, scale: Tensor | None, v: Tensor) -> Tensor:
+    """``((X - 1 mean') / scale)' v`` from ``X' v``, in place."""
+    if mean is not None:
+        column = mean[:, None] if v.dim() == 2 else mean
+        product.addcmul_(column, v.sum(0), value=-1.0)
+    if scale is not None:
+        product.div_(scale[:, None] if v.dim() == 2 else scale)
+    return product

@@ -157,8 +157,8 @@ class SparseSelection(Selection):
         return less_mean(self._columns.transposed(w), self._chosen(self._design.mean), w)
 
     def transposed(self, v: Tensor) -> Tensor:
-        product = less_total(self._columns.times(v), self._chosen(self._design.mean), v)
-        return divided(product, self._chosen(self._design.scale))
+        mean, scale = self._chosen(self._design.mean), self._chosen(self._design.scale)
+        return less_total(self._columns.times(v), mean, scale, v)
 
     def _chosen(self, of_all: Tensor | None) -> Tensor | None:
         return None if of_all is None else of_all[self.index]
