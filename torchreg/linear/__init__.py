@@ -1,1 +1,74 @@
-"""Penalised linear models: whole paths, cross-validation, a duality gap for every answer."""
+"""Penalised linear models: whole paths, cross-validation, a duality gap for every answer.
+
+The estimators need scikit-learn, the extra ``sklearn``; they are imported when they are first named.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from torchreg.linear.cv import CVPath, fit_cv
+from torchreg.linear.datafits import (
+    Datafit,
+    Huber,
+    Logistic,
+    Multinomial,
+    NoHessian,
+    Poisson,
+    Quadratic,
+    SquaredHinge,
+)
+from torchreg.linear.path import fit_path
+from torchreg.linear.path_result import Fit, Path
+
+_ESTIMATORS = (
+    "ElasticNet",
+    "ElasticNetCV",
+    "GroupLasso",
+    "GroupLassoCV",
+    "Lasso",
+    "LassoCV",
+    "LogisticRegression",
+    "LogisticRegressionCV",
+    "MultiTaskLasso",
+    "MultiTaskLassoCV",
+    "PoissonRegressor",
+    "Ridge",
+    "RidgeCV",
+    "SparseClassifier",
+    "SparseClassifierCV",
+    "SparseGroupLasso",
+    "SparseGroupLassoCV",
+    "SparseRegressor",
+    "SparseRegressorCV",
+)
+__all__ = [
+    "CVPath",
+    "Datafit",
+    "Fit",
+    "Huber",
+    "Logistic",
+    "Multinomial",
+    "NoHessian",
+    "Path",
+    "Poisson",
+    "Quadratic",
+    "SquaredHinge",
+    "fit_cv",
+    "fit_path",
+    *_ESTIMATORS,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """An estimator, by its name."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module("torchreg.linear.estimators"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("sklearn", "scipy"):
+            raise
+        raise ImportError(
+            f"torchreg.linear.{name} needs scikit-learn ({error}); pip install 'torchreg-penalty[sklearn]'. "
+            "fit_path and fit_cv do without it."
+        ) from error

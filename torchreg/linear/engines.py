@@ -137,8 +137,11 @@ def engine_for(
             return SmoothEngine(problem, start, tol, max_iter)
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
-    if isinstance(penalty.form(problem.no_coef()), L1Form) and problem.K is None and has_hessian(problem):
-        return NewtonEngine(problem, start, tol, max_iter)
+    form = penalty.form(problem.no_coef())
+    if isinstance(form, L1Form) and problem.K is None and has_hessian(problem):
+        free_head = problem.fit_intercept and form.lower == 0.0  # the tableau would bound the intercept too
+        if not free_head:
+            return NewtonEngine(problem, start, tol, max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 

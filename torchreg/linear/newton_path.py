@@ -36,12 +36,14 @@ _IDLE = 5  # steps that neither halve the violation nor lower the objective: rou
 _FALL = 0.1  # of the tolerance: a fall of the objective that counts
 _INNER = 0.2  # of the tolerance, for the gap on the working set
 _PASSES = 30  # looks at all columns for one strength
-_ROUNDING = 1e-15
+_ROUNDING = 1e-15  # of a correlation, relative to the largest
+_NOISE = 1e-14  # of the objective, relative to the mean size of the rows' losses
+_NEAR = 1e-11  # of a correlation, relative to the largest: a step that does not help any more ends here
 
 
 @dataclass
 class _State:
-    """Where the iteration is: coefficients of the working set (intercept first, if there is one) and their predictor."""
+    """Coefficients of the working set, the intercept first if there is one, and their linear predictor."""
 
     w: Tensor
     eta: Tensor
@@ -62,7 +64,9 @@ class NewtonPath:
         self._goal = tol * float(problem.null_loss())
         self._first = int(problem.fit_intercept)  # columns of the tableau before those of X
         self._columns = problem.design.selection(problem.weights)
-        self._solver = PivotSolver(problem.design.device, problem.design.p + 1, min(problem.design.n, problem.design.p + 1))
+        self._solver = PivotSolver(
+            problem.design.device, problem.design.p + 1, min(problem.design.n, problem.design.p + 1)
+        )
         self._chosen = torch.zeros(problem.design.p, dtype=torch.bool, device=problem.design.device)
         self._curvature, self._floor = problem.weights, _CURVED
         self._open(start)
@@ -171,7 +175,7 @@ class NewtonPath:
             if self._inner_gap(inside, g) <= goal or worst <= _ROUNDING * float(self._slack.abs().max()):
                 return step
             best, idle = (worst, 0) if worst < 0.5 * best else (best, idle + 1)
-            if idle == _IDLE:
+            if idle == (1 if worst <= _NEAR * float(self._slack.abs().max()) else _IDLE):
                 return step
             if stale and worst > _WELL * last:
                 self._renew()
@@ -204,7 +208,7 @@ class NewtonPath:
         return float(gap + g[: self._first].abs().sum() * eta.abs().max())
 
     def _move(self, form: L1Form, g: Tensor) -> float:
-        """To the minimiser of the model, or as far on the way as the objective falls; how far it fell, -1 for no move."""
+        """To the minimiser of the model, or as far on the way as the objective falls; by how much, or -1."""
         state, tableau = self._state, self._solver.tableau
         if not tableau.size:
             return -1.0
@@ -215,11 +219,12 @@ class NewtonPath:
         if self._first:
             change = change + way[0]
         before = self._objective(form, state.w, state.eta)
+        noise = _NOISE * self._problem.weights.dot(self._problem.datafit.value(state.eta, self._problem.y).abs())
         expected = _penalty(form, target) - _penalty(form, state.w) - (g * way).sum()
         for share in _SHARES:
             w, eta = (target.clone() if share == 1.0 else state.w + share * way), state.eta + share * change
             fall = before - self._objective(form, w, eta)
-            if bool(fall >= -_DECREASE * share * expected - _ROUNDING * before.abs()):
+            if bool(fall >= -_DECREASE * share * expected - noise):
                 self._state = _State(w, eta)
                 self._floor = min(_STIFFER * self._floor, 1.0) if share < _FULL else max(_SOFTER * self._floor, _CURVED)
                 return max(float(fall), 0.0)
