@@ -19,6 +19,7 @@ from torchreg.linear.datafits import (
 )
 from torchreg.linear.path import fit_path
 from torchreg.linear.path_result import Fit, Path
+from torchreg.linear.solve import Solved, solve
 
 _ESTIMATORS = (
     "ElasticNet",
@@ -52,9 +53,11 @@ __all__ = [
     "Path",
     "Poisson",
     "Quadratic",
+    "Solved",
     "SquaredHinge",
     "fit_cv",
     "fit_path",
+    "solve",
     *_ESTIMATORS,
 ]
 
