@@ -19,8 +19,9 @@ from torch import Tensor
 
 from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
 from torchreg.linear.oracle import Oracle
-from torchreg.linear.pivoting import PivotSolver, Subproblem
+from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
+from torchreg.linear.subproblem import Subproblem
 from torchreg.penalties import L1Form
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set

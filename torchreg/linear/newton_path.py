@@ -19,9 +19,10 @@ from torch import Tensor
 
 from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
 from torchreg.linear.intercept import best_shift, mean_of
-from torchreg.linear.pivoting import PivotSolver, Subproblem
+from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
+from torchreg.linear.subproblem import Subproblem
 from torchreg.penalties import L1Form
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set

@@ -16,11 +16,10 @@ Source: Kim and Park, AISTATS 2010 (block pivoting for L1); Osborne, Presnell an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from torchreg.linear.subproblem import Subproblem, kinks
 from torchreg.linear.tableau import Tableau
 from torchreg.shrinkage import soft
 
@@ -29,7 +28,6 @@ _SPARE = 3  # exchanges that need not lessen the violations, before only the wor
 _BLOCK_ROUNDS = 25
 _ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
 _KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
-_STILL = 1e-11  # a rate relative to the largest, below which nothing moves
 _GUESS_STEPS = 200
 _SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
 _ROUNDING = 1e-14  # of a correlation, relative to the largest
@@ -39,23 +37,6 @@ _REPAIRS = 3
 _REGULAR = 1e-8  # ridge of the proximal point steps for singular matrices, relative to the diagonal
 _CLOSE = 1.15  # ridges within this factor converge by proximal point steps: 13 % error a step at most
 _PROXIMAL_STEPS = 100
-
-
-@dataclass
-class Subproblem:
-    """Linear and penalty parts over the columns of a tableau, each (size,); ``l1`` finite.
-
-    Attributes:
-        c: linear part.
-        l1: strengths of ``|w|``.
-        l2: strengths of ``w^2 / 2``.
-        lower: -inf, or 0 for ``w >= 0``.
-    """
-
-    c: Tensor
-    l1: Tensor
-    l2: Tensor
-    lower: float
 
 
 class PivotSolver:
@@ -245,7 +226,7 @@ class PivotSolver:
         way, t = c - origin, 0.0
         for _ in range(_KINKS * self.tableau.size):
             base, slope = self._lines(origin, way, problem.l1)
-            leaving, reaching = self._kinks(t, base, slope, origin, way, problem)
+            leaving, reaching = kinks(problem, self.tableau.active, self.signs, t, base, slope, origin, way)
             first = torch.minimum(leaving.min(), reaching.min())
             if not float(first) < 1.0:
                 return torch.where(self.tableau.active, base + slope, 0.0)
@@ -264,23 +245,6 @@ class PivotSolver:
         sides = torch.stack([torch.where(active, origin - l1 * self.signs, 0.0), torch.where(active, way, 0.0)], 1)
         base, slope = (self.tableau.table @ sides).unbind(1)
         return base, slope
-
-    def _kinks(
-        self, t: float, base: Tensor, slope: Tensor, origin: Tensor, way: Tensor, problem: Subproblem
-    ) -> tuple[Tensor, Tensor]:
-        """Where on the way each active coefficient is zero, and each other correlation reaches its strength."""
-        active, rate = self.tableau.active, way - slope
-        falls = active & (slope * self.signs < -_STILL * slope.abs().max())
-        if problem.lower != 0.0:
-            falls &= problem.l1 > 0.0
-        moves = ~active & (rate.abs() > _STILL * way.abs().max())
-        if problem.lower == 0.0:
-            moves &= rate > 0.0
-        zero = torch.where(falls, -base / torch.where(falls, slope, 1.0), torch.inf)
-        reach = torch.where(
-            moves, (rate.sign() * problem.l1 - origin + base) / torch.where(moves, rate, 1.0), torch.inf
-        )
-        return zero.clamp(min=t), reach.clamp(min=t)
 
     def _pass(self, column: Tensor, rate: Tensor, product: Tensor) -> None:
         """Exchange the column that has come to a kink."""

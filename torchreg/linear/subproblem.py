@@ -1,0 +1,67 @@
+"""A small penalised quadratic, and the kinks on a straight way between two of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_STILL = 1e-11  # a rate relative to the largest, below which nothing moves
+
+
+@dataclass
+class Subproblem:
+    """Linear and penalty parts over the columns of a tableau, each (size,); ``l1`` finite.
+
+    Attributes:
+        c: linear part.
+        l1: strengths of ``|w|``.
+        l2: strengths of ``w^2 / 2``.
+        lower: -inf, or 0 for ``w >= 0``.
+    """
+
+    c: Tensor
+    l1: Tensor
+    l2: Tensor
+    lower: float
+
+
+def kinks(
+    problem: Subproblem,
+    active: Tensor,
+    signs: Tensor,
+    t: float,
+    base: Tensor,
+    slope: Tensor,
+    origin: Tensor,
+    way: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Where on a way each active coefficient is zero, and each other correlation reaches its strength.
+
+    Coefficients and what they take from correlations are ``base + t slope``, the linear part is ``origin + t way``.
+
+    Args:
+        problem: strengths and bounds.
+        active: which columns are active, (size,).
+        signs: of the active ones, (size,).
+        t: where on the way one is; kinks before it are moved there.
+        base: at the way's origin, (size,).
+        slope: along the way, (size,).
+        origin: linear part at the way's origin, (size,).
+        way: its change to the way's end, (size,).
+
+    Returns:
+        Two tensors (size,), inf where there is no kink.
+    """
+    rate = way - slope
+    falls = active & (slope * signs < -_STILL * slope.abs().max())
+    if problem.lower != 0.0:
+        falls &= problem.l1 > 0.0
+    moves = ~active & (rate.abs() > _STILL * way.abs().max())
+    if problem.lower == 0.0:
+        moves &= rate > 0.0
+    zero = torch.where(falls, -base / torch.where(falls, slope, 1.0), torch.inf)
+    missing = rate.sign() * problem.l1 - origin + base
+    reach = torch.where(moves, missing / torch.where(moves, rate, 1.0), torch.inf)
+    return zero.clamp(min=t), reach.clamp(min=t)
