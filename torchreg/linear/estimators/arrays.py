@@ -1,0 +1,181 @@
+"""The caller's arrays: checked on the way in, of the caller's kind on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+Matrix = Any  # an array, a pandas frame, a scipy sparse matrix or a tensor, as the caller gives it
+Array = Any  # numpy in, numpy out; torch in, torch out
+
+_FLOATS = [np.float64, np.float32]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked training data.
+
+    Args:
+        X: a numpy array, a scipy CSR or CSC matrix or a tensor, float32 or float64, (n, p).
+        y: float64 numbers or class numbers 0 to K - 1, numpy, (n,) or (n, K).
+        weights: of the rows, float64 numpy, (n,), or None where all are 1.
+    """
+
+    X: Matrix
+    y: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights: the number of rows where there are none."""
+        return float(self.X.shape[0] if self.weights is None else self.weights.sum())
+
+    @property
+    def features(self) -> int:
+        """The number of columns."""
+        return int(self.X.shape[1])
+
+    def on(self, device: str | torch.device | None) -> torch.device:
+        """Where a fit's tensors live: the device asked for, else X's."""
+        if device is not None:
+            return torch.device(device)
+        return self.X.device if isinstance(self.X, Tensor) else torch.device("cpu")
+
+    def weighted_by(self, factors: np.ndarray) -> Data:
+        """The same rows with their weights multiplied."""
+        return replace(self, weights=factors if self.weights is None else self.weights * factors)
+
+    def only(self, rows: np.ndarray) -> Data:
+        """The same rows, those that are not listed with weight 0."""
+        mask = np.zeros(self.X.shape[0])
+        mask[rows] = 1.0
+        return self.weighted_by(mask)
+
+    def out(self, value: Tensor) -> Array:
+        """``value`` as the caller's kind of array, in X's precision."""
+        if isinstance(self.X, Tensor):
+            return value.to(self.X)
+        return self.out_exactly(value).astype(self.X.dtype)
+
+    def out_exactly(self, value: Tensor) -> Array:
+        """``value`` as the caller's kind of array, in float64."""
+        if isinstance(self.X, Tensor):
+            return value.to(self.X.device)
+        return value.cpu().numpy()[()]
+
+
+def to_numpy(values: Any) -> Any:
+    """A tensor as a numpy array; anything else as it is."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
+    """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
+    if not isinstance(X, Tensor):
+        return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
+    X = _checked_tensor(X.detach())
+    validate_data(estimator, X, skip_check_array=True, reset=reset)
+    return X
+
+
+def _checked_tensor(X: Tensor) -> Tensor:
+    if X.is_complex():
+        raise ValueError(f"Complex data not supported\n{X}\n")
+    if X.dim() != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.dim()}D array instead.\nReshape your data either using X.reshape(-1, 1) if it "
+            "has a single feature or X.reshape(1, -1) if it contains a single sample."
+        )
+    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
+        if not count:
+            raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
+    if X.dtype not in (torch.float32, torch.float64):
+        X = X.double()
+    if X.layout != torch.strided:
+        X = X.to_sparse_csr()
+    values = X if X.layout == torch.strided else X.values()
+    if not bool(torch.isfinite(values.sum())) and not bool(values.isfinite().all()):
+        kind = "NaN" if bool(values.isnan().any()) else f"infinity or a value too large for {values.dtype}"
+        raise ValueError(f"Input X contains {kind}.")
+    return X
+
+
+def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: Any, *, several: bool) -> Data:
+    """Checked data with numbers as target; ``several`` allows a column for each target."""
+    _demand(y, estimator)
+    if isinstance(X, Tensor) or isinstance(y, Tensor):
+        X = checked_matrix(estimator, X, reset=True)
+        y = check_array(to_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
+        check_consistent_length(X, y)
+    else:
+        X, y = validate_data(
+            estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
+        )
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    y = y if several else column_or_1d(y, warn=True)
+    return Data(X, y, checked_weights(sample_weight, X.shape[0]))
+
+
+def labelled_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: Any) -> Data:
+    """Checked data with the labels themselves as target."""
+    _demand(y, estimator)
+    if isinstance(X, Tensor) or isinstance(y, Tensor):
+        X = checked_matrix(estimator, X, reset=True)
+        y = column_or_1d(check_array(to_numpy(y), ensure_2d=False, dtype=None, input_name="y"), warn=True)
+        check_consistent_length(X, y)
+    else:
+        X, y = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS)
+    return Data(X, y, checked_weights(sample_weight, X.shape[0]))
+
+
+def _demand(y: Any, estimator: BaseEstimator) -> None:
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+
+
+def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
+    """Weights of the rows as float64, (rows,); None where none are given."""
+    if weights is None:
+        return None
+    if isinstance(weights, Number):
+        weights = np.full(rows, weights)
+    weights = check_array(to_numpy(weights), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weights.ndim != 1:
+        raise ValueError(
+            f"Sample weights must be 1D array or scalar, got {weights.ndim}D array. Expected either a scalar value "
+            f"or a 1D array of length {rows}."
+        )
+    if weights.shape != (rows,):
+        raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(rows,)}!")
+    if (weights < 0).any():
+        raise ValueError("Negative values in data passed to `sample_weight`.")
+    if not weights.any():
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def linear_predictor(X: Matrix, coef: Array, intercept: Array) -> Array:
+    """``X coef' + intercept``, of X's kind; coef is (p,) or (K, p)."""
+    if isinstance(X, Tensor):
+        coef, intercept = (torch.as_tensor(part, dtype=X.dtype, device=X.device) for part in (coef, intercept))
+    else:
+        coef, intercept = to_numpy(coef), to_numpy(intercept)
+    return X @ (coef.T if coef.ndim == 2 else coef) + intercept
+
+
+def through(function: Callable[[Tensor], Tensor], values: Array) -> Array:
+    """A function of tensors, applied to an array of either kind."""
+    if isinstance(values, Tensor):
+        return function(values)
+    return function(torch.from_numpy(np.ascontiguousarray(values))).numpy()

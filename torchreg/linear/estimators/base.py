@@ -1,0 +1,109 @@
+"""What all estimators share: one fit, what it leaves behind, and a warning where it did not converge."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from torchreg.linear.datafits import Datafit
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, linear_predictor
+from torchreg.linear.path import Path, fit_path
+from torchreg.penalties import Penalty
+
+Start = tuple[Tensor, Tensor]
+
+
+class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not typed
+    """A penalised linear model with scikit-learn's interface.
+
+    Final classes are dataclasses whose fields are the constructor's parameters.
+    """
+
+    fit_intercept: bool
+    max_iter: int | None
+    tol: float
+    device: str | torch.device | None
+
+    coef_: Array
+    intercept_: Array
+    n_iter_: Any
+    dual_gap_: Any
+    alpha_max_: float
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    @abstractmethod
+    def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """The engine's coefficients (p,) or (p, K) and intercept as `coef_` and `intercept_` have them."""
+
+    def _fit_path(
+        self, data: Data, penalty: Penalty, datafit: Datafit, alphas: list[float], init: Start | None = None
+    ) -> Path:
+        return fit_path(
+            data.X,
+            data.y,
+            penalty,
+            datafit=datafit,
+            alphas=alphas,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            sample_weight=data.weights,
+            fit_intercept=self.fit_intercept,
+            device=self.device,
+            init=init,
+        )
+
+    def _start(self, data: Data, outputs: int | None) -> Start | None:
+        """The present coefficients, where there are any that fit, as the engine takes them."""
+        if not hasattr(self, "coef_") or self.coef_.shape[-1] != data.features:
+            return None
+        rows = torch.as_tensor(self.coef_, dtype=torch.float64).reshape(-1, data.features)
+        intercepts = torch.as_tensor(self.intercept_, dtype=torch.float64, device=rows.device).reshape(-1)
+        if len(rows) != (outputs or 1):
+            return None
+        return (rows[0], intercepts[0]) if outputs is None else (rows.T, intercepts)
+
+    def _keep(self, data: Data, path: Path, index: int, units: float = 1.0) -> None:
+        """Set the fitted attributes from one point of a path; ``units`` converts its objective to this estimator's."""
+        coef, intercept = self._rows(path.coef(index), path.intercepts[index])
+        self.coef_, self.intercept_ = data.out(coef), data.out(intercept)
+        self.dual_gap_ = units * float(path.dual_gaps[index])
+        self.n_iter_ = int(path.n_iters[index])
+        self.alpha_max_ = float(path.alpha_max)
+
+    def _linear_predictor(self, X: Matrix) -> Array:
+        check_is_fitted(self)
+        return linear_predictor(checked_matrix(self, X, reset=False), self.coef_, self.intercept_)
+
+
+def warn_unless_converged(name: str, *paths: Path) -> None:
+    """One ConvergenceWarning for all points of some paths that did not converge."""
+    failed = [(path, int(i)) for path in paths for i in np.flatnonzero(~path.converged.cpu().numpy())]
+    if not failed:
+        return
+    path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
+    points = sum(len(path.alphas) for path in paths)
+    gap, allowed = float(path.dual_gaps[i]), path.tol * abs(path.null_objective)
+    reached = (
+        f"duality gap {gap:.3e}, tolerance {allowed:.3e}"
+        if gap == gap
+        else (f"optimality violation {float(path.violations[i]):.3e}")
+    )
+    warnings.warn(
+        f"{name} did not converge at {len(failed)} of {points} alphas. At alpha = {float(path.alphas[i]):.3e}: "
+        f"{reached}, {int(path.n_iters[i])} iterations. Raise max_iter or tol, scale the features, or penalise more.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,129 @@
+"""LogisticRegression: two classes or more, L1 and L2."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchreg.linear.datafits import Datafit, Logistic, Multinomial
+from torchreg.linear.estimators.arrays import Data
+from torchreg.linear.estimators.classifier import Labelled, SingleClassifier
+from torchreg.linear.estimators.parameters import NONE, RULES, check_parameters, one_of, whole_number
+from torchreg.linear.estimators.penalised import entrywise
+from torchreg.penalties import L1L2, Penalty
+
+SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
+PENALTIES = one_of("l1", "l2", "elasticnet", "deprecated") | NONE
+
+
+def likelihood(classes: int) -> Datafit:
+    """The negative log likelihood of a number of classes."""
+    return Logistic() if classes == 2 else Multinomial()
+
+
+def share_of_l1(penalty: str | None, l1_ratio: float | None) -> float:
+    """``l1_ratio``, unless scikit-learn's older parameter ``penalty`` says otherwise."""
+    if penalty in ("l1", "l2"):
+        return 1.0 if penalty == "l1" else 0.0
+    return 0.0 if l1_ratio is None else float(l1_ratio)
+
+
+def strength(C: float, total: float) -> float:
+    """The engine's alpha that is scikit-learn's ``C`` for rows whose weights sum to ``total``."""
+    return 0.0 if np.isinf(C) else 1.0 / (float(C) * total)
+
+
+@dataclass(eq=False, repr=False)
+class LogisticRegression(SingleClassifier):
+    """Logistic regression with an elastic net penalty; multinomial for more than two classes.
+
+    ``minimise C * sum_i s_i loss_i + sum_j c_j (l1_ratio |w_j| + (1 - l1_ratio) / 2 * w_j^2)`` with
+    ``loss_i`` the negative log likelihood of the row's class, feature weights c, and s the sample
+    weight times the weight of the class. The objective is that of scikit-learn's class of the same
+    name: a sum, not a mean, so the penalty fades as rows are added.
+
+    In the words of `SparseClassifier` it is ``L1L2(1 / (C * sum_i s_i), l1_ratio)``. The intercept
+    is never penalised, also not for ``solver="liblinear"``. With L1 and more than two classes the
+    coefficients have no reference class: each class has its own zeros.
+
+    Args:
+        penalty: scikit-learn's older way to say l1_ratio ("l1", "l2") or ``C=inf`` (None).
+        C: inverse strength, > 0; inf for no penalty.
+        l1_ratio: share of L1, between 0 and 1; only with a share there are exact zeros.
+        dual, intercept_scaling, random_state, solver, verbose, n_jobs: scikit-learn's, checked,
+            without effect: one solver serves all penalties.
+        tol: duality gap at which the solver stops, relative to the objective of the model without features.
+        fit_intercept: whether there is an intercept, which is not penalised.
+        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
+        max_iter: most iterations of the solver; None for its own limit.
+        warm_start: whether to start from the coefficients of the last fit.
+        positive: whether coefficients must be >= 0.
+        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        classes_: the labels, sorted, (K,).
+        coef_: w, (1, p) for two classes, else (K, p); of X's kind and precision.
+        intercept_: (1,) or (K,), in the latter case with mean 0; zeros without one.
+        dual_gap_: by how much the objective may exceed its minimum.
+        n_iter_: iterations of the solver, (1,).
+        alpha_max_: the least ``1 / (C * sum_i s_i)`` at which all penalised coefficients are zero;
+            inf for ``l1_ratio=0``.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Friedman, Hastie and Tibshirani, J. Statistical Software 33, 2010.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg.linear import LogisticRegression
+        >>> X = np.array([[2.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-2.0, -1.0], [-0.5, 1.0], [0.5, -1.0]])
+        >>> y = ["yes", "yes", "no", "no", "yes", "no"]
+        >>> model = LogisticRegression(C=0.5, l1_ratio=1.0).fit(X, y)
+        >>> print(model.coef_.round(2), model.predict([[3.0, 0.0]]))
+        [[0.19 0.  ]] ['yes']
+    """
+
+    penalty: str | None = "deprecated"
+    _: KW_ONLY
+    C: float = 1.0
+    l1_ratio: float | None = 0.0
+    dual: bool = False
+    tol: float = 1e-4
+    fit_intercept: bool = True
+    intercept_scaling: float = 1
+    class_weight: Any = None
+    random_state: Any = None
+    solver: str = "lbfgs"
+    max_iter: int | None = 100
+    verbose: int = 0
+    warm_start: bool = False
+    n_jobs: int | None = None
+    positive: bool = False
+    penalty_weights: Any = None
+    device: str | torch.device | None = None
+
+    def _datafit(self, classes: int) -> Datafit:
+        return likelihood(classes)
+
+    def _check(self) -> None:
+        l1_ratio, iterations = RULES["l1_ratio"] | NONE, whole_number(0) | NONE
+        check_parameters(self, solver=one_of(*SOLVERS), penalty=PENALTIES, l1_ratio=l1_ratio, max_iter=iterations)
+
+    @property
+    def _inverse_strength(self) -> float:
+        return np.inf if self.penalty is None else float(self.C)
+
+    def _units(self, data: Data) -> float:
+        return 1.0 if np.isinf(self._inverse_strength) else self._inverse_strength * data.total
+
+    def _penalty(self, problem: Labelled) -> Penalty:
+        alpha = strength(self._inverse_strength, problem.data.total)
+        penalty = L1L2(alpha, share_of_l1(self.penalty, self.l1_ratio))
+        return entrywise(penalty, self, problem.data, outputs=problem.outputs is not None)

@@ -1,0 +1,271 @@
+"""LassoCV, ElasticNetCV and MultiTaskLassoCV: alpha chosen by the mean squared error."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import Tags, column_or_1d
+
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, regression_data, to_numpy
+from torchreg.linear.estimators.cross_validated import PathCV
+from torchreg.linear.estimators.multitask import of_features, several_targets
+from torchreg.linear.estimators.parameters import ARRAY, RULES, check_parameters
+from torchreg.linear.estimators.penalised import entrywise
+from torchreg.penalties import L1, L1L2, Penalty
+
+
+class SquaredErrorCV(PathCV, ABC):
+    """Squared loss, and the mean squared error of each fold."""
+
+    mse_path_: Array
+
+    def _datafit(self) -> Datafit:
+        return Quadratic()
+
+    def _keep_losses(self, losses: Array) -> None:
+        self.mse_path_ = losses
+
+
+def one_target(data: Data) -> Data:
+    """The data, where y has one target."""
+    if data.y.ndim > 1 and data.y.shape[1] > 1:
+        raise ValueError("For multi-task outputs, use MultiTaskLassoCV")
+    return replace(data, y=column_or_1d(data.y, warn=True))
+
+
+@dataclass(eq=False, repr=False)
+class LassoCV(SquaredErrorCV):
+    """`Lasso` with alpha chosen by cross-validation along its path.
+
+    ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2 + alpha * sum_j c_j |w_j|``, with sample
+    weights s and feature weights c. Objective, grid, folds and mean squared errors are those of
+    scikit-learn's class of the same name.
+
+    Args:
+        eps: least alpha of the grid over the largest.
+        alphas: number of alphas in the grid, or the alphas.
+        fit_intercept: whether there is an intercept b, which is not penalised.
+        precompute, copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without
+            effect: X is never copied or changed, and there is no coordinate descent.
+        max_iter: most iterations of the solver at each alpha; None for its own limit.
+        tol: duality gap at which the solver stops, relative to the objective of the model without features.
+        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
+        positive: whether coefficients must be >= 0.
+        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
+            standard error of it; or a function of the `torchreg.linear.CVPath`.
+        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        alpha_: the alpha that was chosen.
+        alphas_: the grid, descending, (a,).
+        mse_path_: mean squared errors on the test rows, (a, folds).
+        path_: the whole `torchreg.linear.CVPath`.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `Lasso`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Breiman et al., Classification and Regression Trees, 1984, section 3.4 (one standard error).
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg.linear import LassoCV
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = X @ [2.0, 0.0, 0.0, -1.0] + np.random.default_rng(1).normal(size=60)
+        >>> print(LassoCV(rule="1se").fit(X, y).coef_ == 0)
+        [False  True  True False]
+    """
+
+    _: KW_ONLY
+    eps: float = 1e-3
+    alphas: Any = 100
+    fit_intercept: bool = True
+    precompute: Any = "auto"
+    max_iter: int | None = 1000
+    tol: float = 1e-4
+    copy_X: bool = True
+    cv: Any = None
+    verbose: Any = False
+    n_jobs: int | None = None
+    positive: bool = False
+    random_state: Any = None
+    selection: str = "cyclic"
+    rule: Any = "min"
+    penalty_weights: Any = None
+    device: str | torch.device | None = None
+
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        check_parameters(self)
+        return one_target(regression_data(self, X, y, sample_weight, several=True))
+
+    def _penalties(self, data: Data) -> list[Penalty]:
+        return [entrywise(L1(1.0), self, data)]
+
+
+@dataclass(eq=False, repr=False)
+class ElasticNetCV(SquaredErrorCV):
+    """`ElasticNet` with alpha, and l1_ratio where several are given, chosen by cross-validation.
+
+    ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2
+    + alpha * sum_j c_j (l1_ratio |w_j| + (1 - l1_ratio) / 2 * w_j^2)``, with sample weights s and
+    feature weights c. Objective, grid, folds and mean squared errors are those of scikit-learn's
+    class of the same name.
+
+    ``rule`` chooses alpha; l1_ratio is always the one with the least mean loss.
+
+    Args:
+        l1_ratio: share of L1, between 0 and 1, one or several; at 0 ``alphas`` must be given.
+        eps: least alpha of the grid over the largest.
+        alphas: number of alphas in the grid of each l1_ratio, or the alphas.
+        fit_intercept: whether there is an intercept b, which is not penalised.
+        precompute, copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without
+            effect: X is never copied or changed, and there is no coordinate descent.
+        max_iter: most iterations of the solver at each alpha; None for its own limit.
+        tol: duality gap at which the solver stops, relative to the objective of the model without features.
+        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
+        positive: whether coefficients must be >= 0.
+        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
+            standard error of it; or a function of the `torchreg.linear.CVPath`.
+        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        alpha_, l1_ratio_: those that were chosen.
+        alphas_: the grid, descending, (a,), or (l1_ratios, a) where several are given.
+        mse_path_: mean squared errors on the test rows, (a, folds), or (l1_ratios, a, folds).
+        path_: the whole `torchreg.linear.CVPath` at l1_ratio_.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `ElasticNet`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Zou and Hastie, JRSS B 67, 2005.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg.linear import ElasticNetCV
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = X @ [2.0, 0.0, 0.0, -1.0] + np.random.default_rng(1).normal(size=60)
+        >>> print(ElasticNetCV(l1_ratio=[0.5, 0.9], rule="1se").fit(X, y).coef_ == 0)
+        [False  True  True False]
+    """
+
+    _: KW_ONLY
+    l1_ratio: Any = 0.5
+    eps: float = 1e-3
+    alphas: Any = 100
+    fit_intercept: bool = True
+    precompute: Any = "auto"
+    max_iter: int | None = 1000
+    tol: float = 1e-4
+    cv: Any = None
+    copy_X: bool = True
+    verbose: Any = 0
+    n_jobs: int | None = None
+    positive: bool = False
+    random_state: Any = None
+    selection: str = "cyclic"
+    rule: Any = "min"
+    penalty_weights: Any = None
+    device: str | torch.device | None = None
+
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        check_parameters(self, l1_ratio=RULES["l1_ratio"] | ARRAY)
+        return one_target(regression_data(self, X, y, sample_weight, several=True))
+
+    @property
+    def _l1_ratios(self) -> list[float]:
+        return [float(ratio) for ratio in np.atleast_1d(to_numpy(self.l1_ratio))]
+
+    def _penalties(self, data: Data) -> list[Penalty]:
+        return [entrywise(L1L2(1.0, ratio), self, data) for ratio in self._l1_ratios]
+
+    def _keep_choice(self, best: int) -> None:
+        self.l1_ratio_ = self._l1_ratios[best]
+
+
+@dataclass(eq=False, repr=False)
+class MultiTaskLassoCV(SquaredErrorCV):
+    """`MultiTaskLasso` with alpha chosen by cross-validation along its path.
+
+    ``minimise 1 / (2 sum_i s_i) * sum_i s_i |y_i - W x_i - b|^2 + alpha * sum_j c_j |w_j|``, where
+    ``w_j`` are the K coefficients of feature j, with sample weights s and feature weights c.
+    Objective, grid, folds and mean squared errors are those of scikit-learn's class of the same name.
+
+    Args:
+        eps: least alpha of the grid over the largest.
+        alphas: number of alphas in the grid, or the alphas.
+        fit_intercept: whether there are intercepts b, which are not penalised.
+        copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without effect: X is
+            never copied or changed, and there is no coordinate descent.
+        max_iter: most iterations of the solver at each alpha; None for its own limit.
+        tol: duality gap at which the solver stops, relative to the objective of the model without features.
+        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
+        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
+            standard error of it; or a function of the `torchreg.linear.CVPath`.
+        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        alpha_: the alpha that was chosen.
+        alphas_: the grid, descending, (a,).
+        mse_path_: squared errors on the test rows, averaged over rows and targets, (a, folds).
+        path_: the whole `torchreg.linear.CVPath`.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `MultiTaskLasso`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y (two-dimensional) or the weights are not allowed, in
+            scikit-learn's words.
+
+    Source:
+        Obozinski, Taskar and Jordan, Statistics and Computing 20, 2010.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg.linear import MultiTaskLassoCV
+        >>> X = np.random.default_rng(0).normal(size=(60, 3))
+        >>> Y = X[:, :1] @ [[2.0, -1.0]] + np.random.default_rng(1).normal(size=(60, 2))
+        >>> print(MultiTaskLassoCV(rule="1se").fit(X, Y).coef_ == 0)
+        [[False  True  True]
+         [False  True  True]]
+    """
+
+    _: KW_ONLY
+    eps: float = 1e-3
+    alphas: Any = 100
+    fit_intercept: bool = True
+    max_iter: int | None = 1000
+    tol: float = 1e-4
+    copy_X: bool = True
+    cv: Any = None
+    verbose: Any = False
+    n_jobs: int | None = None
+    random_state: Any = None
+    selection: str = "cyclic"
+    rule: Any = "min"
+    penalty_weights: Any = None
+    device: str | torch.device | None = None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        return tags
+
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        check_parameters(self)
+        return several_targets(regression_data(self, X, y, sample_weight, several=True), "LassoCV")
+
+    def _penalties(self, data: Data) -> list[Penalty]:
+        return [of_features(1.0, self.penalty_weights, data, self.device)]

@@ -1,0 +1,89 @@
+"""What regressors share: one fit to numbers, the mean response, R^2."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from torch import Tensor
+
+from torchreg.linear.datafits import Datafit
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, through, to_numpy
+from torchreg.linear.estimators.base import Model, warn_unless_converged
+from torchreg.penalties import Penalty
+
+
+class Regressor(RegressorMixin, Model):  # type: ignore[misc]
+    """A model of numbers: ``predict`` is the mean response."""
+
+    _explained: ClassVar[Callable[..., float]] = staticmethod(r2_score)
+
+    @abstractmethod
+    def _datafit(self) -> Datafit:
+        """The data term."""
+
+    @abstractmethod
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        """The data, after all checks of data and parameters."""
+
+    def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        return coef.T if coef.dim() == 2 else coef, self._one_zero_without(intercept)
+
+    def _one_zero_without(self, intercept: Tensor) -> Tensor:
+        """The intercept; without one a single 0 for all targets, as in scikit-learn."""
+        return intercept if self.fit_intercept else intercept.new_zeros(())
+
+    def predict(self, X: Matrix) -> Array:
+        """The mean response.
+
+        Args:
+            X: array, frame, scipy sparse matrix or tensor, (n, p).
+
+        Returns:
+            (n,), or (n, K) for K targets; of X's kind, on its device.
+        """
+        return through(self._datafit().predict, self._linear_predictor(X))
+
+    def score(self, X: Matrix, y: Any, sample_weight: Any = None) -> float:
+        """The share of the variance (`PoissonRegressor`: of the deviance) that the predictions explain; 1 is best.
+
+        Args:
+            X: array, frame, scipy sparse matrix or tensor, (n, p).
+            y: the true responses, (n,) or (n, K).
+            sample_weight: weights of the rows.
+        """
+        return float(self._explained(to_numpy(y), to_numpy(self.predict(X)), sample_weight=to_numpy(sample_weight)))
+
+
+class SingleFit(Regressor):
+    """A regressor that is fitted at the one alpha of its constructor."""
+
+    warm_start: bool
+
+    @abstractmethod
+    def _penalty(self, data: Data) -> Penalty:
+        """The penalty, its alpha in the engine's units."""
+
+    def _units(self, data: Data) -> float:
+        """What the engine's objective is multiplied by to be this estimator's."""
+        del data
+        return 1.0
+
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to training data.
+
+        Args:
+            X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
+            y: responses, (n,), or (n, K) where several targets are allowed.
+            sample_weight: weights of the rows, >= 0, one number or (n,).
+        """
+        data = self._training_data(X, y, sample_weight)
+        penalty = self._penalty(data)
+        init = self._start(data, data.y.shape[1] if data.y.ndim == 2 else None) if self.warm_start else None
+        path = self._fit_path(data, penalty, self._datafit(), [float(penalty.alpha)], init)
+        self._keep(data, path, 0, self._units(data))
+        warn_unless_converged(type(self).__name__, path)
+        return self

@@ -1,0 +1,233 @@
+"""RidgeCV: alpha chosen by leaving out each row in turn, or by folds."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.metrics import get_scorer
+from sklearn.utils import Tags, check_scalar
+from torch import Tensor
+
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
+from torchreg.linear.estimators.base import warn_unless_converged
+from torchreg.linear.estimators.cross_validated import (
+    CrossValidated,
+    folds_of,
+    routing_is_on,
+    score_metadata,
+    split_metadata,
+)
+from torchreg.linear.estimators.leave_one_out import left_out, smoother
+from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number
+from torchreg.linear.estimators.penalised import entrywise, feature_weights
+from torchreg.linear.estimators.regressor import Regressor
+from torchreg.linear.estimators.ridge import ridge_penalty, ridge_rows
+from torchreg.linear.estimators.scored import Ordered, cross_validated_path, fit_in_order, scores_on, takes_weights
+from torchreg.linear.inputs import as_design
+from torchreg.penalties import L2
+
+
+@dataclass(eq=False, repr=False)
+class RidgeCV(CrossValidated, Regressor):
+    """`Ridge` with alpha chosen by cross-validation, by default by leaving out each row in turn.
+
+    ``minimise sum_i s_i |y_i - x_i w - b|^2 + alpha * sum_j c_j |w_j|^2``, with sample weights s and
+    feature weights c. Objective, scores and the alpha that is chosen are those of scikit-learn's
+    class of the same name.
+
+    Leaving out rows costs one eigendecomposition for all alphas, of a (p, p) or (n, n) matrix,
+    whichever is smaller; there are no zeros but those of features that are forced out.
+
+    Args:
+        alphas: > 0 (>= 0 where ``cv`` is given), one or several.
+        fit_intercept: whether there is an intercept b, which is not penalised.
+        scoring: a scikit-learn scorer or its name; None for the squared error of rows that are left
+            out, or for R^2 where ``cv`` is given.
+        cv: None to leave out each row in turn; a number of folds, a splitter, or (train, test) index arrays.
+        gcv_mode: scikit-learn's, checked, without effect.
+        store_cv_results: whether to keep ``cv_results_``; not with ``cv``.
+        alpha_per_target: whether each target has its own alpha; not with ``cv``.
+        tol: duality gap at which the solver stops, relative to the objective of the model without features.
+        rule: "min" for the best score; "1se" for the largest alpha whose score is within one standard
+            error of it; or a function of the `torchreg.linear.CVPath`.
+        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        alpha_: the alpha that was chosen, or (K,) for ``alpha_per_target``.
+        best_score_: its score, or (K,).
+        cv_results_: squared errors, or predictions where ``scoring`` is given, of rows that are left
+            out, (n, a) or (n, K, a); only for ``store_cv_results``.
+        path_: the whole `torchreg.linear.CVPath`; its alphas are ``alpha / (2 sum_i s_i)``.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `Ridge`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Golub, Heath and Wahba, Technometrics 21, 1979.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg.linear import RidgeCV
+        >>> X = np.random.default_rng(0).normal(size=(30, 3))
+        >>> y = X @ [2.0, 1.0, 0.0] + np.random.default_rng(1).normal(size=30)
+        >>> model = RidgeCV(alphas=[0.1, 1.0, 1000.0], penalty_weights=[1.0, 1.0, np.inf]).fit(X, y)
+        >>> print(model.alpha_, model.coef_ == 0)
+        0.1 [False False  True]
+    """
+
+    alphas: Any = (0.1, 1.0, 10.0)
+    _: KW_ONLY
+    fit_intercept: bool = True
+    scoring: Any = None
+    cv: Any = None
+    gcv_mode: str | None = None
+    store_cv_results: bool = False
+    alpha_per_target: bool = False
+    tol: float = 1e-4
+    rule: Any = "min"
+    penalty_weights: Any = None
+    device: str | torch.device | None = None
+
+    max_iter = None  # not parameters: scikit-learn's class has none
+    positive = False
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _datafit(self) -> Datafit:
+        return Quadratic()
+
+    def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        return ridge_rows(coef), self._one_zero_without(intercept)
+
+    def _scorer(self) -> Any:
+        if self.scoring is not None:
+            return get_scorer(self.scoring)
+        scorer = get_scorer("r2")
+        return scorer.set_score_request(sample_weight=True) if routing_is_on() else scorer
+
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        check_parameters(self, alphas=ARRAY | number(0.0, closed="()"))
+        if self.cv is not None and self.store_cv_results:
+            raise ValueError("cv!=None and store_cv_results=True are incompatible")
+        if self.cv is not None and self.alpha_per_target:
+            raise ValueError("cv!=None and alpha_per_target=True are incompatible")
+        return regression_data(self, X, y, sample_weight, several=True)
+
+    def _checked_alphas(self) -> list[float]:
+        values = np.atleast_1d(to_numpy(self.alphas)).tolist()
+        bounds = "neither" if self.cv is None else "left"
+        names = ["alphas"] if len(values) == 1 else [f"alphas[{i}]" for i in range(len(values))]
+        pairs = zip(values, names, strict=True)
+        return [float(check_scalar(a, name, Real, min_val=0.0, include_boundaries=bounds)) for a, name in pairs]
+
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+        """Choose alpha, and fit to all data.
+
+        Args:
+            X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
+            y: responses, (n,) or (n, K).
+            sample_weight: weights of the rows, >= 0, one number or (n,), in fits and scores.
+            params: metadata for the splitter and the scorer, where routing is on.
+        """
+        data, alphas = self._training_data(X, y, sample_weight), self._checked_alphas()
+        scored = score_metadata(self, "fit", sample_weight, params)
+        if self.cv is None:
+            self._leave_out_rows(data, alphas, scored)
+        else:
+            folds = folds_of(self, data.X, data.y, split_metadata(self, sample_weight, params))
+            self._leave_out_folds(data, alphas, folds, scored)
+        return self
+
+    def _leave_out_rows(self, data: Data, alphas: list[float], scored: dict[str, Any]) -> None:
+        errors = self._errors_of_rows(data, alphas)
+        if self.scoring is None:
+            results = np.square(errors)
+            each = -results.mean(1)
+            losses = results if results.ndim == 2 else results.mean(2)
+        else:
+            results = _predictions(data, errors)
+            each = np.array([_scores(self._scorer(), data.y, r, scored, self.alpha_per_target) for r in results])
+            losses = -each.reshape(len(alphas), -1).mean(1, keepdims=True)
+        if self.store_cv_results:
+            self.cv_results_ = data.out(torch.from_numpy(np.moveaxis(results, 0, -1).copy()))
+        self._choose(data, alphas, losses.T, None)
+        if self.alpha_per_target and data.y.ndim == 2:
+            self._choose_for_each_target(data, np.array(alphas), each)
+
+    def _errors_of_rows(self, data: Data, alphas: list[float]) -> np.ndarray:
+        """By what each row's target exceeds its prediction without it, times sqrt(s): (a, n) or (a, n, K)."""
+        device = data.on(self.device)
+        y = torch.tensor(data.y, device=device)
+        weights = torch.ones_like(y[..., 0] if y.dim() == 2 else y)
+        if data.weights is not None:
+            weights = torch.tensor(data.weights, device=device)
+        factors = None
+        if self.penalty_weights is not None:
+            factors = feature_weights(self.penalty_weights, data.features, device)
+        shared = smoother(as_design(data.X, device), weights, factors, fit_intercept=self.fit_intercept)
+        return torch.stack([left_out(shared, y, weights, alpha) for alpha in alphas]).cpu().numpy()
+
+    def _leave_out_folds(self, data: Data, alphas: list[float], folds: Any, scored: dict[str, Any]) -> None:
+        scorer, scores = self._scorer(), []
+        scored = scored if takes_weights(scorer) else {k: v for k, v in scored.items() if k != "sample_weight"}
+        for train, test in folds:
+            fitted = self._fitted(data.only(train), alphas)
+            scores.append(scores_on(self, data, fitted, data.y, test, scorer, scored))
+        self._choose(data, alphas, -np.array(scores), folds)
+
+    def _fitted(self, data: Data, alphas: list[float]) -> Ordered:
+        penalty = entrywise(L2(1.0), self, data, outputs=data.y.ndim == 2)
+        return fit_in_order(self, data, penalty, Quadratic(), [alpha / (2.0 * data.total) for alpha in alphas])
+
+    def _choose(self, data: Data, alphas: list[float], losses: np.ndarray, folds: Any) -> None:
+        """Keep the best of the alphas, by losses (folds, a)."""
+        if isinstance(self.rule, str) and self.rule == "1se" and len(losses) == 1:
+            raise ValueError("rule='1se' needs the scores of several folds; give cv, or scoring=None.")
+        fitted = self._fitted(data, alphas)
+        self.path_ = cross_validated_path(fitted, losses, folds, self.rule)
+        best = fitted.chosen(losses.mean(0), self.path_)
+        self.alpha_, self.best_score_ = alphas[best], -float(losses[:, best].mean())
+        self._keep(data, fitted.path, int(fitted.places[best]), 2.0 * data.total)
+        warn_unless_converged(type(self).__name__, fitted.path)
+
+    def _choose_for_each_target(self, data: Data, alphas: np.ndarray, scores: np.ndarray) -> None:
+        """Keep the best alpha of each target, by scores (a, K)."""
+        best = scores.argmax(0)
+        self.alpha_, self.best_score_ = alphas[best], scores.max(0)
+        path = self._fit_path(data, ridge_penalty(self.alpha_, self, data), Quadratic(), [1.0])
+        self._keep(data, path, 0, 2.0 * data.total)
+
+
+class _Given(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A regressor whose features are its predictions, for scorers."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return X
+
+
+def _predictions(data: Data, errors: np.ndarray) -> np.ndarray:
+    """Predictions of each row without it; a row with weight 0 is left as it is."""
+    if data.weights is None:
+        return data.y - errors
+    root = np.sqrt(data.weights)
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    return data.y - errors * (inverse[:, None] if data.y.ndim == 2 else inverse)
+
+
+def _scores(scorer: Any, y: np.ndarray, predicted: np.ndarray, params: dict[str, Any], each: bool) -> Any:
+    """The score of predictions, or that of each target."""
+    if each and y.ndim == 2:
+        return [scorer(_Given(), p, t, **params) for p, t in zip(predicted.T, y.T, strict=True)]
+    return scorer(_Given(), predicted, y, **params)

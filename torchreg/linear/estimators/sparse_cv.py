@@ -1,0 +1,195 @@
+"""SparseRegressorCV and SparseClassifierCV: the alpha of any penalty, chosen by any metric."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Self
+
+import torch
+from sklearn.utils import Tags
+
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.estimators.arrays import Array, Data, Matrix
+from torchreg.linear.estimators.base import warn_unless_converged
+from torchreg.linear.estimators.classifier import Accurate
+from torchreg.linear.estimators.cross_validated import CrossValidated, PathCV, folds_of, search, split_metadata
+from torchreg.linear.estimators.logistic import likelihood
+from torchreg.linear.estimators.parameters import check_parameters
+from torchreg.linear.estimators.sparse import DATAFIT, PENALTY, targets_for
+from torchreg.penalties import Penalty
+
+
+@dataclass(eq=False, repr=False)
+class SparseRegressorCV(PathCV):
+    """`SparseRegressor` with the penalty's alpha chosen by cross-validation along its path.
+
+    ``minimise 1 / sum_i s_i * sum_i s_i loss(x_i w + b, y_i) + penalty(w)`` with sample weights s.
+
+    The penalty's own alpha is replaced by those of the grid. A penalty that no alpha makes zero (L2)
+    has no grid of its own: give ``alphas``.
+
+    Args:
+        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
+        datafit: a `torchreg.linear.Datafit`; None for half the squared error.
+        metric: what is averaged over the test rows, lower is better: a function of (prepared y,
+            prediction, weights) that returns a 0-d tensor; None for the mean squared error, or the
+            mean loss of another datafit.
+        eps: least alpha of the grid over the largest.
+        alphas: number of alphas in the grid, or the alphas.
+        fit_intercept: whether there is an intercept b, which is not penalised.
+        max_iter: most iterations of the solver at each alpha; None for its own limit.
+        tol: at which the solver stops: duality gap relative to the objective of the model without
+            features, or violation of the optimality conditions where there is no gap.
+        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
+        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
+            standard error of it; or a function of the `torchreg.linear.CVPath`.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        alpha_: the alpha that was chosen.
+        alphas_: the grid, descending, (a,).
+        loss_path_: losses on the test rows, (a, folds).
+        path_: the whole `torchreg.linear.CVPath`.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `SparseRegressor`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Breheny and Huang, Annals of Applied Statistics 5, 2011.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg import MCP
+        >>> from torchreg.linear import SparseRegressorCV
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = X @ [2.0, 0.0, 0.0, -1.0] + np.random.default_rng(1).normal(size=60)
+        >>> print(SparseRegressorCV(MCP(1.0), rule="1se").fit(X, y).coef_ == 0)
+        [False  True  True False]
+    """
+
+    penalty: Penalty
+    datafit: Datafit | None = None
+    _: KW_ONLY
+    metric: Any = None
+    eps: float = 1e-3
+    alphas: Any = 100
+    fit_intercept: bool = True
+    max_iter: int | None = None
+    tol: float = 1e-6
+    cv: Any = None
+    rule: Any = "min"
+    device: str | torch.device | None = None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = self.datafit is None
+        return tags
+
+    def _datafit(self) -> Datafit:
+        return Quadratic() if self.datafit is None else self.datafit
+
+    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
+        check_parameters(self, penalty=PENALTY, datafit=DATAFIT)
+        return targets_for(self, X, y, sample_weight)
+
+    def _penalties(self, data: Data) -> list[Penalty]:
+        return [self.penalty]
+
+    def _keep_losses(self, losses: Array) -> None:
+        self.loss_path_ = losses
+
+
+@dataclass(eq=False, repr=False)
+class SparseClassifierCV(CrossValidated, Accurate):
+    """`SparseClassifier` with the penalty's alpha chosen by cross-validation along its path.
+
+    ``minimise 1 / sum_i s_i * sum_i s_i loss_i + penalty(w)``, with s the sample weight times the
+    weight of the class, and ``loss_i`` the negative log likelihood of the row's class unless another
+    data term is given.
+
+    The penalty's own alpha is replaced by those of the grid. A penalty that no alpha makes zero (L2)
+    has no grid of its own: give ``alphas``. Alphas are compared by the mean loss, not by accuracy.
+
+    Args:
+        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
+        datafit: a `torchreg.linear.Datafit` such as SquaredHinge(); None for the likelihood.
+        metric: what is averaged over the test rows, lower is better: a function of (prepared y,
+            prediction, weights) that returns a 0-d tensor; None for the mean loss.
+        eps: least alpha of the grid over the largest.
+        alphas: number of alphas in the grid, or the alphas.
+        fit_intercept: whether there is an intercept, which is not penalised.
+        max_iter: most iterations of the solver at each alpha; None for its own limit.
+        tol: at which the solver stops: duality gap relative to the objective of the model without
+            features, or violation of the optimality conditions where there is no gap.
+        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
+        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds of
+            alike shares of classes, not shuffled.
+        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
+            standard error of it; or a function of the `torchreg.linear.CVPath`.
+        device: where to compute, "cuda" say; None for where X is.
+
+    Attributes:
+        classes_: the labels, sorted, (K,).
+        alpha_: the alpha that was chosen.
+        alphas_: the grid, descending, (a,).
+        loss_path_: losses on the test rows, (a, folds).
+        path_: the whole `torchreg.linear.CVPath`.
+        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `SparseClassifier`, at alpha_ on all rows.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Raises:
+        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
+
+    Source:
+        Breheny and Huang, Annals of Applied Statistics 5, 2011.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchreg import L1
+        >>> from torchreg.linear import SparseClassifierCV
+        >>> X = np.random.default_rng(0).normal(size=(80, 3))
+        >>> y = np.where(X[:, 0] + 0.3 * np.random.default_rng(1).normal(size=80) > 0, "yes", "no")
+        >>> print(SparseClassifierCV(L1(1.0), alphas=20, rule="1se").fit(X, y).coef_ == 0)
+        [[False  True  True]]
+    """
+
+    penalty: Penalty
+    datafit: Datafit | None = None
+    _: KW_ONLY
+    metric: Any = None
+    eps: float = 1e-3
+    alphas: Any = 100
+    fit_intercept: bool = True
+    max_iter: int | None = None
+    tol: float = 1e-6
+    class_weight: Any = None
+    cv: Any = None
+    rule: Any = "min"
+    device: str | torch.device | None = None
+
+    def _datafit(self, classes: int) -> Datafit:
+        return likelihood(classes) if self.datafit is None else self.datafit
+
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+        """Cross-validate along the path, and keep the fit to all data at the alpha that is chosen.
+
+        Args:
+            X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
+            y: labels of two classes or more, numbers or strings, (n,).
+            sample_weight: weights of the rows, >= 0, one number or (n,), in fits and in losses; the
+                folds count alike.
+            params: metadata for the splitter, groups say, where routing is on.
+        """
+        check_parameters(self, penalty=PENALTY, datafit=DATAFIT)
+        problem = self._labelled(X, y, sample_weight)
+        data, datafit = problem.data, self._datafit(len(problem.classes))
+        split = split_metadata(self, sample_weight, params)
+        folds = folds_of(self, data.X, problem.labels, split, classes=True)
+        found = search(self, data, datafit, [self.penalty], folds, self.metric)
+        self._keep(data, found.chosen.path, found.chosen.index)
+        self.path_, self.alpha_ = found.chosen, found.chosen.alpha
+        self.alphas_, self.loss_path_ = found.alphas(data), found.losses(data)
+        warn_unless_converged(type(self).__name__, found.chosen.path)
+        return self
