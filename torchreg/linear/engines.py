@@ -26,7 +26,13 @@ Start = tuple[Tensor, Tensor]
 
 
 class Engine(ABC):
-    """Solves one problem for descending strengths, each from the solution before."""
+    """Solves one problem for descending strengths, each from the solution before.
+
+    Attributes:
+        leaps: whether it goes to a far strength as fast as by stations between.
+    """
+
+    leaps: bool = False
 
     @abstractmethod
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
@@ -60,6 +66,8 @@ class NewtonEngine(Engine):
 class RidgeEngine(Engine):
     """Least squares with a ridge or nothing: in closed form."""
 
+    leaps = True
+
     def __init__(self, problem: Problem, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
         self._path = RidgePath(problem, moments)
@@ -71,6 +79,8 @@ class RidgeEngine(Engine):
 
 class SmoothEngine(Engine):
     """A second derivative and a ridge or nothing: Newton's method."""
+
+    leaps = True
 
     def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
         self._coef = problem.no_coef()

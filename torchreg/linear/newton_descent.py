@@ -16,7 +16,7 @@ from torchreg.linear.problem import Problem
 _DECREASE = 1e-4  # Armijo's constant
 _SHARES = (8, 16, 32)  # halvings of a step that are looked at together
 _ROUNDING = 1e-15  # of an objective, relative to the sum of its absolute terms
-_LOOSE = 0.1  # of the residual at most is left by conjugate gradients, less as the gap shrinks
+_LOOSE = 0.3  # of the residual at most is left by conjugate gradients, less as the gap shrinks
 _MARGIN = 0.1  # of the goal: what the residual left may cost
 _STEPS = 500  # of conjugate gradients
 _STALLED = 3  # steps without a smaller gap, where the objective cannot tell any more
@@ -45,6 +45,9 @@ class Descent:
 
     Steps are damped, by curvature added to every row, only after one that had to be shortened.
 
+    Attributes:
+        patience: steps of conjugate gradients after which `run` returns, whatever has been reached.
+
     Args:
         problem: the data term; its design is not used.
         features: the columns.
@@ -59,6 +62,7 @@ class Descent:
         self._problem, self._features, self._system, self._mask = problem, features, system, mask
         self._damping, self._decrement = 0.0, 0.0
         self._inner = 0
+        self.patience = math.inf
         self._unit = float(problem.null_loss()) or 1.0
 
     def state(self, theta: Tensor) -> State:
@@ -75,16 +79,17 @@ class Descent:
         least, stalled = math.inf, 0
         self._decrement = math.inf if self._has_bare(ridge) else 0.0
         for _ in range(limit):
-            gap = self._gap(state, ridge)
+            gap = self._gap(state, ridge, goal)
             if max(gap, self._decrement) <= goal:
                 state = self._centred(state)
-                gap = self._gap(state, ridge)
+                gap = self._gap(state, ridge, goal)
                 if gap <= goal:
                     break
             stalled = stalled + 1 if gap > 0.5 * least else 0
             least = min(least, gap)
             state, fell = self._step(state, ridge, gap, goal)
-            if not fell and stalled >= _STALLED:
+            self.patience -= self._inner
+            if self.patience < 0.0 or (not fell and stalled >= _STALLED):
                 break
         return self._centred(state)
 
@@ -93,14 +98,18 @@ class Descent:
         bare = (ridge == 0.0) if self._mask is None else (ridge == 0.0) & (self._mask > 0.0)
         return bool(bare[: self._features.count].any())
 
-    def _gap(self, state: State, ridge: Tensor) -> float:
-        """The duality gap for these features; where there is no ridge, what a slope of zero is away, to first order."""
+    def _gap(self, state: State, ridge: Tensor, goal: float) -> float:
+        """The duality gap for these features, or a part of it that is above ``goal``.
+
+        Where there is no ridge, it is what a slope of zero is away, to first order.
+        """
         z = state.slope + ridge * state.theta
         ridged = z.square() / (2.0 * torch.where(ridge > 0.0, ridge, 1.0))
         gap = torch.where(ridge > 0.0, ridged, (z * state.theta).abs())
         if self._features.ones:
             gap = gap[:-1]
-        return float(gap.sum() + self._lost(state))
+        inner = float(gap.sum())
+        return inner if inner > goal else inner + float(self._lost(state))
 
     def _lost(self, state: State) -> Tensor:
         """What the intercept may still gain, by the rows' curvature."""
@@ -167,9 +176,10 @@ class Descent:
 
     def _length(self, state: State, ridge: Tensor, step: Tensor, image: Tensor, expected: float) -> float:
         """The longest halving of the step with a sufficient decrease; 0 if there is none."""
-        before = self.objective(state.theta, state.eta, ridge)
-        terms = mean_of(self._problem.datafit.value(state.eta, self._problem.y).abs(), self._problem.weights)
-        noise = _ROUNDING * (terms + before.abs())
+        problem = self._problem
+        losses, strain = problem.datafit.value(state.eta, problem.y), (ridge * state.theta.square()).sum() / 2.0
+        before = mean_of(losses, problem.weights) + strain
+        noise = _ROUNDING * (mean_of(losses.abs(), problem.weights) + strain)
         whole = self.objective(state.theta + step, state.eta + image, ridge)
         if bool(whole <= before + _DECREASE * expected + noise):
             return 1.0

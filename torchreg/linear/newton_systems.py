@@ -15,10 +15,12 @@ from torch import Tensor
 from torchreg.linear.features import Features
 from torchreg.linear.shifted import cholesky
 
-_GRAM_COST = 32  # columns for which a Gram matrix costs as much as two products with a vector; measured
-_WORTH = 3  # conjugate gradient steps below which a new factor is cheaper
+_GRAM_COST = 12  # columns for which a Gram matrix costs as much as two products with a vector; measured
+_WORTH = 3  # steps of conjugate gradients below which a factor is not worth keeping
+_KEPT = 0.2  # of a factor's cost: steps that it may take before another is worth it
 _LARGEST = 4096  # columns of a factor
-_BLOCKS = 256  # columns of factors for K outputs
+_BLOCKS = 512  # columns of a factor for each of K outputs
+_RELUCTANT = 10  # times as many steps as columns come before such factors, which only approximate the Hessian
 _JOINT = 128  # unknowns of one factor for K outputs together
 _ROOM = 1 << 20  # entries of a temporary: 8 MiB
 
@@ -55,22 +57,56 @@ class System(ABC):
         """An approximate solution, of theta's shape."""
 
 
-class OneFactor(System):
-    """One output: a Cholesky factor, which preconditions later Hessians while that is cheaper than another."""
+class Diagonal(System):
+    """The diagonal of the Hessian, as if rows and their curvatures were unrelated."""
 
-    def __init__(self, features: Features) -> None:
-        self._features = features
-        self._patience = features.width / _GRAM_COST
-        self._factor: Tensor | None = None
+    def __init__(self, features: Features, weights: Tensor) -> None:
+        self._squares = features.squares(weights)
 
     def prepare(self, curve: Curve, steps: int) -> None:
-        self.exact = self._factor is None or self._patience < _WORTH or steps > self._patience
-        if self.exact:
-            self._factor = cholesky(self._features.gram(curve.bend), curve.ridge)
+        total = curve.bend.sum(0)
+        diagonal = curve.ridge + (torch.outer(self._squares, total) if total.dim() else self._squares * total)
+        self._diagonal = torch.where(diagonal > 0.0, diagonal, 1.0)
 
     def solve(self, side: Tensor) -> Tensor:
-        assert self._factor is not None
-        return torch.cholesky_solve(side[:, None], self._factor)[:, 0]
+        return side / self._diagonal
+
+
+class Factors(System):
+    """A Cholesky factor for each output, exact if there is one; it preconditions later Hessians while that is cheaper.
+
+    Args:
+        features: X.
+        first: what preconditions until it has taken as many steps of conjugate gradients as factors cost.
+        cost: of factors, in such steps.
+        patience: steps that old factors may take before others are worth it.
+    """
+
+    def __init__(self, features: Features, first: System | None, cost: float, patience: float) -> None:
+        self._features, self._first, self._cost, self._patience = features, first, cost, patience
+        self._factors: Tensor | None = None
+
+    def prepare(self, curve: Curve, steps: int) -> None:
+        self._cost -= steps
+        if self._first is not None and self._cost >= 0.0:
+            self._first.prepare(curve, steps)
+            return
+        self._first = None
+        fresh = self._factors is None or steps > self._patience
+        self.exact = fresh and curve.bend.dim() == 1
+        if fresh and self.exact:
+            self._factors = cholesky(self._features.gram(curve.bend), curve.ridge)
+        elif fresh:
+            squares = torch.stack([self._features.gram(bend) for bend in curve.bend.T])
+            self._factors = cholesky(squares, curve.ridge.T)
+
+    def solve(self, side: Tensor) -> Tensor:
+        if self._first is not None:
+            return self._first.solve(side)
+        assert self._factors is not None
+        if side.dim() == 1:
+            return torch.cholesky_solve(side[:, None], self._factors)[:, 0]
+        return torch.cholesky_solve(side.T[:, :, None], self._factors)[:, :, 0].T
 
 
 class JointFactor(System):
@@ -98,42 +134,20 @@ class JointFactor(System):
         return torch.cholesky_solve(side.reshape(-1, 1), self._factor).view_as(side)
 
 
-class BlockFactors(System):
-    """K outputs: a factor for each, as if they were independent."""
-
-    def __init__(self, features: Features) -> None:
-        self._features = features
-
-    def prepare(self, curve: Curve, steps: int) -> None:
-        squares = torch.stack([self._features.gram(bend) for bend in curve.bend.T])
-        self._factors = cholesky(squares, curve.ridge.T)
-
-    def solve(self, side: Tensor) -> Tensor:
-        return torch.cholesky_solve(side.T[:, :, None], self._factors)[:, :, 0].T
-
-
-class Diagonal(System):
-    """Many columns: the diagonal of the Hessian, as if rows and their curvatures were unrelated."""
-
-    def __init__(self, features: Features, weights: Tensor) -> None:
-        self._squares = features.squares(weights)
-
-    def prepare(self, curve: Curve, steps: int) -> None:
-        total = curve.bend.sum(0)
-        diagonal = curve.ridge + (torch.outer(self._squares, total) if total.dim() else self._squares * total)
-        self._diagonal = torch.where(diagonal > 0.0, diagonal, 1.0)
-
-    def solve(self, side: Tensor) -> Tensor:
-        return side / self._diagonal
-
-
 def system_for(features: Features, weights: Tensor, outputs: int | None) -> System:
-    """The cheapest that needs few steps of conjugate gradients."""
+    """The cheapest for which conjugate gradients take few steps."""
     if outputs is None:
-        return OneFactor(features) if features.width <= _LARGEST else Diagonal(features, weights)
+        cost = features.width / _GRAM_COST
+        if cost < _WORTH:
+            return Factors(features, None, 0.0, -1.0)
+        first = Diagonal(features, weights)
+        return first if features.width > _LARGEST else Factors(features, first, cost, _WORTH + _KEPT * cost)
     if features.width * outputs <= _JOINT:
         return JointFactor(features, weights)
-    return BlockFactors(features) if features.width <= _BLOCKS else Diagonal(features, weights)
+    first = Diagonal(features, weights)
+    if features.width > _BLOCKS:
+        return first
+    return Factors(features, first, float(_RELUCTANT * features.width), float(features.width))
 
 
 class Direction(NamedTuple):
@@ -170,7 +184,7 @@ def newton_direction(
     if system.exact and mask is None:
         step = solve(side)
         return Direction(step, features.times(step), 0)
-    step, residual = torch.zeros_like(side), side
+    step, residual = torch.zeros_like(side), side.clone()
     image = torch.zeros_like(curve.bend)
     way = z = solve(residual)
     size = first = float((residual * z).sum())
@@ -181,8 +195,10 @@ def newton_direction(
         steepness = float((way * product).sum())
         if not steepness > 0.0:
             return Direction(step + way if k == 1 else step, image + along if k == 1 else image, k)
-        step, image = step + size / steepness * way, image + size / steepness * along
-        residual = residual - size / steepness * product
+        length = size / steepness
+        step.add_(way, alpha=length)
+        image.add_(along, alpha=length)
+        residual.sub_(product, alpha=length)
         z = solve(residual)
         before, size = size, float((residual * z).sum())
         if size <= share * share * first:

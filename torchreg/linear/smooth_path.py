@@ -28,10 +28,10 @@ from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.penalties import L1Form
 
-_AIM = 1e-10  # of the null model's loss: Newton's last steps cost little
+_AIM = 1e-10  # of the null model's loss: a gap that is always aimed at, since Newton's last steps cost little,
+_BETTER = 1e-4  # unless the tolerance is larger by more than this
 _INSIDE = 0.2  # of the tolerance, for what rounding adds on the way back to X
-_ITERATIONS = 100  # of conjugate gradients for a point, about
-_MEMORY_BOUND = 12.0  # time of an operation in products with vectors, relative to one in products of matrices
+_MEMORY_BOUND = 5.0  # time of an operation in products with vectors, relative to one in products of matrices
 _MOST_ROWS = 4096  # of a row space
 _SAME = 1e-12  # relative difference of shares that is rounding
 
@@ -74,21 +74,17 @@ class SmoothPath:
         start: (coef, intercept) to start from, or None.
         tol: a point is good enough when its gap is below ``tol`` times the null model's loss; it will be better.
         max_iter: Newton steps for one strength.
-        count: strengths to come, about.
     """
 
-    def __init__(
-        self, problem: Problem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int, count: int = 1
-    ) -> None:
-        self._problem, self._max_iter, self._count = problem, max_iter, count
-        self._goal = _INSIDE * min(tol, _AIM) * float(problem.null_loss())
+    def __init__(self, problem: Problem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> None:
+        self._problem, self._max_iter = problem, max_iter
+        self._goal = _INSIDE * min(tol, max(_AIM, _BETTER * tol)) * float(problem.null_loss())
         self._coef, self._intercept = start or (problem.no_coef(), problem.null_intercept())
         self._layout: Layout | None = None
         self._last: list[tuple[float, State]] = []
 
     def points(self, forms: Sequence[L1Form]) -> Iterator[PathPoint]:
         """The solutions, one for each form, none of which has a kink."""
-        self._count = len(forms)
         waiting: list[tuple[L1Form, State]] = []
         for form in forms:
             layout, l2 = layout_of(form, self._coef)
@@ -104,25 +100,25 @@ class SmoothPath:
 
     def _settle(self, layout: Layout) -> None:
         """Choose coordinates, and go on there from where the path is."""
-        problem = self._problem
         if self._last:
             self._coef, self._intercept = self._chart.outward(self._last[-1][1].theta)
         if layout.closed is not None:
             self._coef = torch.where(layout.closed, 0.0, self._coef)
-        self._layout, mask = layout, None
-        if layout.shares is not None and self._row_space_pays(layout.shares):
-            self._chart: Chart = RowSpace(problem, layout.shares)
-        else:
-            open_rows = None if layout.closed is None else ~layout.closed
-            if open_rows is not None and open_rows.dim() == 2:
-                mask, open_rows = open_rows, open_rows.any(1)
-            kept = None if open_rows is None or bool(open_rows.all()) else open_rows.nonzero().flatten()
-            self._chart = Plain(problem, kept)
-            mask = None if mask is None else self._masked(mask if kept is None else mask[kept])
-        features = self._chart.features
-        system = system_for(features, problem.weights, problem.K)
-        self._descent = Descent(problem, features, system, mask)
-        self._last = [(math.nan, self._descent.state(self._chart.inward(self._coef, self._intercept)))]
+        self._layout = layout
+        open_rows = None if layout.closed is None else ~layout.closed
+        mask = None
+        if open_rows is not None and open_rows.dim() == 2:
+            mask, open_rows = open_rows, open_rows.any(1)
+        kept = None if open_rows is None or bool(open_rows.all()) else open_rows.nonzero().flatten()
+        mask = None if mask is None else self._masked(mask if kept is None else mask[kept])
+        self._enter(Plain(self._problem, kept), mask)
+        self._descent.patience = self._row_space_cost(layout.shares)
+
+    def _enter(self, chart: Chart, mask: Tensor | None) -> None:
+        """Go on in these coordinates."""
+        system = system_for(chart.features, self._problem.weights, self._problem.K)
+        self._chart, self._descent = chart, Descent(self._problem, chart.features, system, mask)
+        self._last = [(math.nan, self._descent.state(chart.inward(self._coef, self._intercept)))]
 
     def _masked(self, open_entries: Tensor) -> Tensor | None:
         if bool(open_entries.all()):
@@ -130,22 +126,34 @@ class SmoothPath:
         mask = open_entries.to(self._coef.dtype)
         return torch.cat([mask, torch.ones_like(mask[:1])]) if self._problem.fit_intercept else mask
 
-    def _row_space_pays(self, shares: Tensor) -> bool:
-        """Whether it is cheaper to go over to the row space than to work with all columns."""
-        n, columns = self._problem.design.n, int((shares < math.inf).sum())
-        free = int((shares == 0.0).sum())
-        if n > _MOST_ROWS or n + free >= columns:
-            return False
-        change = n * n * (columns + 10.0 * n)
-        each = _MEMORY_BOUND * _ITERATIONS * 2.0 * n * (self._problem.K or 1)
-        return self._count * each * (columns - n) > change
+    def _row_space_cost(self, shares: Tensor | None) -> float:
+        """Steps of conjugate gradients that take as long as going over to the row space; inf where it is no use."""
+        n = self._problem.design.n
+        if shares is None or n > _MOST_ROWS:
+            return math.inf
+        columns, free = int((shares < math.inf).sum()), int((shares == 0.0).sum())
+        if n + free >= columns:
+            return math.inf
+        return (n * columns + 10.0 * n * n) / (_MEMORY_BOUND * 4.0 * columns * (self._problem.K or 1))
 
     def _solve(self, l2: Tensor) -> State:
-        ridge = self._chart.ridge(l2)
+        state, ridge = self._run(l2, self._max_iter)
+        assert self._layout is not None
+        if self._descent.patience < 0.0:
+            self._coef, self._intercept = self._chart.outward(state.theta)
+            assert self._layout.shares is not None
+            self._enter(RowSpace(self._problem, self._layout.shares), None)
+            done = state.steps
+            state, ridge = self._run(l2, self._max_iter - done)
+            state.steps += done
         level = float(ridge.max()) if ridge.numel() else 0.0
-        state = self._descent.run(self._started(level, ridge), ridge, self._goal, self._max_iter)
         self._last = [*self._last[-1:], (level, state)]
         return state
+
+    def _run(self, l2: Tensor, limit: int) -> tuple[State, Tensor]:
+        ridge = self._chart.ridge(l2)
+        level = float(ridge.max()) if ridge.numel() else 0.0
+        return self._descent.run(self._started(level, ridge), ridge, self._goal, limit), ridge
 
     def _started(self, level: float, ridge: Tensor) -> State:
         """The last point, or where the line through the last two, over the logarithm of the strength, leads."""
@@ -175,12 +183,19 @@ class SmoothPath:
         rows = torch.cat([problem.row_grad(eta).reshape(-1, width) for eta in etas], 1)
         slopes = problem.design.transposed(rows)
         for (form, state), part, eta in zip(waiting, parts, etas, strict=True):
-            coef, g = coefs[:, part], -slopes[:, part]
+            coef, g = self._reported(coefs[:, part], form), -slopes[:, part]
             kept = nonzero_rows(coef)
             yield PathPoint(
                 kept, coef[kept], problem.reported(intercepts[part]), gap_at(problem, form, coef, eta, g),
                 violation(form, coef, g).max(), problem.value(eta), state.steps,
             )  # fmt: skip
+
+    def _reported(self, coef: Tensor, form: L1Form) -> Tensor:
+        """The coefficients; in a row without ridge, where only differences between outputs matter, those of mean 0."""
+        if not self._problem.datafit.relative:
+            return coef
+        bare = ((_spread(form.l2, coef) == 0.0) & (_spread(form.l1, coef) == 0.0)).all(1, keepdim=True)
+        return torch.where(bare, coef - coef.mean(1, keepdim=True), coef)
 
 
 def _spread(part: float | Tensor, like: Tensor) -> Tensor:

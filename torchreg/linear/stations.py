@@ -23,7 +23,7 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
         first: a strength whose solution the engine starts from; inf if there is none.
         progress: whether to show a bar.
     """
-    alphas, wanted = stations(grid, first)
+    alphas, wanted = (grid, [True] * len(grid)) if engine.leaps else stations(grid, first)
     points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
     bar = tqdm(points, total=len(alphas), disable=not progress, desc="path", unit="alpha")
     return [point for point, kept in zip(bar, wanted, strict=True) if kept]
