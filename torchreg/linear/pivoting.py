@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.subproblem import Subproblem, kinks
+from torchreg.linear.descent import descended
+from torchreg.linear.subproblem import Subproblem, kinks, misfit
 from torchreg.linear.tableau import Tableau
 from torchreg.shrinkage import soft
 
@@ -89,15 +90,24 @@ class PivotSolver:
         """
         if not self.tableau.size:
             return self.w, problem.c
+        start = self._anchor[0]
         self._approach(problem.l2)
         for _ in range(_REPAIRS):
             self._proximal_point(problem)
             g, residual = self._refine(problem)
-            if residual <= _POOR:
+            if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
                 return self.w, g
             self.fallbacks += 1
             self._regularise(problem.l2)
-        return self.w, g
+        return self._last_resort(problem, start)
+
+    def _last_resort(self, problem: Subproblem, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Descent from the last solution, never worse than it: for matrices that are singular to rounding."""
+        gram = self.tableau.gram
+        bounded = torch.full_like(problem.c, problem.lower == 0.0, dtype=torch.bool)
+        self.begin(descended(gram + torch.diag(problem.l2), problem.c, problem.l1, bounded, start))
+        self._worn = True
+        return self.w, problem.c - gram @ self.w - problem.l2 * self.w
 
     def _approach(self, l2: Tensor) -> None:
         """Rebuild the tableau where its ridge is too far from the one asked for, or below it."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _STILL = 1e-11  # a rate relative to the largest, below which nothing moves
+_TINY = 1e-300
 
 
 @dataclass
@@ -65,3 +66,25 @@ def kinks(
     missing = rate.sign() * problem.l1 - origin + base
     reach = torch.where(moves, missing / torch.where(moves, rate, 1.0), torch.inf)
     return zero.clamp(min=t), reach.clamp(min=t)
+
+
+def misfit(problem: Subproblem, active: Tensor, signs: Tensor, w: Tensor, g: Tensor) -> float:
+    """What coefficients of the wrong sign and correlations beyond their strength cost, relative to the energy.
+
+    Args:
+        problem: strengths and bounds.
+        active: which columns are active, (size,).
+        signs: of the active ones, (size,).
+        w: coefficients, (size,).
+        g: correlations there, (size,).
+
+    Returns:
+        0 at the minimiser; inf where something is not a number.
+    """
+    reach = g if problem.lower == 0.0 else g.abs()
+    beyond = torch.where(active, 0.0, reach - problem.l1).max().clamp(min=0.0)
+    wrong = torch.where(active, (-w * signs).clamp(min=0.0) * problem.l1, 0.0).sum()
+    if problem.lower == 0.0:
+        wrong = wrong + ((-w).clamp(min=0.0) * problem.c.abs()).sum()
+    cost = (beyond * w.abs().sum() + wrong) / (problem.c @ w).abs().clamp(min=_TINY)
+    return float(torch.nan_to_num(cost, nan=torch.inf))
