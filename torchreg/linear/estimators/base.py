@@ -78,6 +78,11 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     def _keep(self, data: Data, path: Path, index: int, units: float = 1.0) -> None:
         """Set the fitted attributes from one point of a path; ``units`` converts its objective to this estimator's."""
         coef, intercept = self._rows(path.coef(index), path.intercepts[index])
+        if not bool(coef.isfinite().all() & intercept.isfinite().all()):
+            raise ValueError(
+                f"{type(self).__name__} resulted in non-finite parameter values. The input data may contain large "
+                "values and need to be preprocessed."
+            )
         self.coef_, self.intercept_ = data.out(coef), data.out(intercept)
         self.dual_gap_ = units * float(path.dual_gaps[index])
         self.n_iter_ = int(path.n_iters[index])

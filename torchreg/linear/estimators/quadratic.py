@@ -71,13 +71,12 @@ class _EachTarget(Regressor):
             self._fit_path(replace(data, y=column), penalty, self._datafit(), [self.alpha], start)
             for column, start in zip(data.y.T, starts, strict=True)
         ]
-        coefs, gaps, iterations = [path.coef(0) for path in paths], [], []
-        for path in paths:
-            gaps.append(float(path.dual_gaps[0]))
-            iterations.append(int(path.n_iters[0]))
-        self.coef_ = data.out(torch.stack(coefs) if count > 1 else coefs[0])
-        self.intercept_ = data.out(self._one_zero_without(torch.stack([path.intercepts[0] for path in paths])))
-        self.dual_gap_, self.n_iter_ = (np.array(gaps), iterations) if count > 1 else (gaps[0], iterations[0])
+        coefs = torch.stack([path.coef(0) for path in paths])
+        intercepts = torch.stack([path.intercepts[0] for path in paths])
+        gaps, iterations = np.array([float(p.dual_gaps[0]) for p in paths]), [int(p.n_iters[0]) for p in paths]
+        self.coef_ = data.out(coefs if count > 1 else coefs[0])
+        self.intercept_ = data.out(self._one_zero_without(intercepts))
+        self.dual_gap_, self.n_iter_ = (gaps, iterations) if count > 1 else (gaps[0], iterations[0])
         self.alpha_max_ = max(float(path.alpha_max) for path in paths)
         return paths
 
