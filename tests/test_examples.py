@@ -92,6 +92,65 @@ def test_million_features(run):
     assert numbers(r"^total +(\d+) +1000000 ", printed) == [1_000_000 - kept]
 
 
+def test_tuned_strengths(run):
+    ratio, printed = run("tuned_strengths")
+    before, after, features = numbers(r"^test loss ([\d.]+) with one strength, ([\d.]+) with (\d+);", printed)
+    assert ratio == pytest.approx(after / before, abs=1e-3)
+    assert 1.0 < after < 0.95 * before  # the noise alone is 1
+    steps = [[float(x) for x in re.findall(r"[\d.]+", line)] for line in printed.splitlines()[1:5]]
+    assert [row[0] for row in steps] == [0, 20, 40, 60]
+    tuning = [row[1] for row in steps]
+    assert tuning == sorted(tuning, reverse=True)
+    assert steps[0][4] == steps[0][5]  # one strength for all to begin with
+    assert steps[-1][4] < 0.5 * steps[-1][5]  # in the end what matters is penalised less
+    assert steps[-1][3] < steps[0][3] < features
+
+
+def test_more_features_than_rows(run):
+    worst, printed = run("more_features_than_rows")
+    assert worst < 1e-9
+    points, gap = numbers(r"^largest relative gap of (\d+) solutions: (.+)$", printed)
+    assert points == 50
+    assert gap == pytest.approx(worst, rel=0.1)
+    table = [[float(x) for x in line.split()] for line in printed.splitlines()[1:9]]
+    for _, nonzero, useful, ours, defined in table:
+        assert useful <= min(nonzero, 10)
+        assert abs(ours - defined) < 1e-12  # the definition cancels digits, ours does not
+    assert table[0][1] == 0
+    assert table[-1][1] > 100
+    assert table[-1][2] == 10
+    (ratio,) = numbers(r"takes ([\d.]+) times as long$", printed)
+    assert ratio > 0.0  # how long depends on the machine
+
+
+def test_one_se_rule(run):
+    kept, printed = run("one_se_rule")
+    table = [[float(x) for x in re.findall(r"[\d.]+", line[4:])] for line in printed.splitlines()[1:3]]
+    (alpha, loss, se, many, tested), (stronger, worse, _, few, simple) = table
+    assert kept == (many, few)
+    assert few < many / 2
+    assert stronger > alpha
+    assert loss < worse <= loss + se + 1.0  # printed as whole numbers
+    assert simple < 1.15 * tested
+    assert len(re.search(r"^kept by 1se: (.+)$", printed, flags=re.MULTILINE)[1].split(", ")) == few
+    (gap,) = numbers(r"null loss: (.+)$", printed)
+    assert gap < 1e-9
+
+
+def test_text(run):
+    accuracy, printed = run("text")
+    texts, words, share = numbers(r"^(\d+) functions, (\d+) words, ([\d.]+)% of", printed)
+    assert texts > 500  # other versions of Python have other sources
+    assert share < 5.0
+    kept, gap = numbers(r"(\d+) words kept, largest relative gap (.+)$", printed)
+    assert 10 < kept < words / 3
+    assert gap < 1e-6
+    right, larger = numbers(r"^test accuracy ([\d.]+), by the larger class alone ([\d.]+)$", printed)
+    assert right == pytest.approx(accuracy, abs=1e-3)
+    assert right > larger + 0.15
+    assert "loop" in re.search(r"asyncio: (.+)$", printed, flags=re.MULTILINE)[1].split(", ")
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_is_short_and_tested(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
