@@ -21,10 +21,12 @@ class Chart(ABC):
     """A way to write coefficients (p,) or (p, K) and intercepts as ``theta``, (width,) or (width, K).
 
     Attributes:
+        design: X, its columns centred where there is an intercept.
         features: the columns that multiply theta.
         together: how many points are best brought back at once.
     """
 
+    design: Design
     features: Features
     together: int
 
@@ -52,7 +54,7 @@ class Plain(Chart):
     together = 1
 
     def __init__(self, problem: Problem, kept: Tensor | None) -> None:
-        design = centred(problem)
+        self.design = design = centred(problem)
         self._mean = None if design is problem.design else design.mean
         self._kept, self._p = kept, design.p
         self.features = features_of(design, kept, problem.fit_intercept, problem.weights)
@@ -91,7 +93,7 @@ class RowSpace(Chart):
 
     def __init__(self, problem: Problem, shares: Tensor) -> None:
         design = centred(problem)
-        self._design, self._ones = design, problem.fit_intercept
+        self.design, self._ones = design, problem.fit_intercept
         self._mean = None if design is problem.design else design.mean
         self._scales = torch.where(shares > 0.0, 1.0 / shares, 0.0)
         self._free = (shares == 0.0).nonzero().flatten()
@@ -107,7 +109,7 @@ class RowSpace(Chart):
 
     def inward(self, coef: Tensor, intercept: Tensor) -> Tensor:
         ridged = coef.index_fill(0, self._free, 0.0)
-        inner = (self._vectors.T @ self._design.times(ridged)) / _down(self._root, coef)
+        inner = (self._vectors.T @ self.design.times(ridged)) / _down(self._root, coef)
         parts = [inner, coef[self._free]]
         if self._ones:
             parts.append((intercept if self._mean is None else intercept + self._mean @ coef)[None])
@@ -116,7 +118,7 @@ class RowSpace(Chart):
     def outward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         rank, count = len(self._root), self.features.count
         rows = self._vectors @ (theta[:rank] / _down(self._root, theta))
-        coef = _down(self._scales, theta) * self._design.transposed(rows)
+        coef = _down(self._scales, theta) * self.design.transposed(rows)
         coef = coef.index_copy_(0, self._free, theta[rank:count])
         intercept = theta.new_zeros(theta.shape[1:])
         if self._ones:

@@ -23,6 +23,7 @@ from torchreg.linear.smooth_path import SmoothPath
 from torchreg.penalties import L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
+_FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
 
 class Engine(ABC):
@@ -141,7 +142,7 @@ def engine_for(
         moments: of a quadratic problem, where they pay.
     """
     if is_smooth(penalty, problem.no_coef()):
-        if problem.datafit.quadratic:
+        if problem.datafit.quadratic and (moments is not None or is_small(problem, penalty)):
             return RidgeEngine(problem, moments)
         if has_hessian(problem):
             return SmoothEngine(problem, start, tol, max_iter)
@@ -162,6 +163,15 @@ def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
         return False
     l1 = torch.as_tensor(form.l1)
     return bool(((l1 == 0.0) | l1.isinf()).all())
+
+
+def is_small(problem: Problem, penalty: Penalty) -> bool:
+    """Whether a matrix over the rows, or over the columns that are not forced to zero, can be factored."""
+    coef = problem.no_coef()
+    form = cast(L1Form, penalty.with_alpha(1.0).form(coef))
+    closed = torch.as_tensor(form.l1, device=coef.device).expand(coef.shape) > 0.0
+    columns = int((~closed if coef.dim() == 1 else ~closed.all(1)).sum())
+    return min(problem.design.n, columns) <= _FACTORED
 
 
 def fits_l1(problem: Problem, penalty: Penalty) -> bool:

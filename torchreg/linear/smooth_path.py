@@ -177,11 +177,12 @@ class SmoothPath:
         width = outputs or 1
         thetas = torch.cat([state.theta.reshape(-1, width) for _, state in waiting], 1)
         coefs, intercepts = self._chart.outward(thetas)
-        products = problem.design.times(coefs)
+        products = self._chart.design.times(coefs)
+        products = products + thetas[-1] if problem.fit_intercept else products
         parts = [slice(k * width, (k + 1) * width) if outputs else k for k in range(len(waiting))]
-        etas = [problem.shifted(products[:, part], intercepts[part]) for part in parts]
+        etas = [problem.shifted(products[:, part]) for part in parts]
         rows = torch.cat([problem.row_grad(eta).reshape(-1, width) for eta in etas], 1)
-        slopes = problem.design.transposed(rows)
+        slopes = self._chart.design.transposed(rows)
         for (form, state), part, eta in zip(waiting, parts, etas, strict=True):
             coef, g = self._reported(coefs[:, part], form), -slopes[:, part]
             kept = nonzero_rows(coef)
