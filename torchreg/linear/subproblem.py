@@ -87,4 +87,5 @@ def misfit(problem: Subproblem, active: Tensor, signs: Tensor, w: Tensor, g: Ten
     if problem.lower == 0.0:
         wrong = wrong + ((-w).clamp(min=0.0) * problem.c.abs()).sum()
     cost = (beyond * w.abs().sum() + wrong) / (problem.c @ w).abs().clamp(min=_TINY)
-    return float(torch.nan_to_num(cost, nan=torch.inf))
+    reached = beyond / problem.c.abs().max().clamp(min=_TINY)  # where there are no coefficients yet, nothing costs
+    return float(torch.nan_to_num(torch.maximum(cost, reached), nan=torch.inf))
