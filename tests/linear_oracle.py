@@ -150,7 +150,10 @@ class Entries:
     def conjugate(self, z):
         l1, l2 = self._strengths(z)
         over = (z if self.lower == 0 else np.abs(z)) - l1
-        over = np.where(over <= _ROUNDING * np.where(np.isinf(l1), 0, l1), 0, over)
+        slack = _ROUNDING * np.where(np.isinf(l1), 0, l1)
+        if self.lower == 0:  # what is unpenalised but bounded has correlations <= 0, of a solution in float64
+            slack = np.where(l1 == 0, 1e-12 * np.abs(z).max(initial=0), slack)
+        over = np.where(over <= slack, 0, over)
         return np.where(l2 > 0, over**2 / (2 * np.where(l2 > 0, l2, 1)), np.where(over > 0, math.inf, 0)).sum()
 
     def violation(self, w, g):
@@ -247,15 +250,9 @@ class Judge:
         if isinstance(self.loss, Quadratic):
             y, lift = y - lift, np.zeros_like(y)
             shift = s @ y if self.fit_intercept else shift
-        for name, value in {
-            "s": s,
-            "x": X - mean,
-            "target": y - shift,
-            "lift": lift,
-            "mean": mean,
-            "shift": shift,
-        }.items():
-            object.__setattr__(self, f"_{name}", value)
+        known = {"_s": s, "_x": X - mean, "_target": y - shift, "_lift": lift, "_mean": mean, "_shift": shift}
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
 
     def standardised(self):
         """The same problem in columns divided by their weighted deviation (constant ones by 1), and these."""
