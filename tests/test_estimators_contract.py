@@ -49,8 +49,8 @@ ESTIMATORS = [
     RidgeCV(cv=3),
     LogisticRegressionCV(Cs=[0.1, 1.0], cv=3),
     MultiTaskLassoCV(**GRID, tol=1e-14),  # the check compares predictions to 1e-7
-    GroupLassoCV(**GRID),
-    SparseGroupLassoCV(**GRID),
+    GroupLassoCV(**GRID, tol=1e-14),
+    SparseGroupLassoCV(**GRID, tol=1e-14),
     SparseRegressorCV(L1(1.0), **GRID),
     SparseClassifierCV(L1(1.0), **GRID),
 ]
