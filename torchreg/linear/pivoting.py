@@ -286,12 +286,11 @@ class PivotSolver:
     def _refine(self, problem: Subproblem) -> tuple[Tensor, float]:
         """Newton's correction of the active equations by the true matrix; correlations and relative residual."""
         active, scale = self.tableau.active, float(problem.c.abs().max()) or 1.0
-        worst = torch.inf
-        for _ in range(_REPAIRS):
+        for repair in range(_REPAIRS + 1):
             g = problem.c - self.tableau.gram @ self.w - problem.l2 * self.w
             residual = torch.where(active, g - problem.l1 * self.signs, 0.0)
             worst = float(residual.abs().max()) / scale
-            if not worst > _RESIDUAL:
+            if not worst > _RESIDUAL or repair == _REPAIRS:
                 break
             self.w = self.w + torch.where(active, self.tableau.table @ residual, 0.0)
         return g, worst if worst == worst else torch.inf
