@@ -11,18 +11,21 @@ from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
+from torchreg.linear.group_path import GroupPath
 from torchreg.linear.l1_path import L1Path
 from torchreg.linear.moments import Moments
 from torchreg.linear.newton_path import NewtonPath
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
+from torchreg.linear.partition import group_of_rows
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.ridge_path import RidgePath
 from torchreg.linear.smooth_path import SmoothPath
-from torchreg.penalties import L1Form, Penalty
+from torchreg.penalties import GroupForm, L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
+_SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
 
@@ -50,6 +53,21 @@ class L1Engine(Engine):
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
         return self._path.points(alphas, forms)
+
+
+class GroupEngine(Engine):
+    """Least squares with a penalty of groups of rows: Newton's method on the groups that are not zero."""
+
+    def __init__(
+        self, problem: Problem, rows: Tensor, start: Start | None, tol: float, max_iter: int, moments: Moments | None
+    ) -> None:
+        self._coef = problem.no_coef()
+        target = _SHARE * tol * float(problem.null_loss())
+        coef = None if start is None else start[0]
+        self._path = GroupPath(oracle_of(problem, moments), rows, target, max_iter, coef)
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        return self._path.points(alphas, [cast(GroupForm, penalty.form(self._coef)) for penalty in penalties])
 
 
 class NewtonEngine(Engine):
@@ -149,6 +167,10 @@ def engine_for(
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
     form = penalty.form(problem.no_coef())
+    if isinstance(form, GroupForm) and problem.datafit.quadratic:
+        rows = group_of_rows(form.by, problem.no_coef())
+        if rows is not None:
+            return GroupEngine(problem, rows, start, tol, max_iter, moments)
     if isinstance(form, L1Form) and problem.K is None and has_hessian(problem):
         free_head = problem.fit_intercept and form.lower == 0.0  # the tableau would bound the intercept too
         if not free_head:

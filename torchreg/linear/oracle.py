@@ -14,8 +14,8 @@ class Oracle(ABC):
     """A least-squares problem ``sum_i weights_i (y_i - x_i' w)^2 / 2`` and a growing set of its columns.
 
     Attributes:
-        cross: correlations ``X' W y`` at zero coefficients, (p,).
-        energy: ``y' W y``, a 0-d tensor.
+        cross: correlations ``X' W y`` at zero coefficients, (p,) or, for K targets, (p, K).
+        energy: ``y' W y``, summed over targets, a 0-d tensor.
         chosen: the columns of the set in the order in which they came, (m,).
         rank: an upper bound of the rank of X.
     """
@@ -41,10 +41,10 @@ class Oracle(ABC):
         """At several coefficient vectors over the set.
 
         Args:
-            w: one vector a column, (m, batch).
+            w: one vector a column, (m, batch) or, for K targets, (m, batch, K).
 
         Returns:
-            ``X' W (y - X w)``, (p, batch), and the residual sums of squares, (batch,).
+            ``X' W (y - X w)``, (p, batch[, K]), and the residual sums of squares, (batch,).
         """
 
 
@@ -54,14 +54,15 @@ class DataOracle(Oracle):
     Args:
         design: n rows and p columns.
         weights: of the rows, adding up to 1, (n,).
-        y: target, (n,).
+        y: target, (n,) or (n, K).
     """
 
     def __init__(self, design: Design, weights: Tensor, y: Tensor) -> None:
         self._design, self._weights, self._y = design, weights, y
         self._columns = design.selection(weights)
-        self.cross = design.transposed(weights * y)
-        self.energy = (weights * y.square()).sum()
+        weighted = weights * y if y.dim() == 1 else weights[:, None] * y
+        self.cross = design.transposed(weighted)
+        self.energy = (weighted * y).sum()
         self.rank = min(design.n, design.p)
 
     @property
@@ -72,9 +73,11 @@ class DataOracle(Oracle):
         return self._columns.append(new)
 
     def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        residuals = self._y[:, None] - self._columns.times(w)
-        weighted = self._weights[:, None] * residuals
-        return self._design.transposed(weighted), (weighted * residuals).sum(0)
+        shape = w.shape[1:]
+        residuals = self._y[:, None] - self._columns.times(w.flatten(1)).unflatten(1, shape)
+        weighted = self._weights.view(-1, *[1] * len(shape)) * residuals
+        squares = (weighted * residuals).sum((0, *range(2, w.dim())))
+        return self._design.transposed(weighted.flatten(1)).unflatten(1, shape), squares
 
 
 class GramOracle(Oracle):
@@ -82,8 +85,8 @@ class GramOracle(Oracle):
 
     Args:
         gram: ``X' W X``, (p, p).
-        cross: ``X' W y``, (p,).
-        energy: ``y' W y``, a 0-d tensor.
+        cross: ``X' W y``, (p,) or (p, K).
+        energy: ``y' W y``, summed over targets, a 0-d tensor.
     """
 
     def __init__(self, gram: Tensor, cross: Tensor, energy: Tensor) -> None:
@@ -96,7 +99,7 @@ class GramOracle(Oracle):
         return self._gram.index_select(0, new).index_select(1, self.chosen).T
 
     def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        dense = w.new_zeros(len(self.cross), w.shape[1]).index_copy_(0, self.chosen, w)
-        explained = self._gram @ dense
-        residual = self.energy - (dense * (2.0 * self.cross[:, None] - explained)).sum(0)
-        return self.cross[:, None] - explained, residual.clamp(min=0.0)
+        dense = w.new_zeros(len(self.cross), *w.shape[1:]).index_copy_(0, self.chosen, w)
+        explained = (self._gram @ dense.flatten(1)).view(dense.shape)
+        taken = (dense * (2.0 * self.cross[:, None] - explained)).sum((0, *range(2, w.dim())))
+        return self.cross[:, None] - explained, (self.energy - taken).clamp(min=0.0)

@@ -1,0 +1,149 @@
+"""Newton's equations of a quadratic with a group penalty, on the groups and entries that are not zero.
+
+Where ``w_g != 0`` the penalty is smooth, with Hessian ``l1_g (I - u u') / ||w_g|| + ridge_g I``, ``u = w_g / ||w_g||``.
+Source: Zhang, Zhang, Sun and Toh, Math. Program. 179, 2020, section 3.2 (second-order structure of group penalties).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.group_strengths import Strengths
+from torchreg.linear.growing_gram import GrowingGram
+
+_TINY = 1e-300
+_STEEPEST = 1e30  # of a group's curvature: single precision holds its square root's products
+_LEAST = 1e-14  # of a group's curvature along u, relative to that across: less is rounding
+_RIDGES = (1e-13, 1e-9)  # of the largest diagonal entry, for singular matrices
+_STEPS = 500  # of conjugate gradients
+
+
+@dataclass(frozen=True)
+class Model:
+    """Of the objective at one point; the penalty's Hessian is ``shift I - stiffness u u'`` in each group.
+
+    Attributes:
+        unit: u, zero in groups that are zero.
+        stiffness: ``l1_g / ||w_g||``.
+        shift: the same with the ridge.
+        free: 1 where entries may move, else 0; broadcasts with shaped entries.
+        slope: minus the gradient where entries may move, else 0.
+    """
+
+    unit: Tensor
+    stiffness: Tensor
+    shift: Tensor
+    free: Tensor
+    slope: Tensor
+
+
+def model_at(strengths: Strengths, w: Tensor, norms: Tensor, g: Tensor) -> Model:
+    """At coefficients with norms of their groups and correlations ``g``, all shaped."""
+    parts = strengths.parts
+    alive = norms.sign()
+    inverse = alive / norms.clamp(min=_TINY)
+    stiffness = (strengths.l1 * inverse).clamp_(max=_STEEPEST)
+    shift = stiffness if strengths.ridge is None else stiffness + strengths.ridge
+    slope = torch.addcmul(g, w, parts.spread(shift), value=-1.0)
+    if not strengths.signed:
+        free = alive if strengths.free is None else torch.maximum(alive, strengths.free)
+        return Model(w * parts.spread(inverse), stiffness, shift, parts.spread(free), slope.mul_(parts.spread(free)))
+    signs = w.sign()
+    if strengths.inner is not None:
+        slope = slope - strengths.inner * signs
+    free = signs.abs()
+    return Model(w * parts.spread(inverse), stiffness, shift, free, slope.mul_(free))
+
+
+def dense_direction(gram: Tensor, strengths: Strengths, at: Model) -> Tensor | None:
+    """Newton's direction by Cholesky's factorisation; None where the matrix is not positive definite.
+
+    Args:
+        gram: of the entries.
+        strengths: of the penalty.
+        at: the model.
+    """
+    spread, labels = strengths.parts.spread, strengths.parts.labels
+    same = (labels[:, None] == labels).to(gram)
+    bent = (at.unit * spread(at.stiffness.sqrt())).view(-1)
+    matrix = torch.addcmul(gram, same * bent, bent[:, None], value=-1.0)
+    free = at.free.expand_as(at.slope).reshape(-1)
+    matrix.mul_(free).mul_(free[:, None])
+    shift = spread(at.shift).expand_as(at.slope).reshape(-1)
+    diagonal = matrix.diagonal().add_(torch.where(free > 0.0, shift, 1.0))
+    for ridge in _RIDGES:
+        diagonal.add_(ridge * gram.diagonal().max())
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not int(failed):
+            return torch.cholesky_solve(at.slope.view(-1, 1), factor).view(at.slope.shape)
+    return None
+
+
+def conjugate_gradients(gram: GrowingGram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float) -> Tensor:
+    """Newton's direction up to a relative error, by conjugate gradients in the precision of ``gram``.
+
+    Args:
+        gram: of the entries.
+        diagonal: of gram, shaped.
+        strengths: of the penalty.
+        at: the model.
+        tol: error relative to the direction, in the norm of the preconditioner.
+    """
+    hessian = _Hessian(gram, diagonal, strengths, at)
+    r = at.slope.to(gram.matrix.dtype, copy=True)
+    p, x = hessian.preconditioned(r), torch.zeros_like(r)
+    rows, way, found = r.view(-1), p.view(-1), x.view(-1)
+    size = torch.dot(rows, way)
+    stop = tol * tol * float(size)
+    for _ in range(_STEPS):
+        image = hessian.times(p).view(-1)
+        step = size / torch.dot(way, image)
+        found.addcmul_(step, way)
+        rows.addcmul_(step, image, value=-1.0)
+        z = hessian.preconditioned(r).view(-1)
+        fresh = torch.dot(rows, z)
+        if not float(fresh) > stop:
+            break
+        torch.addcmul(z, way, fresh / size, out=way)
+        size = fresh
+    return x.to(at.slope)
+
+
+class _Hessian:
+    """The Hessian of a model, and its inverse where the Gram matrix is taken for its diagonal.
+
+    That one is a diagonal plus a rank-one matrix in each group, inverted by the formula of Sherman and Morrison.
+    """
+
+    def __init__(self, gram: GrowingGram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
+        self._gram, self._parts = gram, strengths.parts
+        spread, sums = self._parts.spread, self._parts.sums
+        inverse = at.free / (diagonal + spread(at.shift)).clamp_(min=_TINY)
+        bent = inverse * at.unit
+        rest = at.stiffness / (1.0 - at.stiffness * sums(at.unit * bent)).clamp_(min=_LEAST)
+        dtype = gram.matrix.dtype
+        self._shift, self._unit, self._stiffness = spread(at.shift).to(dtype), at.unit.to(dtype), at.stiffness.to(dtype)
+        self._inverse, self._bent, self._rest = inverse.to(dtype), bent.to(dtype), rest.to(dtype)
+
+    def times(self, p: Tensor) -> Tensor:
+        along = self._parts.sums(self._unit * p).mul_(self._stiffness)
+        image = self._gram.times(p).addcmul_(self._shift, p)
+        return image.addcmul_(self._unit, self._parts.spread(along), value=-1.0)
+
+    def preconditioned(self, r: Tensor) -> Tensor:
+        along = self._parts.sums(self._bent * r).mul_(self._rest)
+        return (self._inverse * r).addcmul_(self._bent, self._parts.spread(along))
+
+
+def moved(strengths: Strengths, w: Tensor, way: Tensor) -> Tensor:
+    """``w + way``, zero in groups and entries that would pass through zero."""
+    parts, fresh = strengths.parts, w + way
+    if strengths.signed:
+        fresh = torch.where(fresh * w > 0.0, fresh, 0.0)
+    kept = parts.sums(w * fresh).sign_().clamp_(min=0.0)
+    if strengths.free is not None and not strengths.signed:
+        kept = torch.maximum(kept, strengths.free)
+    return fresh.mul_(parts.spread(kept))

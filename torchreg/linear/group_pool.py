@@ -1,0 +1,161 @@
+"""The groups that a block of strengths may need, and for each strength those that it does need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.group_newton import GroupNewton
+from torchreg.linear.group_strengths import Strengths
+from torchreg.linear.group_system import GroupSystem
+from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.oracle import Oracle
+from torchreg.linear.partition import Even, Partition, partition
+
+_SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
+_SPARE = 1.3  # times as many groups as are not zero: Newton's set is built anew
+_FEW = 10  # spare groups that are no reason to
+_VISITS = 20  # of Newton's set for one strength
+_PAST = 3  # points to predict the next one from
+
+
+class GroupPool:
+    """A growing set of groups with its Gram matrix, and in it the set that Newton's method works on.
+
+    Args:
+        oracle: the data.
+        sizes: columns of each group of the data, (groups,).
+        target: duality gap at which a point is accepted.
+        limit: rounds for one point.
+
+    Attributes:
+        entries: those of the pool among the entries of coef, in the pool's order.
+    """
+
+    def __init__(self, oracle: Oracle, sizes: Tensor, target: float, limit: int) -> None:
+        self._oracle, self._sizes, self._target, self._limit = oracle, sizes, target, limit
+        cross = oracle.cross
+        self._outputs, self._energy = 1 if cross.dim() == 1 else cross.shape[1], float(oracle.energy)
+        self._gram = GrowingGram(cross.device, self._outputs, len(cross))
+        self.entries = self._groups = sizes[:0]
+        self._parts: Partition = Even(self._groups, 0)
+        self._w = self._cross = cross.new_zeros(0)
+        self._past: list[tuple[float, Tensor]] = []
+        self._is_hot = torch.zeros(0, dtype=torch.bool, device=cross.device)
+        self._cool()
+
+    def append(self, groups: Tensor, rows: Tensor) -> None:
+        """New groups and their rows, in the same order."""
+        self._gram.append(self._oracle.append(rows))
+        self._groups = torch.cat([self._groups, groups])
+        sizes = self._sizes[self._groups] * self._outputs
+        self._parts = partition(torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes))
+        outputs = torch.arange(self._outputs, device=rows.device)
+        self.entries = torch.cat([self.entries, (rows[:, None] * self._outputs + outputs).view(-1)])
+        self._cross = self._oracle.cross.reshape(-1)[self.entries]
+        more = self._w.new_zeros(len(rows) * self._outputs)
+        self._w = torch.cat([self._w, more])
+        self._past = [(alpha, torch.cat([w, more])) for alpha, w in self._past]
+        self._is_hot = torch.cat([self._is_hot, self._is_hot.new_zeros(len(groups))])
+
+    def begin(self, w: Tensor) -> None:
+        """Start from these coefficients, (entries,)."""
+        self._w = w
+
+    def solve(self, alphas: Sequence[float], strengths: Sequence[Strengths]) -> tuple[Tensor, list[int]]:
+        """The minimisers over the pool, (entries, batch), and how many rounds each took.
+
+        Args:
+            alphas: strengths, descending.
+            strengths: of all groups of the data, one for each.
+        """
+        self._before = self._w, self._past
+        solved, rounds = [], []
+        for alpha, strength in zip(alphas, strengths, strict=True):
+            if len(self._groups):
+                rounds.append(self._point(alpha, strength.part(self._groups, self.entries, self._parts)))
+            else:
+                rounds.append(0)
+            self._past = [*self._past, (alpha, self._w)][-_PAST:]
+            solved.append((alpha, self._w))
+        self._solved = solved
+        return torch.stack([w for _, w in solved], 1), rounds
+
+    def return_to(self, count: int) -> None:
+        """Forget the last block but for its first ``count`` points."""
+        w, past = self._before
+        self._past = [*past, *self._solved[:count]][-_PAST:]
+        self._w = self._solved[count - 1][1] if count else w
+
+    def _point(self, alpha: float, strengths: Strengths) -> int:
+        """Solve for one strength; rounds."""
+        w, young = self._predicted(alpha, strengths)
+        rounds = 0
+        for visit in range(_VISITS):
+            g = self._cross - self._gram.times(w)
+            if not self._warm(strengths, w, g, first=visit == 0):
+                break
+            parts, entries = self._system.parts, self._hot_entries
+            newton = GroupNewton(
+                self._system, strengths.part(self._hot, entries, parts), parts.shaped(w[entries]),
+                parts.shaped(g[entries]), parts.column(young[self._hot]),
+            )  # fmt: skip
+            rounds += newton.run(self._target, self._limit)
+            w = torch.zeros_like(w).index_copy_(0, entries, newton.w.view(-1))
+            if len(self._hot) == len(self._groups):
+                break
+            young = torch.zeros_like(young)
+        self._w = w
+        return rounds
+
+    def _warm(self, strengths: Strengths, w: Tensor, g: Tensor, *, first: bool) -> bool:
+        """Give Newton's method the groups that it needs; whether it has anything to do."""
+        parts = self._parts
+        w, g = parts.shaped(w), parts.shaped(g)
+        alive = parts.norms(w) > 0.0
+        needed = alive | (parts.norms(strengths.left(g)) > (1.0 + _SLACK) * strengths.l1)
+        if strengths.free is not None:
+            needed |= strengths.free > 0.0
+        if first and len(self._hot) > _SPARE * int(alive.sum()) + _FEW:
+            self._cool()
+        new = (needed.view(-1) & ~self._is_hot).nonzero().flatten()
+        if len(new):
+            self._heat(new)
+        return bool(len(self._hot)) and (first or bool(len(new)))
+
+    def _cool(self) -> None:
+        device = self._gram.matrix.device
+        self._system = GroupSystem(device, self._outputs, len(self._oracle.cross), self._energy)
+        self._hot = self._hot_entries = self._groups[:0]
+        self._is_hot = torch.zeros_like(self._is_hot)
+
+    def _heat(self, groups: Tensor) -> None:
+        """Groups, by their numbers in the pool, join Newton's set."""
+        fresh = self._parts.entries(groups)
+        self._hot_entries = torch.cat([self._hot_entries, fresh])
+        rows, columns = (part[:: self._outputs] // self._outputs for part in (fresh, self._hot_entries))
+        sizes = self._sizes[self._groups[groups]]
+        self._system.append(self._gram.block(rows, columns).T, self._cross[fresh], sizes)
+        self._hot = torch.cat([self._hot, groups])
+        self._is_hot[groups] = True
+
+    def _predicted(self, alpha: float, strengths: Strengths) -> tuple[Tensor, Tensor]:
+        """Coefficients by extrapolation, and the groups that have come too lately for it."""
+        spread, norms, shaped = self._parts.spread, self._parts.norms, self._parts.shaped
+        past = [(at, shaped(w)) for at, w in self._past]
+        if len(past) < 2 or past[-1][0] == past[-2][0]:
+            return self._w, torch.zeros(len(self._groups), dtype=torch.bool, device=self._w.device)
+        (a0, w0), (a1, w1) = past[-2:]
+        guess = torch.lerp(w0, w1, (alpha - a0) / (a1 - a0))
+        if len(past) > 2 and past[0][0] != a0:
+            b, v = past[0]
+            curve = (w1 - w0) / (a1 - a0) - (w0 - v) / (a0 - b)
+            guess = guess + curve * spread(norms(v).sign() * ((alpha - a1) * (alpha - a0) / (a1 - b)))
+        new = norms(w0) == 0.0
+        lost = self._parts.sums(guess * w1) <= 0.0
+        keep = spread(new | lost)
+        if strengths.signed:
+            guess = torch.where(guess * w1 > 0.0, guess, 0.0)
+        return torch.where(keep, w1, guess).view(-1), (new & (norms(w1) > 0.0)).view(-1)
