@@ -526,7 +526,7 @@ def test_other_refusals():
         LogisticRegression().fit(X, y)
     with pytest.raises(ValueError, match="out of the valid range"):
         PoissonRegressor().fit(X, y - 100.0)
-    with pytest.raises(ValueError, match="Lasso resulted in non-finite parameter values.*preprocessed"):
+    with pytest.raises(ValueError, match=r"Lasso resulted in non-finite parameter values.*preprocessed"):
         Lasso().fit(X, y * 1e200)
     with pytest.raises(ValueError, match="For multi-task outputs, use MultiTaskLassoCV"):
         LassoCV().fit(X, Y)

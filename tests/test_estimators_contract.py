@@ -52,7 +52,7 @@ ESTIMATORS = [
     GroupLassoCV(**GRID, tol=1e-14),
     SparseGroupLassoCV(**GRID, tol=1e-14),
     SparseRegressorCV(L1(1.0), **GRID),
-    SparseClassifierCV(L1(1.0), **GRID),
+    SparseClassifierCV(L1(1.0), **GRID, tol=1e-4),
 ]
 
 

@@ -85,12 +85,17 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
             )
         self.coef_, self.intercept_ = data.out(coef), data.out(intercept)
         self.dual_gap_ = units * float(path.dual_gaps[index])
-        self.n_iter_ = int(path.n_iters[index])
+        self.n_iter_ = iterations(path, index)
         self.alpha_max_ = float(path.alpha_max)
 
     def _linear_predictor(self, X: Matrix) -> Array:
         check_is_fitted(self)
         return linear_predictor(checked_matrix(self, X, reset=False), self.coef_, self.intercept_)
+
+
+def iterations(path: Path, index: int) -> int:
+    """Iterations of one point as scikit-learn counts them: to find that a start is the solution is one."""
+    return max(1, int(path.n_iters[index]))
 
 
 def warn_unless_converged(name: str, *paths: Path) -> None:

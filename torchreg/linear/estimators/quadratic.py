@@ -12,7 +12,7 @@ from sklearn.utils import Tags
 
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
-from torchreg.linear.estimators.base import warn_unless_converged
+from torchreg.linear.estimators.base import iterations, warn_unless_converged
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import Regressor
@@ -73,10 +73,10 @@ class _EachTarget(Regressor):
         ]
         coefs = torch.stack([path.coef(0) for path in paths])
         intercepts = torch.stack([path.intercepts[0] for path in paths])
-        gaps, iterations = np.array([float(p.dual_gaps[0]) for p in paths]), [int(p.n_iters[0]) for p in paths]
+        gaps, counts = np.array([float(path.dual_gaps[0]) for path in paths]), [iterations(path, 0) for path in paths]
         self.coef_ = data.out(coefs if count > 1 else coefs[0])
         self.intercept_ = data.out(self._one_zero_without(intercepts))
-        self.dual_gap_, self.n_iter_ = (gaps, iterations) if count > 1 else (gaps[0], iterations[0])
+        self.dual_gap_, self.n_iter_ = (gaps, counts) if count > 1 else (gaps[0], counts[0])
         self.alpha_max_ = max(float(path.alpha_max) for path in paths)
         return paths
 
