@@ -96,7 +96,7 @@ def strengths_of(form: GroupForm, coef: Tensor, parts: Partition, present: Tenso
     def entries(value: float | Tensor) -> Tensor | None:
         if not isinstance(value, Tensor) and value == 0.0:
             return None
-        return parts.shaped(torch.as_tensor(value).to(coef).expand(coef.shape).reshape(-1))
+        return parts.shaped(torch.as_tensor(value, dtype=coef.dtype, device=coef.device).expand(coef.shape).reshape(-1))
 
     l2, inner = entries(form.l2), entries(form.inner)
     ridge = None if l2 is None else parts.largest(l2)

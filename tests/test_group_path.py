@@ -1,0 +1,299 @@
+"""Least squares with group penalties: an independent judge, other people's solvers, and the limits of the method.
+
+Tolerances: TOL is the gap asked for. A coefficient differs from the true one by the root of a gap, so that two solvers
+agree in objectives to TOL and in coefficients to its root.
+"""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from helpers import F64
+from linear_oracle import Blocks, Judge, certify
+from sklearn.linear_model import MultiTaskLasso
+
+from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
+from torchreg.linear import Quadratic, engines
+from torchreg.linear.frame import framed
+from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.partition import Even, Uneven, group_of_rows, partition
+from torchreg.linear.path import fit_path
+
+TOL = 1e-10
+DRAWS = np.random.default_rng(3)
+TALL, WIDE = DRAWS.standard_normal((80, 30)), DRAWS.standard_normal((30, 90))
+GROUPINGS = {
+    "contiguous": lambda p: np.arange(p) // 5,
+    "interleaved": lambda p: np.arange(p) % 6,
+    "unequal": lambda p: np.minimum(np.arange(p) // np.maximum(1, np.arange(p) % 7), p // 4),
+    "single": lambda p: np.arange(p),
+    "one": lambda p: np.zeros(p, int),
+    "gaps": lambda p: 3 * (np.arange(p) // 4) + 1,  # numbers that no column bears
+}
+
+
+def target(X, outputs=None, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = () if outputs is None else (outputs,)
+    return X[:, :4] @ rng.standard_normal((4, *shape)) + 0.5 * rng.standard_normal((len(X), *shape)) + 2.0
+
+
+def group(index, weights=1.0):
+    weights = torch.as_tensor(weights) if isinstance(weights, np.ndarray) else weights
+    return Group(L1(1.0), by=labels(torch.as_tensor(index)), weights=weights)
+
+
+def tight(X, y, penalty, **options):
+    return fit_path(X, y, penalty, **{"alphas": 12, "eps": 0.02, "tol": TOL, **options})
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+@pytest.mark.parametrize("grouping", GROUPINGS)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_every_point_of_any_grouping_is_optimal(X, grouping, intercept):
+    index, y = GROUPINGS[grouping](X.shape[1]), target(X)
+    path = tight(X, y, group(index), fit_intercept=intercept)
+    sizes = np.bincount(index)
+    certify(path, Judge(X, y, fit_intercept=intercept), lambda a: Blocks(index, np.full(len(sizes), a)), gap=TOL)
+    assert bool(path.converged.all())
+    assert int(path.n_nonzero[0]) == 0 < int(path.n_nonzero[-1])
+
+
+@pytest.mark.parametrize("penalty", ["sparse", "ridge"])
+@pytest.mark.parametrize("grouping", ["contiguous", "unequal"])
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_inner_penalties_and_ridges(X, grouping, penalty):
+    index, y = GROUPINGS[grouping](X.shape[1]), target(X)
+    ones = np.ones(index.max() + 1)
+    if penalty == "sparse":
+        ours, theirs = group(index) + L1(0.5), lambda a: Blocks(index, a * ones, inner=0.5 * a)
+    else:
+        ours = Group(L1L2(1.0, 0.6), by=labels(torch.as_tensor(index)), weights=1.0)
+
+        def theirs(a):
+            return Blocks(index, 0.6 * a * ones, l2=0.4 * a)
+
+    path = tight(X, y, ours)
+    certify(path, Judge(X, y), theirs, gap=TOL)
+    if penalty == "sparse":
+        inside = path.coefs[3].numpy() != 0
+        alive = np.bincount(index, inside) > 0
+        assert not inside[alive[index]].all()  # zeros within groups that are not zero
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_celer_finds_no_better_objective(X):
+    celer = pytest.importorskip("celer")
+    y = target(X) - 2.0
+    path = tight(X, y, group(np.arange(X.shape[1]) // 5), fit_intercept=False)
+    judge = Judge(X, y, fit_intercept=False)
+    for k, alpha in enumerate(path.alphas.tolist()):
+        model = celer.GroupLasso(groups=5, alpha=alpha, tol=1e-12, fit_intercept=False, max_iter=1000).fit(X, y)
+        penalty = Blocks(np.arange(X.shape[1]) // 5, np.full(X.shape[1] // 5, alpha))
+        best = judge.objective(penalty, model.coef_)
+        assert abs(float(path.objectives[k]) - best) <= 1e-8 * judge.null()[0]
+        np.testing.assert_allclose(path.coefs[k].numpy(), model.coef_, atol=1e-4)
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_multi_task_is_scikit_learns(X):
+    Y = target(X, 3)
+    path = tight(X, Y, Group(L1(1.0), by=rows, weights=1.0))
+    for k, alpha in enumerate(path.alphas.tolist()[1:], 1):
+        model = MultiTaskLasso(alpha=alpha, tol=1e-12, max_iter=100_000).fit(X, Y)
+        np.testing.assert_allclose(path.coefs[k].numpy(), model.coef_.T, atol=1e-5)
+        np.testing.assert_allclose(path.intercepts[k].numpy(), model.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("grouping", ["rows", "labels", "whole"])
+def test_groups_of_rows_with_several_outputs(X, outputs, grouping):
+    Y, p = target(X, outputs), X.shape[1]
+    of_row = {"rows": np.arange(p), "labels": np.arange(p) % 7, "whole": np.zeros(p, int)}[grouping]
+    by = {"rows": rows, "labels": labels(torch.as_tensor(of_row)), "whole": whole}[grouping]
+    path = tight(X, Y, Group(L1(1.0), by=by, weights=1.0))
+    index = np.repeat(of_row[:, None], outputs, 1)
+    certify(path, Judge(X, Y), lambda a: Blocks(index, np.full(of_row.max() + 1, a)), gap=TOL)
+
+
+def test_groups_of_one_are_l1():
+    ours, theirs = tight(WIDE, target(WIDE), group(np.arange(90))), tight(WIDE, target(WIDE), L1(1.0))
+    np.testing.assert_allclose(ours.alphas, theirs.alphas, rtol=1e-12)
+    np.testing.assert_allclose(ours.coefs, theirs.coefs, atol=1e-5)
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_free_and_forbidden_groups(X):
+    index = np.arange(X.shape[1]) // 5
+    weights = np.ones(index.max() + 1)
+    weights[1], weights[2] = 0.0, np.inf
+    y = target(X) + 3.0 * X[:, 7] + X[:, 12]
+    path = tight(X, y, group(index, weights))
+    coefs = path.coefs.numpy()
+    assert (coefs[:, index == 2] == 0).all()
+    assert (coefs[:, index == 1] != 0).all()
+    np.testing.assert_array_equal((coefs[0] != 0), index == 1)  # the grid begins where all others are zero
+    allowed = np.flatnonzero(index != 2)
+    finite = np.where(np.isinf(weights), 1.0, weights)
+    for k, alpha in enumerate(path.alphas.tolist()):
+        judge, penalty = Judge(X[:, allowed], y), Blocks(index[allowed], alpha * finite)
+        assert judge.violation(penalty, coefs[k][allowed]) <= 1e-5 * judge.null()[1]
+
+
+def test_nothing_is_penalised():
+    path = tight(TALL, target(TALL), group(np.arange(30) // 5, np.zeros(6)), alphas=[1.0])
+    best = np.linalg.lstsq(TALL - TALL.mean(0), target(TALL) - target(TALL).mean(), rcond=None)[0]
+    np.testing.assert_allclose(path.coefs[0], best, atol=1e-6)
+
+
+def test_all_is_zero_from_alpha_max_on():
+    X, y, penalty = WIDE, target(WIDE), group(np.arange(90) // 5)
+    top = tight(X, y, penalty).alpha_max
+    path = fit_path(X, y, penalty, alphas=[2.0 * top, top, 0.999 * top])
+    assert path.n_nonzero.tolist()[:2] == [0, 0]
+    assert 0 < int(path.n_nonzero[2]) <= 5
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_non_negative(X):
+    index, y = np.arange(X.shape[1]) // 5, target(X)
+    path = tight(X, y, NonNegative(group(index)))
+    coefs = path.coefs.numpy()
+    assert (coefs >= 0).all()
+    assert (coefs > 0).any()
+    judge = Judge(X, y)
+    for k, alpha in enumerate(path.alphas.tolist()):
+        slope = X.T @ (y - X @ coefs[k] - float(path.intercepts[k])) / len(X)
+        for g in range(index.max() + 1):
+            w, s = coefs[k][index == g], slope[index == g]
+            norm = np.linalg.norm(w)
+            if norm == 0:
+                assert np.linalg.norm(np.maximum(s, 0)) <= alpha * (1 + 1e-6)
+            else:
+                rest = s - alpha * w / norm
+                assert np.abs(np.where(w > 0, rest, np.maximum(rest, 0))).max() <= 1e-5 * judge.null()[1]
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_sparse_group_lasso_is_that_of_proximal_gradient(X):
+    y, penalty = target(X), group(np.arange(X.shape[1]) // 5) + L1(0.3)
+    path = tight(X, y, penalty, alphas=4)
+    frame = framed(X, y, Quadratic(), None, None, True, False, None)
+    slow = engines.ProximalEngine(frame.problem, None, 1e-12, 100_000, frame.moments)
+    points = list(slow.points(path.alphas.tolist(), [penalty.with_alpha(a) for a in path.alphas.tolist()]))
+    for k, point in enumerate(points):
+        np.testing.assert_allclose(path.coefs[k], point.dense(X.shape[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_sparse_designs_are_dense_ones(X):
+    thin = np.where(np.abs(X) > 1.0, X, 0.0)
+    y, penalty = target(X), group(np.arange(X.shape[1]) // 5)
+    dense = tight(thin, y, penalty)
+    for kind in (scipy.sparse.csr_matrix, scipy.sparse.csc_matrix):
+        found = tight(kind(thin), y, penalty)
+        np.testing.assert_allclose(found.coefs, dense.coefs, atol=1e-6)
+
+
+def test_weights_are_repetitions():
+    X, y, times = TALL, target(TALL), np.arange(80) % 3
+    penalty = group(np.arange(30) % 6)
+    weighted = tight(X, y, penalty, sample_weight=times)
+    repeated = tight(np.repeat(X, times, 0), np.repeat(y, times), penalty)
+    np.testing.assert_allclose(weighted.coefs, repeated.coefs, atol=1e-6)
+
+
+DEGENERATE = {
+    "duplicates": np.repeat(WIDE[:, :30], 3, 1),
+    "zeros": np.where(np.arange(90) % 4, WIDE, 0.0),
+    "walk": WIDE.cumsum(1),
+    "far": WIDE + 100.0,
+    "scales": WIDE * 10.0 ** (np.arange(90) % 7 - 3),
+    "few rows": WIDE[:3],
+    "one row": WIDE[:1],
+}
+
+
+@pytest.mark.parametrize("kind", DEGENERATE)
+@pytest.mark.parametrize("grouping", ["contiguous", "interleaved", "single"])
+@pytest.mark.parametrize("inner", [0.0, 0.5])
+def test_degenerate_designs(kind, grouping, inner):
+    X, index = DEGENERATE[kind], GROUPINGS[grouping](90)
+    y = target(WIDE)[: len(X)]
+    penalty = group(index) + L1(inner) if inner else group(index)
+    path = tight(X, y, penalty, fit_intercept=False, alphas=8, eps=1e-3)
+    size = index.max() + 1
+    judge = Judge(X, y, fit_intercept=False)
+    certify(path, judge, lambda a: Blocks(index, np.full(size, a), inner=inner * a), gap=TOL, rounding=1e-10)
+
+
+def test_a_start_changes_the_way_and_not_the_end():
+    X, y, penalty = WIDE, target(WIDE), group(np.arange(90) // 5)
+    cold = tight(X, y, penalty)
+    alpha = [float(cold.alphas[6])]
+    wrong = (torch.ones(90, dtype=F64), torch.tensor(0.0, dtype=F64))
+    for init in ((cold.coefs[6], cold.intercepts[6]), wrong):
+        warm = tight(X, y, penalty, alphas=alpha, init=init)
+        np.testing.assert_allclose(warm.coefs[0], cold.coefs[6], atol=1e-5)
+
+
+def test_a_long_way_and_a_fine_grid_lead_to_the_same_point():
+    X, y, penalty = WIDE, target(WIDE), group(np.arange(90) // 5)
+    fine = tight(X, y, penalty, alphas=60)
+    far = tight(X, y, penalty, alphas=[float(fine.alphas[-1])])
+    np.testing.assert_allclose(far.coefs[0], fine.coefs[-1], atol=1e-5)
+
+
+def test_a_constant_target_has_no_coefficients():
+    path = fit_path(TALL, np.full(80, 3.0), group(np.arange(30) // 5), alphas=[1.0, 0.1])
+    assert not bool(path.coefs.any())
+    assert path.intercepts.tolist() == pytest.approx([3.0, 3.0])
+
+
+def test_the_engine_is_chosen_by_the_groups():
+    problem = framed(TALL, target(TALL, 2), Quadratic(), None, None, True, False, None).problem
+    options = {"start": None, "tol": 1e-6, "max_iter": 100, "moments": None}
+    for by, kind in ((rows, engines.GroupEngine), (columns, engines.ProximalEngine)):
+        assert isinstance(engines.engine_for(problem, Group(L1(1.0), by=by), **options), kind)
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_rows_of_groups(outputs):
+    coef = torch.zeros(6) if outputs is None else torch.zeros(6, outputs)
+    index = torch.tensor([2, 2, 0, 0, 2, 4])
+    assert group_of_rows(labels(index), coef).tolist() == index.tolist()
+    assert group_of_rows(whole, coef).tolist() == [0] * 6
+    if outputs is not None:
+        assert group_of_rows(columns, coef) is None
+        assert group_of_rows(rows, coef).tolist() == list(range(6))
+
+
+def test_both_partitions_sum_alike():
+    index = torch.arange(12) // 3
+    even, uneven = partition(index), Uneven(index)
+    assert isinstance(even, Even)
+    assert isinstance(partition(index.flip(0)), Uneven)
+    x, v = torch.randn(12, 5, dtype=F64), torch.randn(4, 5, dtype=F64)
+    for name in ("sums", "norms", "largest"):
+        found = getattr(even, name)(even.shaped(x)).reshape(4, 5)
+        torch.testing.assert_close(found, getattr(uneven, name)(uneven.shaped(x)))
+    for name in ("total", "least"):
+        torch.testing.assert_close(getattr(even, name)(even.column(v)), getattr(uneven, name)(v))
+    some = torch.tensor([3, 1])
+    assert even.entries(some).tolist() == uneven.entries(some).tolist() == [9, 10, 11, 3, 4, 5]
+    assert even.part(some).labels.tolist() == uneven.part(some).labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_gram_matrix_grows(outputs):
+    X = torch.randn(50, 200, dtype=F64)
+    gram, full = GrowingGram(torch.device("cpu"), outputs, 200), X.T @ X
+    for end, start in ((70, 0), (75, 70), (200, 75)):
+        gram.append(full[:end, start:end])
+    torch.testing.assert_close(gram.matrix, full)
+    v = torch.randn(200 * outputs, dtype=F64)
+    torch.testing.assert_close(gram.times(v), (full @ v.view(200, outputs)).view(-1))
+    some = torch.tensor([5, 100])
+    only = torch.zeros(200, outputs, dtype=F64).index_copy_(0, some, v.view(200, outputs)[some])
+    torch.testing.assert_close(gram.rows_times(some, v.view(200, outputs)[some].view(-1)), (full @ only).view(-1))
