@@ -14,6 +14,7 @@ from torchreg.linear.datafits import NoHessian
 from torchreg.linear.group_path import GroupPath
 from torchreg.linear.l1_path import L1Path
 from torchreg.linear.moments import Moments
+from torchreg.linear.multinomial_path import MultinomialPath
 from torchreg.linear.newton_path import NewtonPath
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.partition import group_of_rows
@@ -22,6 +23,7 @@ from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.ridge_path import RidgePath
 from torchreg.linear.smooth_path import SmoothPath
+from torchreg.linear.task_path import TaskPath
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
@@ -55,6 +57,17 @@ class L1Engine(Engine):
         return self._path.points(alphas, forms)
 
 
+class TaskEngine(Engine):
+    """Least squares of several targets with a penalty of type L1 on each coefficient: target by target."""
+
+    def __init__(self, problem: Problem, start: Start | None, moments: Moments | None) -> None:
+        self._coef = problem.no_coef()
+        self._path = TaskPath(problem, None if start is None else start[0], moments)
+
+    def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
+        return self._path.points(alphas, [cast(L1Form, penalty.form(self._coef)) for penalty in penalties])
+
+
 class GroupEngine(Engine):
     """Least squares with a penalty of groups of rows: Newton's method on the groups that are not zero."""
 
@@ -71,15 +84,22 @@ class GroupEngine(Engine):
 
 
 class NewtonEngine(Engine):
-    """A single output with a second derivative and a penalty of type L1: proximal Newton by pivoting."""
+    """A second derivative and a penalty of type L1: proximal Newton by pivoting; Newton's method where none is left."""
 
     def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
-        self._coef = problem.no_coef()
-        self._path = NewtonPath(problem, start, tol, max_iter)
+        self._problem, self._start, self._tol, self._max_iter = problem, start, tol, max_iter
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
-        forms = [cast(L1Form, penalty.form(self._coef)) for penalty in penalties]
-        return self._path.points(alphas, forms)
+        problem, start = self._problem, self._start
+        coef = problem.no_coef()
+        forms = [cast(L1Form, penalty.form(coef)) for penalty in penalties]
+        count = next((k for k, form in enumerate(forms) if is_kinkless(form)), len(forms))
+        if count:
+            follower = NewtonPath if problem.K is None else MultinomialPath
+            for point in follower(problem, start, self._tol, self._max_iter).points(alphas[:count], forms[:count]):
+                start = (point.dense(len(coef)), point.intercept)
+                yield point
+        yield from SmoothPath(problem, start, self._tol, self._max_iter).points(forms[count:])
 
 
 class RidgeEngine(Engine):
@@ -171,6 +191,10 @@ def engine_for(
         rows = group_of_rows(form.by, problem.no_coef())
         if rows is not None:
             return GroupEngine(problem, rows, start, tol, max_iter, moments)
+    if isinstance(form, L1Form) and problem.K is not None and problem.datafit.quadratic:
+        return TaskEngine(problem, start, moments)
+    if isinstance(form, L1Form) and problem.K is not None and has_hessian(problem):
+        return NewtonEngine(problem, start, tol, max_iter)
     if isinstance(form, L1Form) and problem.K is None and has_hessian(problem):
         free_head = problem.fit_intercept and form.lower == 0.0  # the tableau would bound the intercept too
         if not free_head:
@@ -181,17 +205,20 @@ def engine_for(
 def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
     """Whether the penalty has no kink: a ridge, or nothing, on the coefficients that it does not force to zero."""
     form = penalty.with_alpha(1.0).form(coef)
-    if not isinstance(form, L1Form) or form.lower == 0.0:
-        return False
-    l1 = torch.as_tensor(form.l1)
-    return bool(((l1 == 0.0) | l1.isinf()).all())
+    return isinstance(form, L1Form) and is_kinkless(form)
+
+
+def is_kinkless(form: L1Form) -> bool:
+    """Whether it is a ridge, or nothing, on what it does not force to zero."""
+    l1 = torch.as_tensor(form.l1, dtype=torch.float64)
+    return form.lower != 0.0 and bool(((l1 == 0.0) | l1.isinf()).all())
 
 
 def is_small(problem: Problem, penalty: Penalty) -> bool:
     """Whether a matrix over the rows, or over the columns that are not forced to zero, can be factored."""
     coef = problem.no_coef()
     form = cast(L1Form, penalty.with_alpha(1.0).form(coef))
-    closed = torch.as_tensor(form.l1, device=coef.device).expand(coef.shape) > 0.0
+    closed = torch.as_tensor(form.l1, dtype=coef.dtype, device=coef.device).expand(coef.shape) > 0.0
     columns = int((~closed if coef.dim() == 1 else ~closed.all(1)).sum())
     return min(problem.design.n, columns) <= _FACTORED
 
