@@ -34,6 +34,7 @@ def descended(matrix: Tensor, c: Tensor, l1: Tensor, bounded: Tensor, w: Tensor)
         signs = torch.where(w == 0.0, g.sign(), w.sign())
         slope = g - l1 * signs
         excess = torch.where(w == 0.0, torch.where(bounded, g, g.abs()) - l1, slope.abs())
+        excess = torch.where(matrix.diagonal() > 0.0, excess, 0.0)  # a column of zeros can do nothing
         worst = excess.argmax()
         if not excess[worst] > _ENOUGH * c.abs().max():
             break

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.design import Design, divided
 from torchreg.linear.engines import Start, engine_for
 from torchreg.linear.frame import Frame, framed
+from torchreg.linear.intercept import mean_of
 from torchreg.linear.path_result import Fit, Path, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
@@ -21,6 +23,8 @@ __all__ = ["Fit", "Path", "fit_path"]
 
 MAX_ITER = 20_000  # of iterative engines, unless asked otherwise
 _EXACT = 1e-12  # tolerance for the unpenalised fit from which alpha_max follows
+_FAINT = 1e-10  # of the loss's slope over the rows: a strength so small may be rounding of columns that are constant
+_ROUNDING = 1e-15
 _HUGE = 1e100  # a strength at which every penalised coefficient is zero
 
 
@@ -134,10 +138,22 @@ def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> floa
         engine = engine_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
         point = next(iter(engine.points([_HUGE], [penalty.with_alpha(_HUGE)])))
         eta = problem.eta(point.dense(problem.design.p), point.intercept)
+    gradient = problem.gradient(eta)
     try:
-        return float(penalty.alpha_max(problem.gradient(eta)))
+        found = float(penalty.alpha_max(gradient))
     except ValueError:  # an infinite slope at zero: no strength is known before the step
         return math.inf
+    width = mean_of(problem.datafit.grad(eta, problem.y).square(), problem.weights).sum().sqrt()
+    if not 0.0 < found < _FAINT * float(width):
+        return found
+    return float(penalty.alpha_max(_without_rounding(gradient, problem.design, problem.weights, width)))
+
+
+def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, width: Tensor) -> Tensor:
+    """The gradient with exact zeros for columns, such as constant ones, of which it is but rounding."""
+    mean, variance = design.moments(weights)
+    size = divided((mean.square() + variance).sqrt() * _ROUNDING * width, design.scale)
+    return torch.where(gradient.abs() <= (size[:, None] if gradient.dim() == 2 else size), 0.0, gradient)
 
 
 def _spares(penalty: Penalty, coef: Tensor) -> bool:
