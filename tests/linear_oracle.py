@@ -151,8 +151,6 @@ class Entries:
         l1, l2 = self._strengths(z)
         over = (z if self.lower == 0 else np.abs(z)) - l1
         slack = _ROUNDING * np.where(np.isinf(l1), 0, l1)
-        if self.lower == 0:  # what is unpenalised but bounded has correlations <= 0, of a solution in float64
-            slack = np.where(l1 == 0, 1e-12 * np.abs(z).max(initial=0), slack)
         over = np.where(over <= slack, 0, over)
         return np.where(l2 > 0, over**2 / (2 * np.where(l2 > 0, l2, 1)), np.where(over > 0, math.inf, 0)).sum()
 
@@ -172,6 +170,12 @@ class Entries:
     def free(self, p):
         l1, l2 = self._strengths(np.zeros(p, LONG))
         return (l1 == 0) & (l2 == 0) & (self.lower != 0)
+
+    def settled(self, z, rounding):
+        """Entries unpenalised but >= 0 ask for z <= 0, which float64 meets to rounding; and the sum of what is over."""
+        l1, l2 = self._strengths(z)
+        over = np.where((self.lower == 0) & (l1 == 0) & (l2 == 0) & (z <= rounding), np.maximum(z, 0), 0)
+        return z - over, float(over.sum())
 
     def _strengths(self, w):
         return (np.broadcast_to(np.asarray(part, LONG), w.shape) for part in (self.l1, self.l2))
@@ -215,6 +219,10 @@ class Blocks:
     def free(self, p):
         return np.zeros(p, bool)
 
+    def settled(self, z, rounding):
+        del rounding
+        return z, 0.0
+
     def _soft(self, z):
         return np.sign(z) * np.maximum(np.abs(z) - LONG(self.inner), 0)
 
@@ -251,6 +259,7 @@ class Judge:
             y, lift = y - lift, np.zeros_like(y)
             shift = s @ y if self.fit_intercept else shift
         known = {"_s": s, "_x": X - mean, "_target": y - shift, "_lift": lift, "_mean": mean, "_shift": shift}
+        known["_size"] = np.abs(X)
         for name, value in known.items():
             object.__setattr__(self, name, value)
 
@@ -299,10 +308,14 @@ class Judge:
         u = self.loss.grad(eta, self._target)
         z = -self._gradient(u, coef)
         z[penalty.free(len(z))] = 0  # to rounding, as the refit has left them
+        z, owed = penalty.settled(z, 1e-12 * self.null()[1])
         s = penalty.scale(z)
         s = s * _largest(lambda t: np.isfinite(self._s @ self.loss.conjugate(t * s * u, self._target)))
         dual = self._s @ ((self._lift * s * u).sum(1) - self.loss.conjugate(s * u, self._target))
-        return float(self._primal(penalty, coef, intercept) - (dual - penalty.conjugate(s * z)))
+        return (
+            float(self._primal(penalty, coef, intercept) - (dual - penalty.conjugate(s * z)))
+            + owed * np.abs(coef).max()
+        )
 
     def alpha_max(self, factors):
         """The least alpha at which L1 strengths ``alpha * factors`` (p,) leave no penalised coefficient."""
@@ -323,7 +336,10 @@ class Judge:
         return self._value(self._eta(coef, intercept)) + penalty.value(_long(coef))
 
     def _gradient(self, rows, coef):
-        return (self._x.T @ (self._s[:, None] * rows)).reshape(np.shape(coef))
+        weighted = self._s[:, None] * rows
+        pull = self._x.T @ weighted
+        noise = 64 * EPS * (self._size.T @ np.abs(weighted))  # of sums that are zero: constant columns
+        return np.where(np.abs(pull) <= noise, 0, pull).reshape(np.shape(coef))
 
     def _refitted(self, eta, free=None):
         """``eta`` at the best intercept and best coefficients of the columns ``free``, by Newton's method."""

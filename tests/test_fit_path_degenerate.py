@@ -173,6 +173,28 @@ def test_ridge_alone_on_duplicates_shares_equally():
     close(parts, parts.mean(1, keepdim=True).expand(-1, 3, -1), 1e-8)  # the condition is 1e6 to 1e8
 
 
+@pytest.mark.xfail(reason="ridge_path: eigenvalues are known to eps times the largest, and repairs do not mend it")
+@pytest.mark.parametrize("alpha", [1e-2, 1e-6])
+def test_ridge_where_one_eigenvalue_is_far_above_it(alpha):
+    """Two directions at most that are not zero, of 1e6 or 1e8 times alpha and more."""
+    uneven = np.vstack([[-2.0] + [-1.0] * 5 + [-2e4, -2e4], np.tile([-1.0] * 6 + [-1e4, -1e4], (6, 1))])
+    for X, y in ((uneven, np.arange(7) // 6), (np.full((2, 3), 998.0), np.arange(2))):
+        for fit_intercept in (True, False):
+            path = fit_path(X, y, L1L2(1.0, 0.0), alphas=[alpha], fit_intercept=fit_intercept)
+            certify(path, Judge(X, y, fit_intercept=fit_intercept), net(0.0), gap=1e-6, rounding=1e-6)
+
+
+def test_where_all_but_constant_columns_are_useless():
+    """Centred, a constant column is rounding and not zero; that must be no reason to enter."""
+    X = np.full((5, 6), -1.9)
+    X[0, 0] = X[0, 5] = -0.9
+    path = fit_path(X, np.array([0.0, 0.0, 0.0, 1.0, 1.0]), NonNegative(L1(1.0)), alphas=5)
+    assert path.alpha_max == 0.0
+    assert (path.coefs == 0).all()
+    started = fit_path(X, np.arange(5.0) // 3, NonNegative(L1(1.0)), alphas=[1.0, 1e-3], init=(np.ones(6), 0.0))
+    assert (started.coefs == 0).all()
+
+
 @each_data
 @each_intercept
 def test_free_columns(X, y, fit_intercept):
