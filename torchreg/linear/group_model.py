@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchreg.linear.group_strengths import Strengths
 from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.partition import Partition
 
 _TINY = 1e-300
 _STEEPEST = 1e30  # of a group's curvature: single precision holds its square root's products
@@ -58,16 +59,22 @@ def model_at(strengths: Strengths, w: Tensor, norms: Tensor, g: Tensor) -> Model
     return Model(w * parts.spread(inverse), stiffness, shift, free, slope.mul_(free))
 
 
-def dense_direction(gram: Tensor, strengths: Strengths, at: Model) -> Tensor | None:
+def same_group(parts: Partition) -> Tensor:
+    """1.0 where two entries are of one group, else 0, (entries, entries)."""
+    labels = parts.labels
+    return (labels[:, None] == labels).double()
+
+
+def dense_direction(gram: Tensor, same: Tensor, strengths: Strengths, at: Model) -> Tensor | None:
     """Newton's direction by Cholesky's factorisation; None where the matrix is not positive definite.
 
     Args:
         gram: of the entries.
+        same: `same_group` of the entries.
         strengths: of the penalty.
         at: the model.
     """
-    spread, labels = strengths.parts.spread, strengths.parts.labels
-    same = (labels[:, None] == labels).to(gram)
+    spread = strengths.parts.spread
     bent = (at.unit * spread(at.stiffness.sqrt())).view(-1)
     matrix = torch.addcmul(gram, same * bent, bent[:, None], value=-1.0)
     free = at.free.expand_as(at.slope).reshape(-1)
@@ -94,20 +101,21 @@ def conjugate_gradients(gram: GrowingGram, diagonal: Tensor, strengths: Strength
     """
     hessian = _Hessian(gram, diagonal, strengths, at)
     r = at.slope.to(gram.matrix.dtype, copy=True)
-    p, x = hessian.preconditioned(r), torch.zeros_like(r)
-    rows, way, found = r.view(-1), p.view(-1), x.view(-1)
-    size = torch.dot(rows, way)
+    p, x, z, image = r.clone(), torch.zeros_like(r), torch.empty_like(r), torch.empty_like(r)
+    rest, way, found, image_flat, z_flat = (v.view(-1) for v in (r, p, x, image, z))
+    hessian.precondition(r, p)
+    size = torch.dot(rest, way)
     stop = tol * tol * float(size)
     for _ in range(_STEPS):
-        image = hessian.times(p).view(-1)
-        step = size / torch.dot(way, image)
+        hessian.multiply(p, way, image, image_flat)
+        step = size / torch.dot(way, image_flat)
         found.addcmul_(step, way)
-        rows.addcmul_(step, image, value=-1.0)
-        z = hessian.preconditioned(r).view(-1)
-        fresh = torch.dot(rows, z)
+        rest.addcmul_(step, image_flat, value=-1.0)
+        hessian.precondition(r, z)
+        fresh = torch.dot(rest, z_flat)
         if not float(fresh) > stop:
             break
-        torch.addcmul(z, way, fresh / size, out=way)
+        torch.addcmul(z_flat, way, fresh / size, out=way)
         size = fresh
     return x.to(at.slope)
 
@@ -119,23 +127,25 @@ class _Hessian:
     """
 
     def __init__(self, gram: GrowingGram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
-        self._gram, self._parts = gram, strengths.parts
-        spread, sums = self._parts.spread, self._parts.sums
-        inverse = at.free / (diagonal + spread(at.shift)).clamp_(min=_TINY)
+        self._gram, self._sums, self._spread = gram, strengths.parts.sums, strengths.parts.spread
+        dtype, shift = gram.matrix.dtype, self._spread(at.shift)
+        inverse = at.free / (diagonal + shift).clamp_(min=_TINY)
         bent = inverse * at.unit
-        rest = at.stiffness / (1.0 - at.stiffness * sums(at.unit * bent)).clamp_(min=_LEAST)
-        dtype = gram.matrix.dtype
-        self._shift, self._unit, self._stiffness = spread(at.shift).to(dtype), at.unit.to(dtype), at.stiffness.to(dtype)
-        self._inverse, self._bent, self._rest = inverse.to(dtype), bent.to(dtype), rest.to(dtype)
+        lost = at.stiffness / (1.0 - at.stiffness * self._sums(at.unit * bent)).clamp_(min=_LEAST)
+        self._shift, self._unit = shift.to(dtype), at.unit.to(dtype)
+        self._stiff = (at.unit * self._spread(at.stiffness)).to(dtype)
+        self._inverse, self._bent, self._back = inverse.to(dtype), bent.to(dtype), (bent * self._spread(lost)).to(dtype)
 
-    def times(self, p: Tensor) -> Tensor:
-        along = self._parts.sums(self._unit * p).mul_(self._stiffness)
-        image = self._gram.times(p).addcmul_(self._shift, p)
-        return image.addcmul_(self._unit, self._parts.spread(along), value=-1.0)
+    def multiply(self, p: Tensor, flat: Tensor, out: Tensor, flat_out: Tensor) -> None:
+        """``out = H p``; the flat tensors are the same memory."""
+        along = self._spread(self._sums(self._unit * p))
+        self._gram.times(flat, out=flat_out)
+        out.addcmul_(self._shift, p).addcmul_(self._stiff, along, value=-1.0)
 
-    def preconditioned(self, r: Tensor) -> Tensor:
-        along = self._parts.sums(self._bent * r).mul_(self._rest)
-        return (self._inverse * r).addcmul_(self._bent, self._parts.spread(along))
+    def precondition(self, r: Tensor, out: Tensor) -> None:
+        """``out = M r``, M nearly the inverse of H."""
+        along = self._spread(self._sums(self._bent * r))
+        torch.mul(self._inverse, r, out=out).addcmul_(self._back, along)
 
 
 def moved(strengths: Strengths, w: Tensor, way: Tensor) -> Tensor:

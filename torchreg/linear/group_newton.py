@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.group_model import conjugate_gradients, dense_direction, model_at, moved
+from torchreg.linear.group_model import conjugate_gradients, dense_direction, model_at, moved, same_group
 from torchreg.linear.group_proximal_point import proximal_point
 from torchreg.linear.group_strengths import Strengths
 from torchreg.linear.group_system import ROUNDING, GroupSystem
@@ -26,11 +26,13 @@ _CHANGE = 0.5  # of a group's norm: a proximal step that changes it more is take
 _DOUBLINGS = 40  # of a proximal step's curvature until the objective falls
 _HALVINGS = 6  # of Newton's direction
 _INNER = 4  # Newton steps within a few groups
-_CLOSE = 3e-4  # relative change of a group: the next step of Newton would be its square
+_INNER_YOUNG = 2  # where the others are to move yet
+_CLOSE = 1e-3  # relative change of a group: the next step of Newton would be its square
 _ERROR = 0.02  # of a direction, at least
 _SHARE = 0.3  # of what the gap must still fall: so much may a direction miss
 _LONGER = 10.0  # a proximal point step than the one before
 _LEAST = 1e-9  # of the curvature: a longer step is lost in rounding
+_FIRST = 1e-3  # of the gap that is asked for: only so exact a guess is not improved
 _PROGRESS = 0.9  # a round that leaves more of the gap is a failure
 
 
@@ -60,7 +62,7 @@ class GroupNewton:
         while True:
             self._settle()
             gap = self._system.gap(self._strengths, self.w, self._norms, self.g)
-            if gap <= target or done >= limit:
+            if gap <= (target if done else _FIRST * target) or done >= limit:
                 return done
             done += 1
             if gap > _PROGRESS * last or not self._newton(max(_ERROR, _SHARE * target / gap)):
@@ -114,16 +116,16 @@ class GroupNewton:
         if strengths.free is not None:
             alive = alive | (strengths.free > 0.0)
         if int(alive.sum()) * width <= _DENSE:
-            return self._among(alive)
+            return self._among(alive, _INNER)
         young, self._young = self._young & alive, torch.zeros_like(alive)
         if 0 < int(young.sum()) * width <= _YOUNG:
-            self._among(young)
+            self._among(young, _INNER_YOUNG)
         at = model_at(strengths, self.w, self._norms, self.g)
         way = conjugate_gradients(system.quick, system.diagonal, strengths, at, error)
         steps = (0.5**k for k in range(_HALVINGS))
         return any(self._try(moved(strengths, self.w, step * way) - self.w) for step in steps)
 
-    def _among(self, chosen: Tensor) -> bool:
+    def _among(self, chosen: Tensor, steps: int) -> bool:
         """Newton steps in some groups, the others held; whether they led anywhere."""
         groups = chosen.view(-1).nonzero().flatten()
         if not len(groups):
@@ -132,19 +134,19 @@ class GroupNewton:
         before, g = (v.view(-1).index_select(0, entries) for v in (self.w, self.g))
         strengths = self._strengths.part(groups, entries, parts)
         gram = self._system.entries_gram(entries)
-        w = _few_steps(gram, strengths, parts.shaped(before), parts.shaped(g), self._slip).view(-1)
+        w = _few_steps(gram, strengths, parts.shaped(before), parts.shaped(g), self._slip, steps).view(-1)
         fresh = self.w.view(-1).index_copy(0, entries, w).view(self.w.shape)
         taken = self._system.gram.rows_times(self._system.rows(entries), w - before)
         self._move(fresh, self.g - taken.view(self.g.shape))
         return not torch.equal(w, before)
 
 
-def _few_steps(gram: Tensor, strengths: Strengths, w: Tensor, g: Tensor, slip: float) -> Tensor:
+def _few_steps(gram: Tensor, strengths: Strengths, w: Tensor, g: Tensor, slip: float, steps: int) -> Tensor:
     """Newton steps in the entries of ``gram``, from ``w`` with correlations ``g``; the coefficients."""
-    parts = strengths.parts
-    for _ in range(_INNER):
+    parts, same = strengths.parts, same_group(strengths.parts)
+    for _ in range(steps):
         norms = parts.norms(w)
-        way = dense_direction(gram, strengths, model_at(strengths, w, norms, g))
+        way = dense_direction(gram, same, strengths, model_at(strengths, w, norms, g))
         if way is None:
             return w
         for k in range(_HALVINGS):

@@ -22,7 +22,7 @@ from torchreg.linear.partition import partition
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.penalties import GroupForm
 
-_KEEP = 0.9  # of its strength: a group predicted to reach it joins the pool
+_KEEP = 0.95  # of its strength: a group predicted to reach it joins the pool
 _SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
 _BLOCK = 8  # strengths for one pass over the data
 
@@ -45,7 +45,9 @@ class GroupPath:
         self._present, labels = rows.unique(return_inverse=True)
         self._rows = partition(labels)
         self._parts = partition(labels.repeat_interleave(self._outputs))
-        self._pool = GroupPool(oracle, torch.bincount(labels), target, limit)
+        sizes = torch.bincount(labels)
+        width = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+        self._pool = GroupPool(oracle, sizes, width, target, limit)
         self._chosen = torch.zeros(len(self._rows), dtype=torch.bool, device=cross.device)
         self._slack = self._before = self._parts.shaped(cross.reshape(-1))
         self._at = self._at_before = math.inf

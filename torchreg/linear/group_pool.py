@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,13 +13,17 @@ from torchreg.linear.group_strengths import Strengths
 from torchreg.linear.group_system import GroupSystem
 from torchreg.linear.growing_gram import GrowingGram
 from torchreg.linear.oracle import Oracle
-from torchreg.linear.partition import Even, Partition, partition
+from torchreg.linear.partition import Partition, contiguous
 
 _SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
+_NEAR = 0.98  # of a strength: a correlation that comes along when others are needed
 _SPARE = 1.3  # times as many groups as are not zero: Newton's set is built anew
 _FEW = 10  # spare groups that are no reason to
 _VISITS = 20  # of Newton's set for one strength
-_PAST = 3  # points to predict the next one from
+_PAST = 3  # points to predict the next one from; one more where no group has come or gone
+
+
+_Known = tuple[float, Tensor]  # a strength and its coefficients over the pool
 
 
 class GroupPool:
@@ -27,6 +32,7 @@ class GroupPool:
     Args:
         oracle: the data.
         sizes: columns of each group of the data, (groups,).
+        width: of all, None where they differ.
         target: duality gap at which a point is accepted.
         limit: rounds for one point.
 
@@ -34,16 +40,17 @@ class GroupPool:
         entries: those of the pool among the entries of coef, in the pool's order.
     """
 
-    def __init__(self, oracle: Oracle, sizes: Tensor, target: float, limit: int) -> None:
-        self._oracle, self._sizes, self._target, self._limit = oracle, sizes, target, limit
+    def __init__(self, oracle: Oracle, sizes: Tensor, width: int | None, target: float, limit: int) -> None:
+        self._oracle, self._sizes, self._width, self._target, self._limit = oracle, sizes, width, target, limit
         cross = oracle.cross
         self._outputs, self._energy = 1 if cross.dim() == 1 else cross.shape[1], float(oracle.energy)
         self._gram = GrowingGram(cross.device, self._outputs, len(cross))
         self.entries = self._groups = sizes[:0]
-        self._parts: Partition = Even(self._groups, 0)
+        self._parts: Partition = contiguous(self._groups, width)
         self._w = self._cross = cross.new_zeros(0)
-        self._past: list[tuple[float, Tensor]] = []
-        self._is_hot = torch.zeros(0, dtype=torch.bool, device=cross.device)
+        self._past: list[_Known] = []
+        self._alive = self._is_hot = torch.zeros(0, dtype=torch.bool, device=cross.device)
+        self._calm = 0  # points since a group came or went
         self._cool()
 
     def append(self, groups: Tensor, rows: Tensor) -> None:
@@ -51,14 +58,15 @@ class GroupPool:
         self._gram.append(self._oracle.append(rows))
         self._groups = torch.cat([self._groups, groups])
         sizes = self._sizes[self._groups] * self._outputs
-        self._parts = partition(torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes))
+        self._parts = contiguous(sizes, None if self._width is None else self._width * self._outputs)
         outputs = torch.arange(self._outputs, device=rows.device)
         self.entries = torch.cat([self.entries, (rows[:, None] * self._outputs + outputs).view(-1)])
         self._cross = self._oracle.cross.reshape(-1)[self.entries]
         more = self._w.new_zeros(len(rows) * self._outputs)
         self._w = torch.cat([self._w, more])
         self._past = [(alpha, torch.cat([w, more])) for alpha, w in self._past]
-        self._is_hot = torch.cat([self._is_hot, self._is_hot.new_zeros(len(groups))])
+        none = self._is_hot.new_zeros(len(groups))
+        self._is_hot, self._alive = torch.cat([self._is_hot, none]), torch.cat([self._alive, none])
 
     def begin(self, w: Tensor) -> None:
         """Start from these coefficients, (entries,)."""
@@ -78,23 +86,24 @@ class GroupPool:
                 rounds.append(self._point(alpha, strength.part(self._groups, self.entries, self._parts)))
             else:
                 rounds.append(0)
-            self._past = [*self._past, (alpha, self._w)][-_PAST:]
             solved.append((alpha, self._w))
+            self._remember(alpha)
         self._solved = solved
         return torch.stack([w for _, w in solved], 1), rounds
 
     def return_to(self, count: int) -> None:
         """Forget the last block but for its first ``count`` points."""
-        w, past = self._before
-        self._past = [*past, *self._solved[:count]][-_PAST:]
-        self._w = self._solved[count - 1][1] if count else w
+        self._w, past = self._before
+        if count:
+            self._w = self._solved[count - 1][1]
+        self._past, self._calm = [*past, *self._solved[:count]][-_PAST:], 0
 
     def _point(self, alpha: float, strengths: Strengths) -> int:
         """Solve for one strength; rounds."""
         w, young = self._predicted(alpha, strengths)
         rounds = 0
         for visit in range(_VISITS):
-            g = self._cross - self._gram.times(w)
+            g = self._correlations(w)
             if not self._warm(strengths, w, g, first=visit == 0):
                 break
             parts, entries = self._system.parts, self._hot_entries
@@ -110,24 +119,31 @@ class GroupPool:
         self._w = w
         return rounds
 
+    def _correlations(self, w: Tensor) -> Tensor:
+        """Of the pool, by the shorter of two ways."""
+        if 2 * self._oracle.rank < len(self._gram.matrix):
+            return self._oracle.within(w.view(-1, *self._oracle.cross.shape[1:])).reshape(-1)
+        return self._cross - self._gram.times(w)
+
     def _warm(self, strengths: Strengths, w: Tensor, g: Tensor, *, first: bool) -> bool:
         """Give Newton's method the groups that it needs; whether it has anything to do."""
         parts = self._parts
         w, g = parts.shaped(w), parts.shaped(g)
         alive = parts.norms(w) > 0.0
-        needed = alive | (parts.norms(strengths.left(g)) > (1.0 + _SLACK) * strengths.l1)
+        reach = parts.norms(strengths.left(g))
+        needed = alive | (reach > (1.0 + _SLACK) * strengths.l1)
         if strengths.free is not None:
             needed |= strengths.free > 0.0
         if first and len(self._hot) > _SPARE * int(alive.sum()) + _FEW:
             self._cool()
         new = (needed.view(-1) & ~self._is_hot).nonzero().flatten()
         if len(new):
-            self._heat(new)
+            self._heat(((needed | (reach > _NEAR * strengths.l1)).view(-1) & ~self._is_hot).nonzero().flatten())
         return bool(len(self._hot)) and (first or bool(len(new)))
 
     def _cool(self) -> None:
         device = self._gram.matrix.device
-        self._system = GroupSystem(device, self._outputs, len(self._oracle.cross), self._energy)
+        self._system = GroupSystem(device, self._outputs, self._width, len(self._oracle.cross), self._energy)
         self._hot = self._hot_entries = self._groups[:0]
         self._is_hot = torch.zeros_like(self._is_hot)
 
@@ -141,21 +157,36 @@ class GroupPool:
         self._hot = torch.cat([self._hot, groups])
         self._is_hot[groups] = True
 
+    def _remember(self, alpha: float) -> None:
+        """Keep the points from which to predict the next one, the last at the end, of different strengths."""
+        alive = (self._parts.norms(self._parts.shaped(self._w)) > 0.0).view(-1)
+        self._calm = self._calm + 1 if torch.equal(alive, self._alive) else 0
+        self._alive = alive
+        past = self._past[:-1] if self._past and self._past[-1][0] == alpha else self._past
+        self._past = [*past, (alpha, self._w)][-(_PAST + (self._calm >= _PAST)) :]
+
     def _predicted(self, alpha: float, strengths: Strengths) -> tuple[Tensor, Tensor]:
         """Coefficients by extrapolation, and the groups that have come too lately for it."""
-        spread, norms, shaped = self._parts.spread, self._parts.norms, self._parts.shaped
-        past = [(at, shaped(w)) for at, w in self._past]
-        if len(past) < 2 or past[-1][0] == past[-2][0]:
+        past, parts = self._past[::-1], self._parts
+        if len(past) < 2:
             return self._w, torch.zeros(len(self._groups), dtype=torch.bool, device=self._w.device)
-        (a0, w0), (a1, w1) = past[-2:]
-        guess = torch.lerp(w0, w1, (alpha - a0) / (a1 - a0))
-        if len(past) > 2 and past[0][0] != a0:
-            b, v = past[0]
-            curve = (w1 - w0) / (a1 - a0) - (w0 - v) / (a0 - b)
-            guess = guess + curve * spread(norms(v).sign() * ((alpha - a1) * (alpha - a0) / (a1 - b)))
-        new = norms(w0) == 0.0
-        lost = self._parts.sums(guess * w1) <= 0.0
-        keep = spread(new | lost)
+        known = torch.stack([w for _, w in past], 1)
+        terms = parts.shaped(known @ known.new_tensor(_newton_weights([at for at, _ in past], alpha)))
+        last, alive = parts.shaped(self._w), parts.norms(parts.shaped(known)).sign_()
+        guess = last + (terms * parts.spread(alive.cumprod(-1)[..., 1:])).sum(-1)
+        lost = parts.sums(guess * last) <= 0.0
         if strengths.signed:
-            guess = torch.where(guess * w1 > 0.0, guess, 0.0)
-        return torch.where(keep, w1, guess).view(-1), (new & (norms(w1) > 0.0)).view(-1)
+            guess = torch.where(guess * last > 0.0, guess, 0.0)
+        young = (alive[..., 0] > alive[..., 1]).view(-1)
+        return torch.where(parts.spread(lost), last, guess).view(-1), young
+
+
+def _newton_weights(past: list[float], alpha: float) -> list[list[float]]:
+    """Of each point (row) in each term of Newton's interpolation after the first (column), at ``alpha``."""
+    rows: list[list[float]] = [[] for _ in past]
+    for order in range(1, len(past)):
+        reach = math.prod(alpha - at for at in past[:order])
+        for k, row in enumerate(rows):
+            others = (past[k] - at for j, at in enumerate(past[: order + 1]) if j != k)
+            row.append(reach / math.prod(others) if k <= order else 0.0)
+    return rows

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.group_model import Model, dense_direction
+from torchreg.linear.group_model import Model, dense_direction, same_group
 from torchreg.linear.group_strengths import Strengths, dual_scale, penalty_gap
 from torchreg.linear.growing_gram import GrowingGram
-from torchreg.linear.partition import Even, Partition, partition
+from torchreg.linear.partition import Partition, contiguous
 
 ROUNDING = 1e-15  # relative: less is not told from zero
 _TINY = 1e-300
@@ -20,6 +20,7 @@ class GroupSystem:
     Args:
         device: where to compute.
         outputs: K, coefficients of each column.
+        width: columns of every group, None where they differ.
         limit: no more columns than this will ever come.
         energy: the target's sum of squares.
 
@@ -30,12 +31,12 @@ class GroupSystem:
         bound: at least the largest eigenvalue of each group's block of G, shaped.
     """
 
-    def __init__(self, device: torch.device, outputs: int, limit: int, energy: float) -> None:
-        self.outputs, self.energy = outputs, energy
+    def __init__(self, device: torch.device, outputs: int, width: int | None, limit: int, energy: float) -> None:
+        self.outputs, self.energy, self._width = outputs, energy, None if width is None else width * outputs
         self.gram = GrowingGram(device, outputs, limit)
         self.quick = GrowingGram(device, outputs, limit, torch.float32)
-        self._labels = torch.zeros(0, dtype=torch.long, device=device)
-        self.parts: Partition = Even(self._labels, 0)
+        self._sizes = torch.zeros(0, dtype=torch.long, device=device)
+        self.parts: Partition = contiguous(self._sizes, self._width)
         self.cross = self.diagonal = self.bound = self._steepest = self.gram.matrix.new_zeros(0)
 
     def append(self, block: Tensor, cross: Tensor, sizes: Tensor) -> None:
@@ -49,12 +50,11 @@ class GroupSystem:
         new = block[len(self.gram.matrix) :]
         self.gram.append(block)
         self.quick.append(block.to(torch.float32))
-        rows = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
-        sums = torch.where(rows[:, None] == rows, new.abs(), 0.0).sum(1)
-        bound = sums.new_zeros(len(sizes)).scatter_reduce_(0, rows, sums, "amax")
+        fresh = contiguous(sizes, None if self._width is None else self._width // self.outputs)
+        bound = fresh.largest(fresh.shaped((new.abs() * same_group(fresh)).sum(1))).view(-1)
         self._steepest = torch.cat([self._steepest, bound])
-        self._labels = torch.cat([self._labels, rows.repeat_interleave(self.outputs) + len(self.parts)])
-        self.parts = partition(self._labels)
+        self._sizes = torch.cat([self._sizes, sizes * self.outputs])
+        self.parts = contiguous(self._sizes, self._width)
         diagonal = new.diagonal().repeat_interleave(self.outputs)
         self.cross = self.parts.shaped(torch.cat([self.cross.view(-1), cross]))
         self.diagonal = self.parts.shaped(torch.cat([self.diagonal.view(-1), diagonal]))
@@ -82,18 +82,19 @@ class GroupSystem:
             norms: of their groups.
             g: correlations, shaped.
         """
-        explained, pull = (w * self.cross).sum(), (w * g).sum()
+        pull, explained = (w * g).sum(), (w * self.cross).sum()
         if strengths.signed or strengths.ridge is not None or strengths.free is not None:
             scale = dual_scale(strengths, g)
-            rest = penalty_gap(strengths, w, scale * g)
+            price = penalty_gap(strengths, w, scale * g) + scale * pull
         else:
-            scale = (strengths.l1 / self.parts.norms(g)).min().clamp(max=1.0)
-            rest = (strengths.l1 * norms).sum() - scale * pull
+            scale = (strengths.l1 / self.parts.norms(g)).min()
+            price = (strengths.l1 * norms).sum()
         if strengths.free is not None:
             slope = self.parts.norms(strengths.left(g))
-            rest = rest + (strengths.free * slope * (norms + slope / self.bound)).sum()
-        squares = (self.energy - explained - pull).clamp(min=0.0)
-        return abs(float(0.5 * (1.0 - scale).square() * squares + rest))
+            price = price + (strengths.free * slope * (norms + slope / self.bound)).sum()
+        s, total, taken, fitted = torch.stack([scale, price, pull, explained]).tolist()
+        s = min(s, 1.0)
+        return 0.5 * (1.0 - s) ** 2 * max(self.energy - fitted - taken, 0.0) + abs(total - s * taken)
 
     def exact_direction(self, strengths: Strengths, at: Model, groups: Tensor) -> Tensor | None:
         """Newton's direction in some groups by factorisation; None where the matrix is not positive definite."""
@@ -106,7 +107,8 @@ class GroupSystem:
             return parts.shaped(v.expand_as(at.slope).reshape(-1).index_select(0, entries))
 
         few = Model(shaped(at.unit), column(at.stiffness), column(at.shift), shaped(at.free), shaped(at.slope))
-        way = dense_direction(self.entries_gram(entries), strengths.part(groups, entries, parts), few)
+        part = strengths.part(groups, entries, parts)
+        way = dense_direction(self.entries_gram(entries), same_group(parts), part, few)
         if way is None:
             return None
         return torch.zeros_like(at.slope).view(-1).index_copy_(0, entries, way.view(-1)).view(at.slope.shape)

@@ -38,19 +38,20 @@ class GrowingGram:
         self.matrix[:, old:] = block
         self.matrix[old:, :old] = block[:old].T
 
-    def times(self, v: Tensor) -> Tensor:
-        """The product with a vector of any shape, in its shape."""
-        return self._product(self.matrix, v).view(v.shape)
+    def times(self, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """The product with a vector of any shape, in its shape; written to the flat ``out`` if that is given."""
+        if self._outputs == 1:
+            return torch.mv(self.matrix, v.view(-1), out=out).view(v.shape)
+        product = (v.view(-1, self._outputs).T @ self.matrix).T
+        return (product.reshape(-1) if out is None else out.view(product.shape).copy_(product)).view(v.shape)
 
     def rows_times(self, rows: Tensor, v: Tensor) -> Tensor:
         """The product with the vector whose entries ``v`` are those of some columns, the others zero; flat."""
-        return self._product(self.matrix.index_select(0, rows).T, v)
+        part = self.matrix.index_select(0, rows)
+        if self._outputs == 1:
+            return torch.mv(part.T, v)
+        return (v.view(-1, self._outputs).T @ part).T.reshape(-1)
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Some entries, (rows, columns)."""
         return self.matrix.index_select(0, rows).index_select(1, columns)
-
-    def _product(self, matrix: Tensor, v: Tensor) -> Tensor:
-        if self._outputs == 1:
-            return torch.mv(matrix, v.view(-1))
-        return (v.view(-1, self._outputs).T @ matrix.T).T.reshape(-1)

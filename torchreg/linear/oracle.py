@@ -47,6 +47,10 @@ class Oracle(ABC):
             ``X' W (y - X w)``, (p, batch[, K]), and the residual sums of squares, (batch,).
         """
 
+    @abstractmethod
+    def within(self, w: Tensor) -> Tensor:
+        """Correlations of the set alone at one coefficient vector over it, (m,) or (m, K), in its shape."""
+
 
 class DataOracle(Oracle):
     """Correlations by one pass over the data for a whole batch of vectors.
@@ -79,6 +83,10 @@ class DataOracle(Oracle):
         squares = (weighted * residuals).sum((0, *range(2, w.dim())))
         return self._design.transposed(weighted.flatten(1)).unflatten(1, shape), squares
 
+    def within(self, w: Tensor) -> Tensor:
+        residuals = self._y - self._columns.times(w)
+        return self._columns.transposed((self._weights if w.dim() == 1 else self._weights[:, None]) * residuals)
+
 
 class GramOracle(Oracle):
     """Correlations from the Gram matrix of all columns, without the data.
@@ -103,3 +111,7 @@ class GramOracle(Oracle):
         explained = (self._gram @ dense.flatten(1)).view(dense.shape)
         taken = (dense * (2.0 * self.cross[:, None] - explained)).sum((0, *range(2, w.dim())))
         return self.cross[:, None] - explained, (self.energy - taken).clamp(min=0.0)
+
+    def within(self, w: Tensor) -> Tensor:
+        dense = torch.zeros_like(self.cross).index_copy_(0, self.chosen, w)
+        return (self.cross - self._gram @ dense).index_select(0, self.chosen)

@@ -17,7 +17,10 @@ class Partition(ABC):
     group; then both multiply each other after `spread`, and `sums` leads from one to the other.
     """
 
-    labels: Tensor
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """The group of each entry, (entries,)."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -65,10 +68,20 @@ class Partition(ABC):
 
 
 class Even(Partition):
-    """Groups of one size that follow each other: vectors are (groups, width), numbers (groups, 1)."""
+    """Groups of one size that follow each other: vectors are (groups, width), numbers (groups, 1).
 
-    def __init__(self, labels: Tensor, count: int) -> None:
-        self.labels, self._count, self.width = labels, count, len(labels) // max(count, 1)
+    Args:
+        count: how many.
+        width: entries of each.
+        device: of the vectors.
+    """
+
+    def __init__(self, count: int, width: int, device: torch.device) -> None:
+        self._count, self.width, self._device = count, width, device
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.arange(self._count, device=self._device).repeat_interleave(self.width)
 
     def __len__(self) -> int:
         return self._count
@@ -102,7 +115,7 @@ class Even(Partition):
         return (groups[:, None] * self.width + inside).view(-1)
 
     def part(self, groups: Tensor) -> Even:
-        return Even(self.labels[: len(groups) * self.width], len(groups))
+        return Even(len(groups), self.width, self._device)
 
 
 class Uneven(Partition):
@@ -113,9 +126,13 @@ class Uneven(Partition):
     """
 
     def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
+        self._labels = labels
         self.sizes = torch.bincount(labels)
         self._order = labels.argsort(stable=True)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -127,16 +144,16 @@ class Uneven(Partition):
         return v
 
     def spread(self, v: Tensor) -> Tensor:
-        return v.index_select(0, self.labels)
+        return v.index_select(0, self._labels)
 
     def sums(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(self), *x.shape[1:]).index_add_(0, self.labels, x)
+        return x.new_zeros(len(self), *x.shape[1:]).index_add_(0, self._labels, x)
 
     def norms(self, x: Tensor) -> Tensor:
         return self.sums(x * x).sqrt_()
 
     def largest(self, x: Tensor) -> Tensor:
-        index = self.labels.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+        index = self._labels.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
         return x.new_zeros(len(self), *x.shape[1:]).scatter_reduce_(0, index, x, "amax", include_self=False)
 
     def total(self, v: Tensor) -> Tensor:
@@ -162,8 +179,20 @@ def partition(labels: Tensor) -> Partition:
     if width * count == len(labels):
         regular = torch.arange(count, device=labels.device).repeat_interleave(max(width, 1))
         if torch.equal(regular, labels):
-            return Even(labels, count)
+            return Even(count, width, labels.device)
     return Uneven(labels)
+
+
+def contiguous(sizes: Tensor, width: int | None) -> Partition:
+    """Of groups that follow each other.
+
+    Args:
+        sizes: of the groups, (groups,).
+        width: the size of all, None where they differ.
+    """
+    if width is not None:
+        return Even(len(sizes), width, sizes.device)
+    return Uneven(torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes))
 
 
 def group_of_rows(by: Groups, coef: Tensor) -> Tensor | None:
