@@ -115,8 +115,13 @@ class Tableau:
             self.gram.copy_(gram)
         if ridge is not None:
             self.ridge.copy_(ridge)
-        chosen = self.active.nonzero().flatten()
         self.table.copy_(self.gram).diagonal().add_(self.ridge)
-        self.active.fill_(False)
-        if len(chosen):
-            self.pivot(chosen)
+        chosen, others = self.active.nonzero().flatten(), (~self.active).nonzero().flatten()
+        rows = self.table.index_select(0, chosen)
+        inverse = torch.linalg.inv_ex(rows.index_select(1, chosen))[0]
+        side = rows.index_select(1, others)
+        taken = inverse @ side
+        self.table[others[:, None], others] -= side.T @ taken
+        self.table[others[:, None], chosen] = taken.T
+        self.table[chosen[:, None], others] = -taken
+        self.table[chosen[:, None], chosen] = inverse
