@@ -173,6 +173,7 @@ class MultinomialPath:
     def _descend(self, inside: Strengths, goal: float, limit: int) -> int:
         """Newton steps on the working set until its gap is below ``goal``; how many."""
         problem, stale, last, best, idle = self._problem, True, math.inf, math.inf, 0
+        gap, at = 0.0, 1.0
         self._decrement = math.inf if bool(((inside.l1 == 0.0) & (inside.l2 == 0.0)).any()) else 0.0
         for step in range(max(limit, 1)):
             slopes = problem.datafit.grad(self._state.eta, problem.y)
@@ -181,8 +182,10 @@ class MultinomialPath:
             worst = float(torch.maximum(violation(inside.form, self._state.w, g), top.abs().max()))
             if worst <= _ROUNDING * float(self._slack.abs().max()):
                 return step
-            if self._decrement <= goal and self._gap(inside, slopes, g, top) <= goal:
-                return step
+            if self._decrement <= goal and gap * (worst / at) ** 2 <= goal:  # else it cannot be small enough yet
+                gap, at = self._gap(inside, slopes, g, top), worst
+                if gap <= goal:
+                    return step
             best, idle = (worst, 0) if worst < 0.5 * best else (best, idle + 1)
             if idle == _IDLE:
                 return step

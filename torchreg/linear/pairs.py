@@ -50,15 +50,17 @@ class Pairs:
             if bool(mine.any()):
                 self._sets[output].append(new[mine] // self._outputs)
                 self._places[output] = torch.cat([self._places[output], places[mine]])
-        self._edge = torch.cat([self._edge, self._edges()[start:]])
+        self._edge = torch.cat([self._edge, self._edge.new_zeros(len(new), self._outputs)])
         return self._block(start)
 
     def bend(self, eta: Tensor, floor: float) -> None:
-        """Take the second derivative at ``eta``, with ``floor`` of the largest curvature added to every row."""
+        """Take the second derivative at ``eta``, with ``floor`` of the largest curvature added to every row.
+
+        Before anything else that depends on it, `matrix` must be asked for.
+        """
         problem = self._problem
         self._second = problem.datafit.hessian_map(eta, problem.y)
         self._floor = floor * float(problem.datafit.hessian(eta, problem.y).max())
-        self._edge = self._edges()
         if problem.fit_intercept:
             self._inverse = _inverted(torch.stack([self._rows(k).sum(0) for k in range(self._outputs)]))
 
@@ -93,14 +95,6 @@ class Pairs:
         """The step of the intercepts, (K,), that goes with a step ``way`` of the coefficients, (m,)."""
         return self._inverse @ (top - self._edge.T @ way)
 
-    def _edges(self) -> Tensor:
-        """Second derivatives of pairs and intercepts, (m, K)."""
-        edge = self._edge.new_zeros(len(self.index), self._outputs)
-        if self._problem.fit_intercept:
-            for output, (part, place) in enumerate(zip(self._sets, self._places, strict=True)):
-                edge[place] = part.transposed(self._rows(output))
-        return edge
-
     def _block(self, start: int) -> Tensor:
         """All pairs against those from ``start`` on, the intercepts profiled out."""
         block = self._edge.new_zeros(len(self.index), len(self.index) - start)
@@ -108,6 +102,8 @@ class Pairs:
             fresh = (place >= start).nonzero().flatten()
             if len(fresh):
                 rows, columns = self._rows(output), part.times(_units(fresh, len(place), block))
+                if self._problem.fit_intercept:
+                    self._edge[place[fresh]] = columns.T @ rows
                 for other in range(output + 1 if start == 0 else self._outputs):
                     products = self._sets[other].transposed(columns * rows[:, other, None])
                     block[self._places[other][:, None], place[fresh] - start] = products
