@@ -26,7 +26,7 @@ from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.subproblem import Subproblem
-from torchreg.penalties import L1Form
+from torchreg.penalties import L1Form, NoConjugate
 
 _KEEP = 1.0  # of its strength: a correlation predicted to reach it joins the working set
 _NEAR = 0.9  # of its strength: a correlation that does not reach it may be forgotten
@@ -162,7 +162,7 @@ class MultinomialPath:
             if float(point.gap) <= self._goal or steps >= self._max_iter:
                 break
             if not len(found):
-                if not float(point.gap) < 0.5 * gap:
+                if not float(point.gap) < 0.5 * gap:  # nan where no conjugate is known
                     break
                 gap, goal = float(point.gap), 0.1 * goal
             self._add(found)
@@ -173,7 +173,6 @@ class MultinomialPath:
     def _descend(self, inside: Strengths, goal: float, limit: int) -> int:
         """Newton steps on the working set until its gap is below ``goal``; how many."""
         problem, stale, last, best, idle = self._problem, True, math.inf, math.inf, 0
-        gap, at = 0.0, 1.0
         self._decrement = math.inf if bool(((inside.l1 == 0.0) & (inside.l2 == 0.0)).any()) else 0.0
         for step in range(max(limit, 1)):
             slopes = problem.datafit.grad(self._state.eta, problem.y)
@@ -182,10 +181,8 @@ class MultinomialPath:
             worst = float(torch.maximum(violation(inside.form, self._state.w, g), top.abs().max()))
             if worst <= _ROUNDING * float(self._slack.abs().max()):
                 return step
-            if self._decrement <= goal and gap * (worst / at) ** 2 <= goal:  # else it cannot be small enough yet
-                gap, at = self._gap(inside, slopes, g, top), worst
-                if gap <= goal:
-                    return step
+            if self._decrement <= goal and self._gap(inside, slopes, g, top, goal) <= goal:
+                return step
             best, idle = (worst, 0) if worst < 0.5 * best else (best, idle + 1)
             if idle == _IDLE:
                 return step
@@ -221,13 +218,25 @@ class MultinomialPath:
         size = len(self._chosen)
         return PivotSolver(self._chosen.device, size, min(size, self._problem.y.numel()))
 
-    def _gap(self, inside: Strengths, slopes: Tensor, g: Tensor, top: Tensor) -> float:
-        """The gap as if there were no other pairs, and what the intercepts may still gain."""
+    def _gap(self, inside: Strengths, slopes: Tensor, g: Tensor, top: Tensor, goal: float) -> float:
+        """The gap as if there were no other pairs, and what the intercepts may still gain; a bound if that is too much.
+
+        The conjugate of a loss whose curvature is at most c bends by at least 1 / c. Without a conjugate the gap is
+        inf: steps go on until they no longer help.
+        """
         problem, scale = self._problem, dual_scale(inside.form, g)
         scale = torch.minimum(scale, problem.datafit.feasible(slopes, problem.y))
-        data = mean_of(problem.datafit.fenchel_gap(self._state.eta, scale * slopes, problem.y), problem.weights)
-        gap = data + penalty_gap(inside.form, self._state.w, scale * g)
-        return float(gap + (top * self._pairs.shift(top, torch.zeros_like(g))).sum())
+        rest = penalty_gap(inside.form, self._state.w, scale * g)
+        rest = rest + (top * self._pairs.shift(top, torch.zeros_like(g))).sum()
+        curvature = problem.datafit.curvature or math.inf
+        least = rest + (1.0 - scale).square() * mean_of(slopes.square().sum(1), problem.weights) / (2.0 * curvature)
+        if bool(least > goal):
+            return float(least)
+        try:
+            data = problem.datafit.fenchel_gap(self._state.eta, scale * slopes, problem.y)
+        except NoConjugate:
+            return math.inf
+        return float(rest + mean_of(data, problem.weights))
 
     def _move(self, inside: Strengths, g: Tensor, top: Tensor) -> bool:
         """To the minimiser of the model, or as far on the way as the objective falls; whether it does."""

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
+from torchreg.linear.certificate import columns, dual_scale, gap_at, penalty_gap, violation
 from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.subproblem import Subproblem
-from torchreg.penalties import L1Form
+from torchreg.penalties import L1Form, NoConjugate
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
@@ -199,12 +199,18 @@ class NewtonPath:
         return torch.cat([-rows.sum()[None], inner]) if self._first else inner
 
     def _inner_gap(self, form: L1Form, g: Tensor) -> float:
-        """The gap as if there were no other columns; the intercept's slope counts by the width of the predictor."""
+        """The gap as if there were no other columns; the intercept's slope counts by the width of the predictor.
+
+        Without a conjugate it is inf: steps go on until they no longer help.
+        """
         problem, eta = self._problem, self._state.eta
         scale = dual_scale(form, g)
         rows = problem.datafit.grad(eta, problem.y)
         scale = torch.minimum(scale, problem.datafit.feasible(rows, problem.y))
-        data = mean_of(problem.datafit.fenchel_gap(eta, scale * rows, problem.y), problem.weights)
+        try:
+            data = mean_of(problem.datafit.fenchel_gap(eta, scale * rows, problem.y), problem.weights)
+        except NoConjugate:
+            return math.inf
         gap = data + penalty_gap(form, self._state.w, scale * g)
         return float(gap + g[: self._first].abs().sum() * eta.abs().max())
 
@@ -244,10 +250,7 @@ class NewtonPath:
             self._state = state = _State(torch.cat([shift[None], state.w[1:]]), lifted + shift)
         g = -problem.gradient(state.eta)
         coef = torch.zeros_like(g).index_copy_(0, self._columns.index, state.w[self._first :])
-        rows = problem.datafit.grad(state.eta, problem.y)
-        scale = torch.minimum(dual_scale(form, g), problem.datafit.feasible(rows, problem.y))
-        data = mean_of(problem.datafit.fenchel_gap(state.eta, scale * rows, problem.y), problem.weights)
-        gap = data + penalty_gap(form, coef, scale * g)
+        gap = gap_at(problem, form, coef, state.eta, g)
         kept = nonzero_rows(coef)
         intercept = state.w[0] if self._first else state.w.new_zeros(())
         loss = problem.value(state.eta)

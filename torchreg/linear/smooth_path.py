@@ -26,10 +26,11 @@ from torchreg.linear.newton_descent import Descent, State
 from torchreg.linear.newton_systems import system_for
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
-from torchreg.penalties import L1Form
+from torchreg.penalties import L1Form, NoConjugate
 
 _AIM = 1e-10  # of the null model's loss: a gap that is always aimed at, since Newton's last steps cost little,
 _BETTER = 1e-4  # unless the tolerance is larger by more than this
+_UNSEEN = 1e-6  # of the gap, where none is known and violations, which are like its root, are looked at instead
 _INSIDE = 0.2  # of the tolerance, for what rounding adds on the way back to X
 _MEMORY_BOUND = 5.0  # time of an operation in products with vectors, relative to one in products of matrices
 _MOST_ROWS = 4096  # of a row space
@@ -79,6 +80,8 @@ class SmoothPath:
     def __init__(self, problem: Problem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> None:
         self._problem, self._max_iter = problem, max_iter
         self._goal = _INSIDE * min(tol, max(_AIM, _BETTER * tol)) * float(problem.null_loss())
+        if not has_conjugate(problem):
+            self._goal *= _UNSEEN
         self._coef, self._intercept = start or (problem.no_coef(), problem.null_intercept())
         self._layout: Layout | None = None
         self._last: list[tuple[float, State]] = []
@@ -197,6 +200,15 @@ class SmoothPath:
             return coef
         bare = ((_spread(form.l2, coef) == 0.0) & (_spread(form.l1, coef) == 0.0)).all(1, keepdim=True)
         return torch.where(bare, coef - coef.mean(1, keepdim=True), coef)
+
+
+def has_conjugate(problem: Problem) -> bool:
+    """Whether a gap can be known."""
+    try:
+        problem.datafit.conjugate(torch.zeros_like(problem.y[:1]), problem.y[:1])
+    except NoConjugate:
+        return False
+    return True
 
 
 def _spread(part: float | Tensor, like: Tensor) -> Tensor:
