@@ -15,7 +15,8 @@ from sklearn.linear_model import MultiTaskLasso
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
 from torchreg.linear import Quadratic, engines
 from torchreg.linear.frame import framed
-from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.growing_gram import GrowingGram, ThinGram
+from torchreg.linear.moments import moments_of
 from torchreg.linear.partition import Even, Uneven, group_of_rows, partition
 from torchreg.linear.path import fit_path
 
@@ -297,3 +298,30 @@ def test_a_gram_matrix_grows(outputs):
     some = torch.tensor([5, 100])
     only = torch.zeros(200, outputs, dtype=F64).index_copy_(0, some, v.view(200, outputs)[some])
     torch.testing.assert_close(gram.rows_times(some, v.view(200, outputs)[some].view(-1)), (full @ only).view(-1))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_thin_matrix_is_its_product(outputs):
+    rows = torch.randn(60, 7, dtype=F64)
+    thin, v = ThinGram(rows[:50], outputs), torch.randn(60 * outputs, dtype=F64)
+    thin.append(rows[50:])
+    expected = (rows @ rows.T @ v.view(60, outputs)).view(-1)
+    torch.testing.assert_close(thin.times(v), expected)
+    out = torch.empty_like(v)
+    thin.times(v, out=out)
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_both_oracles_know_the_correlations_of_their_set(outputs):
+    problem = framed(TALL, target(TALL, outputs), Quadratic(), None, None, True, False, None).problem
+    data, gram = (engines.oracle_of(problem, moments) for moments in (None, moments_of(problem)))
+    some = torch.tensor([4, 9, 2])
+    w = torch.randn(3, *data.cross.shape[1:], dtype=F64)
+    for oracle in (data, gram):
+        oracle.append(some)
+        whole_g = oracle.correlations(w[:, None])[0][:, 0]
+        torch.testing.assert_close(oracle.within(w), whole_g[some])
+    rows = data.factor(torch.tensor([2, 0]))
+    torch.testing.assert_close(rows @ rows.T, moments_of(problem).gram[[2, 4]][:, [2, 4]])
+    assert gram.factor(some) is None

@@ -218,6 +218,9 @@ class DenseSelection(Selection):
     def transposed(self, v: Tensor) -> Tensor:
         return _multiply(self._columns, v)
 
+    def dense(self, places: Tensor) -> Tensor:
+        return self._columns.index_select(0, places)
+
     @property
     def _columns(self) -> Tensor:
         return self._room[: self._count]

@@ -122,6 +122,10 @@ class Selection(ABC):
         """``X~_W w`` for ``w`` of shape (m,) or (m, batch); the rows are not weighted."""
 
     @abstractmethod
+    def dense(self, places: Tensor) -> Tensor | None:
+        """Some columns by their places in the set, one a row, (k, n), not weighted; None where they are sparse."""
+
+    @abstractmethod
     def transposed(self, v: Tensor) -> Tensor:
         """``X~_W' v``, (m,) or (m, batch); the rows are not weighted."""
 

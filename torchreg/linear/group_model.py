@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.group_strengths import Strengths
-from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.growing_gram import GrowingGram, ThinGram
 from torchreg.linear.partition import Partition
 
 _TINY = 1e-300
@@ -89,7 +89,9 @@ def dense_direction(gram: Tensor, same: Tensor, strengths: Strengths, at: Model)
     return None
 
 
-def conjugate_gradients(gram: GrowingGram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float) -> Tensor:
+def conjugate_gradients(
+    gram: GrowingGram | ThinGram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float
+) -> Tensor:
     """Newton's direction up to a relative error, by conjugate gradients in the precision of ``gram``.
 
     Args:
@@ -100,7 +102,7 @@ def conjugate_gradients(gram: GrowingGram, diagonal: Tensor, strengths: Strength
         tol: error relative to the direction, in the norm of the preconditioner.
     """
     hessian = _Hessian(gram, diagonal, strengths, at)
-    r = at.slope.to(gram.matrix.dtype, copy=True)
+    r = at.slope.to(gram.dtype, copy=True)
     p, x, z, image = r.clone(), torch.zeros_like(r), torch.empty_like(r), torch.empty_like(r)
     rest, way, found, image_flat, z_flat = (v.view(-1) for v in (r, p, x, image, z))
     hessian.precondition(r, p)
@@ -126,9 +128,9 @@ class _Hessian:
     That one is a diagonal plus a rank-one matrix in each group, inverted by the formula of Sherman and Morrison.
     """
 
-    def __init__(self, gram: GrowingGram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
+    def __init__(self, gram: GrowingGram | ThinGram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
         self._gram, self._sums, self._spread = gram, strengths.parts.sums, strengths.parts.spread
-        dtype, shift = gram.matrix.dtype, self._spread(at.shift)
+        dtype, shift = gram.dtype, self._spread(at.shift)
         inverse = at.free / (diagonal + shift).clamp_(min=_TINY)
         bent = inverse * at.unit
         lost = at.stiffness / (1.0 - at.stiffness * self._sums(at.unit * bent)).clamp_(min=_LEAST)

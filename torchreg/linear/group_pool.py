@@ -156,6 +156,10 @@ class GroupPool:
         self._system.append(self._gram.block(rows, columns).T, self._cross[fresh], sizes)
         self._hot = torch.cat([self._hot, groups])
         self._is_hot[groups] = True
+        if 2 * self._oracle.rank < len(columns):
+            factor = self._oracle.factor(rows if self._system.is_thin else columns)
+            if factor is not None:
+                self._system.narrow(factor)
 
     def _remember(self, alpha: float) -> None:
         """Keep the points from which to predict the next one, the last at the end, of different strengths."""

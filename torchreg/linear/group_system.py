@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchreg.linear.group_model import Model, dense_direction, same_group
 from torchreg.linear.group_strengths import Strengths, dual_scale, penalty_gap
-from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.growing_gram import GrowingGram, ThinGram
 from torchreg.linear.partition import Partition, contiguous
 
 ROUNDING = 1e-15  # relative: less is not told from zero
@@ -26,7 +26,7 @@ class GroupSystem:
 
     Attributes:
         parts: the groups of the entries.
-        gram, quick: G in double and in single precision.
+        gram: G.
         cross, diagonal: the linear part and the diagonal of G, shaped.
         bound: at least the largest eigenvalue of each group's block of G, shaped.
     """
@@ -34,7 +34,8 @@ class GroupSystem:
     def __init__(self, device: torch.device, outputs: int, width: int | None, limit: int, energy: float) -> None:
         self.outputs, self.energy, self._width = outputs, energy, None if width is None else width * outputs
         self.gram = GrowingGram(device, outputs, limit)
-        self.quick = GrowingGram(device, outputs, limit, torch.float32)
+        self._single = GrowingGram(device, outputs, limit, torch.float32)
+        self._thin: ThinGram | None = None
         self._sizes = torch.zeros(0, dtype=torch.long, device=device)
         self.parts: Partition = contiguous(self._sizes, self._width)
         self.cross = self.diagonal = self.bound = self._steepest = self.gram.matrix.new_zeros(0)
@@ -49,7 +50,8 @@ class GroupSystem:
         """
         new = block[len(self.gram.matrix) :]
         self.gram.append(block)
-        self.quick.append(block.to(torch.float32))
+        if self._thin is None:
+            self._single.append(block.to(torch.float32))
         fresh = contiguous(sizes, None if self._width is None else self._width // self.outputs)
         bound = fresh.largest(fresh.shaped((new.abs() * same_group(fresh)).sum(1))).view(-1)
         self._steepest = torch.cat([self._steepest, bound])
@@ -60,6 +62,27 @@ class GroupSystem:
         self.diagonal = self.parts.shaped(torch.cat([self.diagonal.view(-1), diagonal]))
         least = (self._steepest.max() * ROUNDING).clamp(min=_TINY)
         self.bound = self.parts.column(self._steepest.maximum(least))
+
+    @property
+    def quick(self) -> GrowingGram | ThinGram:
+        """G in single precision."""
+        return self._single if self._thin is None else self._thin
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether `narrow` has been called."""
+        return self._thin is not None
+
+    def narrow(self, rows: Tensor) -> None:
+        """From now on take products in single precision with ``B B'`` instead of G.
+
+        Args:
+            rows: of B, those of all columns the first time, then those of new ones, (k, n).
+        """
+        if self._thin is None:
+            self._thin = ThinGram(rows.to(torch.float32), self.outputs)
+        else:
+            self._thin.append(rows)
 
     def entries_gram(self, entries: Tensor) -> Tensor:
         """The matrix of the entries of some whole groups, (m, m)."""

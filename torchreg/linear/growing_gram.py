@@ -1,4 +1,4 @@
-"""A Gram matrix that grows by columns, in a buffer that doubles when it is full."""
+"""Gram matrices that grow by columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FIRST = 64  # columns of the first buffer
 
 
 class GrowingGram:
-    """A symmetric matrix that acts on coefficients of one or several outputs.
+    """A symmetric matrix that acts on coefficients of one or several outputs; its buffer doubles when it is full.
 
     Args:
         device: where it lies.
@@ -23,7 +23,7 @@ class GrowingGram:
 
     def __init__(self, device: torch.device, outputs: int, limit: int, dtype: torch.dtype = torch.float64) -> None:
         self._outputs, self._limit = outputs, limit
-        self._room = torch.zeros(0, 0, dtype=dtype, device=device)
+        self.dtype, self._room = dtype, torch.zeros(0, 0, dtype=dtype, device=device)
         self.matrix = self._room
 
     def append(self, block: Tensor) -> None:
@@ -55,3 +55,27 @@ class GrowingGram:
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Some entries, (rows, columns)."""
         return self.matrix.index_select(0, rows).index_select(1, columns)
+
+
+class ThinGram:
+    """``B B'`` of rows ``B``, fewer numbers than the matrix has, which is never formed.
+
+    Args:
+        rows: B, (size, n).
+        outputs: K, as in `GrowingGram`.
+    """
+
+    def __init__(self, rows: Tensor, outputs: int) -> None:
+        self._outputs, self._rows = outputs, rows
+        self.dtype = rows.dtype
+
+    def append(self, rows: Tensor) -> None:
+        """New rows of B, (k, n)."""
+        self._rows = torch.cat([self._rows, rows.to(self.dtype)])
+
+    def times(self, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """As `GrowingGram.times`."""
+        if self._outputs == 1:
+            return torch.mv(self._rows, torch.mv(self._rows.T, v.view(-1)), out=out).view(v.shape)
+        product = self._rows @ (v.view(-1, self._outputs).T @ self._rows).T
+        return (product.reshape(-1) if out is None else out.view(product.shape).copy_(product)).view(v.shape)

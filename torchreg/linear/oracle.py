@@ -51,6 +51,13 @@ class Oracle(ABC):
     def within(self, w: Tensor) -> Tensor:
         """Correlations of the set alone at one coefficient vector over it, (m,) or (m, K), in its shape."""
 
+    @abstractmethod
+    def factor(self, places: Tensor) -> Tensor | None:
+        """Rows ``B`` for which ``B B'`` is the Gram matrix of some columns, by their places in the set, (k, n).
+
+        None where the data is sparse or not at hand.
+        """
+
 
 class DataOracle(Oracle):
     """Correlations by one pass over the data for a whole batch of vectors.
@@ -87,6 +94,10 @@ class DataOracle(Oracle):
         residuals = self._y - self._columns.times(w)
         return self._columns.transposed((self._weights if w.dim() == 1 else self._weights[:, None]) * residuals)
 
+    def factor(self, places: Tensor) -> Tensor | None:
+        rows = self._columns.dense(places)
+        return None if rows is None else rows * self._weights.sqrt()
+
 
 class GramOracle(Oracle):
     """Correlations from the Gram matrix of all columns, without the data.
@@ -115,3 +126,6 @@ class GramOracle(Oracle):
     def within(self, w: Tensor) -> Tensor:
         dense = torch.zeros_like(self.cross).index_copy_(0, self.chosen, w)
         return (self.cross - self._gram @ dense).index_select(0, self.chosen)
+
+    def factor(self, places: Tensor) -> None:
+        del places

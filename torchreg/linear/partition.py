@@ -99,7 +99,9 @@ class Even(Partition):
         return x.sum(1, keepdim=True)
 
     def norms(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        if x.dim() == 2:
+            return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x.square().sum(1, keepdim=True).sqrt_()  # over a middle dimension vector_norm is 20 times slower
 
     def largest(self, x: Tensor) -> Tensor:
         return x.amax(1, keepdim=True)

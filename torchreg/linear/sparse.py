@@ -160,6 +160,9 @@ class SparseSelection(Selection):
         mean, scale = self._chosen(self._design.mean), self._chosen(self._design.scale)
         return less_total(self._columns.times(v), mean, scale, v)
 
+    def dense(self, places: Tensor) -> None:
+        del places
+
     def _chosen(self, of_all: Tensor | None) -> Tensor | None:
         return None if of_all is None else of_all[self.index]
 
