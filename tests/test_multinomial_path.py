@@ -9,7 +9,17 @@ import pytest
 import scipy.sparse
 import torch
 from helpers import F64, normal
-from linear_oracle import Entries, Judge, Multinomial, Quadratic, certify
+from linear_oracle import (
+    Entries,
+    Huber,
+    Judge,
+    Logistic,
+    Multinomial,
+    Poisson,
+    Quadratic,
+    SquaredHinge,
+    certify,
+)
 from sklearn.linear_model import LogisticRegression
 
 from torchreg import L1, L1L2, NonNegative, Weighted
@@ -255,6 +265,28 @@ def test_outputs_that_are_independent(shape):
     assert torch.allclose(path.intercepts, torch.stack([p.intercepts for p in single], 1), atol=1e-5)
     assert bool(path.dual_gaps.isnan().all())
     assert bool(path.converged.all())
+
+
+# --- one output ---------------------------------------------------------------------------------------------------
+
+
+LOSSES = {"Logistic": Logistic(), "Poisson": Poisson(), "Huber": Huber(), "SquaredHinge": SquaredHinge()}
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("l2", [0.0, 0.5])
+def test_signed_coefficients_beside_an_intercept(loss, l2):
+    X, y = data((80, 12))
+    mine = getattr(ours, loss)()
+    y, lift = (y > 0).astype(float), 0.3 * np.random.default_rng(6).standard_normal(80)
+    penalty = NonNegative(L1L2(1.0, 1.0 - l2))
+    start = torch.full((12,), -1.0), torch.tensor(0.5)
+    for init in (None, start):
+        path = fit_path(X, y, penalty, datafit=mine, alphas=[0.1, 0.03, 0.01], tol=1e-9, offset=lift, init=init)
+        certify(path, Judge(X, y, LOSSES[loss], offset=lift), lambda a: Entries((1.0 - l2) * a, l2 * a, 0.0))
+    assert float(path.coefs.min()) == 0.0
+    assert path.intercepts.shape == (3,)
+    assert int((path.coefs != 0).sum()) > 0
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------

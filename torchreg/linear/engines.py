@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
+from torchreg.linear.column_path import ColumnPath
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.group_path import GroupPath
 from torchreg.linear.l1_path import L1Path
@@ -95,8 +96,8 @@ class NewtonEngine(Engine):
         forms = [cast(L1Form, penalty.form(coef)) for penalty in penalties]
         count = next((k for k, form in enumerate(forms) if is_kinkless(form)), len(forms))
         if count:
-            follower = NewtonPath if problem.K is None else MultinomialPath
-            for point in follower(problem, start, self._tol, self._max_iter).points(alphas[:count], forms[:count]):
+            path = newton_path_for(problem, forms[0])(problem, start, self._tol, self._max_iter)
+            for point in path.points(alphas[:count], forms[:count]):
                 start = (point.dense(len(coef)), point.intercept)
                 yield point
         yield from SmoothPath(problem, start, self._tol, self._max_iter).points(forms[count:])
@@ -193,13 +194,16 @@ def engine_for(
             return GroupEngine(problem, rows, start, tol, max_iter, moments)
     if isinstance(form, L1Form) and problem.K is not None and problem.datafit.quadratic:
         return TaskEngine(problem, start, moments)
-    if isinstance(form, L1Form) and problem.K is not None and has_hessian(problem):
+    if isinstance(form, L1Form) and has_hessian(problem):
         return NewtonEngine(problem, start, tol, max_iter)
-    if isinstance(form, L1Form) and problem.K is None and has_hessian(problem):
-        free_head = problem.fit_intercept and form.lower == 0.0  # the tableau would bound the intercept too
-        if not free_head:
-            return NewtonEngine(problem, start, tol, max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
+
+
+def newton_path_for(problem: Problem, form: L1Form) -> type[NewtonPath | ColumnPath | MultinomialPath]:
+    """Proximal Newton for one output or several; signed coefficients beside a free intercept go the way of several."""
+    if problem.K is not None:
+        return MultinomialPath
+    return ColumnPath if problem.fit_intercept and form.lower == 0.0 else NewtonPath
 
 
 def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
