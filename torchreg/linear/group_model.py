@@ -18,6 +18,7 @@ from torchreg.linear.partition import Partition
 _TINY = 1e-300
 _STEEPEST = 1e30  # of a group's curvature: single precision holds its square root's products
 _LEAST = 1e-14  # of a group's curvature along u, relative to that across: less is rounding
+_BARRED = 1e30  # curvature of entries that may not move
 _RIDGES = (1e-13, 1e-9)  # of the largest diagonal entry, for singular matrices
 _STEPS = 500  # of conjugate gradients
 
@@ -77,12 +78,11 @@ def dense_direction(gram: Tensor, same: Tensor, strengths: Strengths, at: Model)
     spread = strengths.parts.spread
     bent = (at.unit * spread(at.stiffness.sqrt())).view(-1)
     matrix = torch.addcmul(gram, same * bent, bent[:, None], value=-1.0)
-    free = at.free.expand_as(at.slope).reshape(-1)
-    matrix.mul_(free).mul_(free[:, None])
-    shift = spread(at.shift).expand_as(at.slope).reshape(-1)
-    diagonal = matrix.diagonal().add_(torch.where(free > 0.0, shift, 1.0))
+    shift = torch.where(at.free > 0.0, spread(at.shift), _BARRED)
+    diagonal, largest = matrix.diagonal(), gram.diagonal().max()
+    diagonal.add_(shift.expand_as(at.slope).reshape(-1))
     for ridge in _RIDGES:
-        diagonal.add_(ridge * gram.diagonal().max())
+        diagonal.add_(largest, alpha=ridge)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if not int(failed):
             return torch.cholesky_solve(at.slope.view(-1, 1), factor).view(at.slope.shape)

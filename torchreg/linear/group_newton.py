@@ -122,8 +122,11 @@ class GroupNewton:
             self._among(young, _INNER_YOUNG)
         at = model_at(strengths, self.w, self._norms, self.g)
         way = conjugate_gradients(system.quick, system.diagonal, strengths, at, error)
-        steps = (0.5**k for k in range(_HALVINGS))
-        return any(self._try(moved(strengths, self.w, step * way) - self.w) for step in steps)
+        for _ in range(_HALVINGS):
+            if self._try(moved(strengths, self.w, way) - self.w):
+                return True
+            way = 0.5 * way
+        return False
 
     def _among(self, chosen: Tensor, steps: int) -> bool:
         """Newton steps in some groups, the others held; whether they led anywhere."""
@@ -144,19 +147,21 @@ class GroupNewton:
 def _few_steps(gram: Tensor, strengths: Strengths, w: Tensor, g: Tensor, slip: float, steps: int) -> Tensor:
     """Newton steps in the entries of ``gram``, from ``w`` with correlations ``g``; the coefficients."""
     parts, same = strengths.parts, same_group(strengths.parts)
+    norms = parts.norms(w)
     for _ in range(steps):
-        norms = parts.norms(w)
         way = dense_direction(gram, same, strengths, model_at(strengths, w, norms, g))
         if way is None:
             return w
-        for k in range(_HALVINGS):
-            gone = moved(strengths, w, 0.5**k * way) - w
+        for _ in range(_HALVINGS):
+            fresh = moved(strengths, w, way)
+            gone = fresh - w
             taken = torch.mv(gram, gone.view(-1)).view(gone.shape)
-            if float((gone * (0.5 * taken - g)).sum() + strengths.change(w, norms, w + gone)) <= slip:
+            if float((gone * (0.5 * taken - g)).sum() + strengths.change(w, norms, fresh)) <= slip:
                 break
+            way = 0.5 * way
         else:
             return w
-        w, g = w + gone, g - taken
         if bool((parts.norms(gone) <= _CLOSE * norms).all()):
-            break
+            return fresh
+        w, g, norms = fresh, g - taken, parts.norms(fresh)
     return w
