@@ -10,7 +10,7 @@ from torchreg.linear.engines import Engine
 from torchreg.linear.points import PathPoint
 from torchreg.penalties import Penalty
 
-_STRIDE = 0.5  # of the last strength: a longer way to the next has stations
+_STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
 
 
 def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
@@ -30,7 +30,7 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
 
 
 def stations(grid: list[float], first: float) -> tuple[list[float], list[bool]]:
-    """The grid with geometric stations where a strength is less than half the one before, and which are the grid's."""
+    """The grid with geometric stations where a strength lies far below the one before, and which are the grid's."""
     alphas: list[float] = []
     wanted: list[bool] = []
     last = first
