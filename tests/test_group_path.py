@@ -15,7 +15,7 @@ from sklearn.linear_model import MultiTaskLasso
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
 from torchreg.linear import Quadratic, engines
 from torchreg.linear.frame import framed
-from torchreg.linear.growing_gram import GrowingGram, ThinGram
+from torchreg.linear.growing_gram import FullGram, ThinGram
 from torchreg.linear.moments import moments_of
 from torchreg.linear.partition import Even, Uneven, group_of_rows, partition
 from torchreg.linear.path import fit_path
@@ -287,29 +287,23 @@ def test_both_partitions_sum_alike():
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_a_gram_matrix_grows(outputs):
-    X = torch.randn(50, 200, dtype=F64)
-    gram, full = GrowingGram(torch.device("cpu"), outputs, 200), X.T @ X
+@pytest.mark.parametrize("kind", ["full", "thin"])
+def test_gram_matrices_grow(kind, outputs):
+    rows, device = torch.randn(200, 7, dtype=F64), torch.device("cpu")
+    whole_matrix = rows @ rows.T
+    gram = FullGram(device, outputs, 200) if kind == "full" else ThinGram(device, outputs)
     for end, start in ((70, 0), (75, 70), (200, 75)):
-        gram.append(full[:end, start:end])
-    torch.testing.assert_close(gram.matrix, full)
-    v = torch.randn(200 * outputs, dtype=F64)
-    torch.testing.assert_close(gram.times(v), (full @ v.view(200, outputs)).view(-1))
-    some = torch.tensor([5, 100])
-    only = torch.zeros(200, outputs, dtype=F64).index_copy_(0, some, v.view(200, outputs)[some])
-    torch.testing.assert_close(gram.rows_times(some, v.view(200, outputs)[some].view(-1)), (full @ only).view(-1))
-
-
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_a_thin_matrix_is_its_product(outputs):
-    rows = torch.randn(60, 7, dtype=F64)
-    thin, v = ThinGram(rows[:50], outputs), torch.randn(60 * outputs, dtype=F64)
-    thin.append(rows[50:])
-    expected = (rows @ rows.T @ v.view(60, outputs)).view(-1)
-    torch.testing.assert_close(thin.times(v), expected)
-    out = torch.empty_like(v)
-    thin.times(v, out=out)
-    torch.testing.assert_close(out, expected)
+        piece = whole_matrix[:end, start:end] if kind == "full" else rows[start:end]
+        torch.testing.assert_close(gram.corner(piece), whole_matrix[start:end, start:end])
+        gram.append(piece)
+    v, some = torch.randn(200, outputs, dtype=F64), torch.tensor([5, 100])
+    torch.testing.assert_close(gram.times(v), whole_matrix @ v)
+    out = torch.empty(200 * outputs, dtype=F64)
+    gram.times(v.view(-1), out=out)
+    torch.testing.assert_close(out, (whole_matrix @ v).view(-1))
+    only = torch.zeros_like(v).index_copy_(0, some, v[some])
+    torch.testing.assert_close(gram.times_some(some, v[some].view(-1)), (whole_matrix @ only).view(-1))
+    torch.testing.assert_close(gram.some(some), whole_matrix[some][:, some])
 
 
 @pytest.mark.parametrize("outputs", [None, 3])

@@ -192,13 +192,15 @@ class DenseSelection(Selection):
     def index(self) -> Tensor:  # type: ignore[override]
         return self._numbers[: self._count]
 
-    def append(self, new: Tensor) -> Tensor:
+    def add(self, new: Tensor) -> None:
         start, self._count = self._count, self._count + len(new)
         self._reserve(start)
-        fresh = self._room[start : self._count]
         self._numbers[start : self._count] = new
-        self._design.columns(new, fresh)
-        return balanced(self._columns @ (fresh * self._weights).T)
+        self._design.columns(new, self._room[start : self._count])
+
+    def append(self, new: Tensor) -> Tensor:
+        self.add(new)
+        return balanced(self._columns @ (self._columns[self._count - len(new) :] * self._weights).T)
 
     def gram(self, weights: Tensor, start: int = 0) -> Tensor:
         columns, (factor, root) = self._columns, split_weights(weights)

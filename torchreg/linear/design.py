@@ -99,6 +99,10 @@ class Selection(ABC):
     index: Tensor
 
     @abstractmethod
+    def add(self, new: Tensor) -> None:
+        """Add columns without their products; ``new`` as in `append`."""
+
+    @abstractmethod
     def append(self, new: Tensor) -> Tensor:
         """Add columns.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.group_strengths import Strengths
-from torchreg.linear.growing_gram import GrowingGram, ThinGram
+from torchreg.linear.growing_gram import Gram
 from torchreg.linear.partition import Partition
 
 _TINY = 1e-300
@@ -89,9 +89,7 @@ def dense_direction(gram: Tensor, same: Tensor, strengths: Strengths, at: Model)
     return None
 
 
-def conjugate_gradients(
-    gram: GrowingGram | ThinGram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float
-) -> Tensor:
+def conjugate_gradients(gram: Gram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float) -> Tensor:
     """Newton's direction up to a relative error, by conjugate gradients in the precision of ``gram``.
 
     Args:
@@ -128,7 +126,7 @@ class _Hessian:
     That one is a diagonal plus a rank-one matrix in each group, inverted by the formula of Sherman and Morrison.
     """
 
-    def __init__(self, gram: GrowingGram | ThinGram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
+    def __init__(self, gram: Gram, diagonal: Tensor, strengths: Strengths, at: Model) -> None:
         self._gram, self._sums, self._spread = gram, strengths.parts.sums, strengths.parts.spread
         dtype, shift = gram.dtype, self._spread(at.shift)
         inverse = at.free / (diagonal + shift).clamp_(min=_TINY)

@@ -139,7 +139,7 @@ class GroupNewton:
         gram = self._system.entries_gram(entries)
         w = _few_steps(gram, strengths, parts.shaped(before), parts.shaped(g), self._slip, steps).view(-1)
         fresh = self.w.view(-1).index_copy(0, entries, w).view(self.w.shape)
-        taken = self._system.gram.rows_times(self._system.rows(entries), w - before)
+        taken = self._system.gram.times_some(self._system.columns(entries), w - before)
         self._move(fresh, self.g - taken.view(self.g.shape))
         return not torch.equal(w, before)
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchreg.linear.gram_blocks import balanced
 from torchreg.linear.group_newton import GroupNewton
 from torchreg.linear.group_strengths import Strengths
 from torchreg.linear.group_system import GroupSystem
-from torchreg.linear.growing_gram import GrowingGram
+from torchreg.linear.growing_gram import FullGram
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.partition import Partition, contiguous
 
@@ -44,7 +45,7 @@ class GroupPool:
         self._oracle, self._sizes, self._width, self._target, self._limit = oracle, sizes, width, target, limit
         cross = oracle.cross
         self._outputs, self._energy = 1 if cross.dim() == 1 else cross.shape[1], float(oracle.energy)
-        self._gram = GrowingGram(cross.device, self._outputs, len(cross))
+        self._gram: FullGram | None = FullGram(cross.device, self._outputs, len(cross))
         self.entries = self._groups = sizes[:0]
         self._parts: Partition = contiguous(self._groups, width)
         self._w = self._cross = cross.new_zeros(0)
@@ -55,7 +56,12 @@ class GroupPool:
 
     def append(self, groups: Tensor, rows: Tensor) -> None:
         """New groups and their rows, in the same order."""
-        self._gram.append(self._oracle.append(rows))
+        if self._gram is not None and self._is_wide(len(self.entries) // self._outputs + len(rows)):
+            self._gram = None
+        if self._gram is None:
+            self._oracle.add(rows)
+        else:
+            self._gram.append(self._oracle.append(rows))
         self._groups = torch.cat([self._groups, groups])
         sizes = self._sizes[self._groups] * self._outputs
         self._parts = contiguous(sizes, None if self._width is None else self._width * self._outputs)
@@ -119,9 +125,13 @@ class GroupPool:
         self._w = w
         return rounds
 
+    def _is_wide(self, columns: int) -> bool:
+        """Whether the data of so many columns are fewer numbers than their Gram matrix, and at hand."""
+        return 2 * self._oracle.rank < columns and self._oracle.factor(self._groups[:0]) is not None
+
     def _correlations(self, w: Tensor) -> Tensor:
-        """Of the pool, by the shorter of two ways."""
-        if 2 * self._oracle.rank < len(self._gram.matrix):
+        """Of the pool."""
+        if self._gram is None:
             return self._oracle.within(w.view(-1, *self._oracle.cross.shape[1:])).reshape(-1)
         return self._cross - self._gram.times(w)
 
@@ -141,25 +151,34 @@ class GroupPool:
             self._heat(((needed | (reach > _NEAR * strengths.l1)).view(-1) & ~self._is_hot).nonzero().flatten())
         return bool(len(self._hot)) and (first or bool(len(new)))
 
-    def _cool(self) -> None:
-        device = self._gram.matrix.device
-        self._system = GroupSystem(device, self._outputs, self._width, len(self._oracle.cross), self._energy)
+    def _cool(self, *, thin: bool = False) -> None:
+        """Begin Newton's set anew."""
+        oracle = self._oracle
+        device, limit = oracle.cross.device, len(oracle.cross)
+        self._system = GroupSystem(device, self._outputs, self._width, limit, self._energy, thin=thin)
         self._hot = self._hot_entries = self._groups[:0]
         self._is_hot = torch.zeros_like(self._is_hot)
 
     def _heat(self, groups: Tensor) -> None:
         """Groups, by their numbers in the pool, join Newton's set."""
+        both = torch.cat([self._hot, groups])
+        if not self._system.thin and self._is_wide(int(self._sizes[self._groups[both]].sum())):
+            groups = both
+            self._cool(thin=True)
         fresh = self._parts.entries(groups)
         self._hot_entries = torch.cat([self._hot_entries, fresh])
         rows, columns = (part[:: self._outputs] // self._outputs for part in (fresh, self._hot_entries))
-        sizes = self._sizes[self._groups[groups]]
-        self._system.append(self._gram.block(rows, columns).T, self._cross[fresh], sizes)
+        self._system.append(self._piece(rows, columns), self._cross[fresh], self._sizes[self._groups[groups]])
         self._hot = torch.cat([self._hot, groups])
         self._is_hot[groups] = True
-        if 2 * self._oracle.rank < len(columns):
-            factor = self._oracle.factor(rows if self._system.is_thin else columns)
-            if factor is not None:
-                self._system.narrow(factor)
+
+    def _piece(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """What Newton's system wants to know of new columns ``rows``, the last of ``columns``."""
+        if self._gram is not None and not self._system.thin:
+            return self._gram.block(rows, columns).T
+        fresh, known = self._oracle.factor(rows), None if self._system.thin else self._oracle.factor(columns)
+        assert fresh is not None
+        return fresh if known is None else balanced(known @ fresh.T)
 
     def _remember(self, alpha: float) -> None:
         """Keep the points from which to predict the next one, the last at the end, of different strengths."""

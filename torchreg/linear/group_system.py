@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchreg.linear.group_model import Model, dense_direction, same_group
 from torchreg.linear.group_strengths import Strengths, dual_scale, penalty_gap
-from torchreg.linear.growing_gram import GrowingGram, ThinGram
+from torchreg.linear.growing_gram import FullGram, Gram, ThinGram
 from torchreg.linear.partition import Partition, contiguous
 
 ROUNDING = 1e-15  # relative: less is not told from zero
@@ -23,35 +23,39 @@ class GroupSystem:
         width: columns of every group, None where they differ.
         limit: no more columns than this will ever come.
         energy: the target's sum of squares.
+        thin: whether G comes as rows B with ``G = B B'``.
 
     Attributes:
         parts: the groups of the entries.
-        gram: G.
+        gram, quick: G in double and in single precision.
+        thin: as given.
         cross, diagonal: the linear part and the diagonal of G, shaped.
         bound: at least the largest eigenvalue of each group's block of G, shaped.
     """
 
-    def __init__(self, device: torch.device, outputs: int, width: int | None, limit: int, energy: float) -> None:
+    def __init__(
+        self, device: torch.device, outputs: int, width: int | None, limit: int, energy: float, *, thin: bool
+    ) -> None:
         self.outputs, self.energy, self._width = outputs, energy, None if width is None else width * outputs
-        self.gram = GrowingGram(device, outputs, limit)
-        self._single = GrowingGram(device, outputs, limit, torch.float32)
-        self._thin: ThinGram | None = None
+        self.thin = thin
+        self.gram: Gram = ThinGram(device, outputs) if thin else FullGram(device, outputs, limit)
+        single = torch.float32
+        self.quick: Gram = ThinGram(device, outputs, single) if thin else FullGram(device, outputs, limit, single)
         self._sizes = torch.zeros(0, dtype=torch.long, device=device)
         self.parts: Partition = contiguous(self._sizes, self._width)
-        self.cross = self.diagonal = self.bound = self._steepest = self.gram.matrix.new_zeros(0)
+        self.cross = self.diagonal = self.bound = self._steepest = torch.zeros(0, dtype=torch.float64, device=device)
 
-    def append(self, block: Tensor, cross: Tensor, sizes: Tensor) -> None:
+    def append(self, piece: Tensor, cross: Tensor, sizes: Tensor) -> None:
         """New groups.
 
         Args:
-            block: products of their columns with all columns, old and new, (size + k, k).
+            piece: products of their columns with all columns, old and new, (size + k, k), or their rows of B.
             cross: their entries of the linear part, (k * outputs,).
             sizes: how many columns each has.
         """
-        new = block[len(self.gram.matrix) :]
-        self.gram.append(block)
-        if self._thin is None:
-            self._single.append(block.to(torch.float32))
+        new = self.gram.corner(piece)
+        self.gram.append(piece)
+        self.quick.append(piece.to(torch.float32))
         fresh = contiguous(sizes, None if self._width is None else self._width // self.outputs)
         bound = fresh.largest(fresh.shaped((new.abs() * same_group(fresh)).sum(1))).view(-1)
         self._steepest = torch.cat([self._steepest, bound])
@@ -63,36 +67,14 @@ class GroupSystem:
         least = (self._steepest.max() * ROUNDING).clamp(min=_TINY)
         self.bound = self.parts.column(self._steepest.maximum(least))
 
-    @property
-    def quick(self) -> GrowingGram | ThinGram:
-        """G in single precision."""
-        return self._single if self._thin is None else self._thin
-
-    @property
-    def is_thin(self) -> bool:
-        """Whether `narrow` has been called."""
-        return self._thin is not None
-
-    def narrow(self, rows: Tensor) -> None:
-        """From now on take products in single precision with ``B B'`` instead of G.
-
-        Args:
-            rows: of B, those of all columns the first time, then those of new ones, (k, n).
-        """
-        if self._thin is None:
-            self._thin = ThinGram(rows.to(torch.float32), self.outputs)
-        else:
-            self._thin.append(rows)
-
     def entries_gram(self, entries: Tensor) -> Tensor:
         """The matrix of the entries of some whole groups, (m, m)."""
-        rows = self.rows(entries)
-        gram = self.gram.block(rows, rows)
+        gram = self.gram.some(self.columns(entries))
         if self.outputs == 1:
             return gram
         return torch.kron(gram, torch.eye(self.outputs, dtype=gram.dtype, device=gram.device))
 
-    def rows(self, entries: Tensor) -> Tensor:
+    def columns(self, entries: Tensor) -> Tensor:
         """The columns of the data to which the entries of whole groups belong."""
         return entries[:: self.outputs] // self.outputs
 

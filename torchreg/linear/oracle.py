@@ -37,6 +37,10 @@ class Oracle(ABC):
         """
 
     @abstractmethod
+    def add(self, new: Tensor) -> None:
+        """Add columns to the set without their products; ``new`` as in `append`."""
+
+    @abstractmethod
     def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """At several coefficient vectors over the set.
 
@@ -83,6 +87,9 @@ class DataOracle(Oracle):
     def append(self, new: Tensor) -> Tensor:
         return self._columns.append(new)
 
+    def add(self, new: Tensor) -> None:
+        self._columns.add(new)
+
     def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
         shape = w.shape[1:]
         residuals = self._y[:, None] - self._columns.times(w.flatten(1)).unflatten(1, shape)
@@ -113,8 +120,11 @@ class GramOracle(Oracle):
         self.rank = len(cross)
         self.chosen = torch.zeros(0, dtype=torch.long, device=gram.device)
 
-    def append(self, new: Tensor) -> Tensor:
+    def add(self, new: Tensor) -> None:
         self.chosen = torch.cat([self.chosen, new])
+
+    def append(self, new: Tensor) -> Tensor:
+        self.add(new)
         return self._gram.index_select(0, new).index_select(1, self.chosen).T
 
     def correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:

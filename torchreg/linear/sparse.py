@@ -138,10 +138,13 @@ class SparseSelection(Selection):
         self._values, self._indices = self._columns.values, self._columns.indices
         self.index = torch.empty(0, dtype=torch.int64, device=design.device)
 
-    def append(self, new: Tensor) -> Tensor:
-        fresh = self._design.columns.taken(new)
+    def add(self, new: Tensor) -> None:
         self.index = torch.cat([self.index, new])
-        self._keep(fresh)
+        self._keep(self._design.columns.taken(new))
+
+    def append(self, new: Tensor) -> Tensor:
+        self.add(new)
+        fresh = self._columns.between(self._columns.count - len(new), self._columns.count)
         products = self._columns.products(fresh.weighted(self._weights))
         return balanced(self._correction.apply(products, self.index, new))
 
