@@ -319,3 +319,19 @@ def test_both_oracles_know_the_correlations_of_their_set(outputs):
     rows = data.factor(torch.tensor([2, 0]))
     torch.testing.assert_close(rows @ rows.T, moments_of(problem).gram[[2, 4]][:, [2, 4]])
     assert gram.factor(some) is None
+
+
+@pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
+def test_alpha_max_is_that_of_the_penalised_groups_after_the_free_ones(X):
+    index = np.arange(X.shape[1]) // 5
+    weights = np.ones(index.max() + 1)
+    weights[1] = 0.0
+    y = target(X) + 3.0 * X[:, 7]
+    penalty = group(index, weights)
+    free = np.column_stack([np.ones(len(X)), X[:, index == 1]])
+    rest = y - free @ np.linalg.lstsq(free, y, rcond=None)[0]
+    slopes = np.linalg.norm((X.T @ rest / len(X)).reshape(-1, 5), axis=1)
+    top = fit_path(X, y, penalty, alphas=1).alpha_max
+    assert top == pytest.approx(np.delete(slopes, 1).max(), rel=1e-8)
+    path = tight(X, y, penalty, alphas=[top * (1 + 1e-6), 0.99 * top])
+    assert path.n_nonzero[0] == 5 < path.n_nonzero[1]

@@ -17,7 +17,7 @@ from torchreg.linear.intercept import mean_of
 from torchreg.linear.path_result import Fit, Path, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
-from torchreg.penalties import L1Form, Penalty
+from torchreg.penalties import GroupForm, L1Form, Penalty
 
 __all__ = ["Fit", "Path", "fit_path"]
 
@@ -159,9 +159,10 @@ def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, width: 
 def _spares(penalty: Penalty, coef: Tensor) -> bool:
     """Whether some coefficients are unpenalised and others are not."""
     form = penalty.with_alpha(1.0).form(coef)
-    if not isinstance(form, L1Form) or not isinstance(form.l1, Tensor):
+    if not isinstance(form, (L1Form, GroupForm)) or not isinstance(form.l1, Tensor):
         return False
-    free = (form.l1 == 0.0) & (torch.as_tensor(form.l2) == 0.0)
+    l1 = form.by.expand(form.l1, coef) + form.inner if isinstance(form, GroupForm) else form.l1
+    free = (l1 == 0.0) & (torch.as_tensor(form.l2, device=coef.device) == 0.0)
     return bool(free.any()) and not bool(free.all())
 
 
