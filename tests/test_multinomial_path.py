@@ -220,9 +220,9 @@ def test_a_working_set_forgets(monkeypatch):
     sizes, forgotten = [], []
     prune = MultinomialPath._prune
 
-    def watched(self, flat):
+    def watched(self, flat, g):
         before = len(self._pairs.index)
-        prune(self, flat)
+        prune(self, flat, g)
         sizes.append(len(self._pairs.index))
         forgotten.append(before - sizes[-1])
 

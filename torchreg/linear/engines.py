@@ -89,6 +89,7 @@ class NewtonEngine(Engine):
 
     def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
         self._problem, self._start, self._tol, self._max_iter = problem, start, tol, max_iter
+        self.leaps = problem.K is not None
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         problem, start = self._problem, self._start

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchreg.linear.certificate import dual_scale, gap_at, penalty_gap, violation
 from torchreg.linear.charts import centred
 from torchreg.linear.intercept import best_shift, mean_of
-from torchreg.linear.pairs import Pairs
+from torchreg.linear.pairs import Pairs, Strengths
 from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
@@ -38,36 +38,11 @@ _SHARES = tuple(0.5**k for k in range(30))  # of a step, tried in turn
 _CURVED = 1e-9  # least curvature of a row relative to the largest, so that the model is regular
 _STIFFER, _SOFTER = 100.0, 0.1  # what it is multiplied by after a step that had to be cut, or had not
 _INSIDE = 0.2  # of the tolerance, for the gap on the working set
-_PASSES = 30  # looks at all pairs for one strength
+_FEW = 50  # pairs that may join at once, however few are active
+_PASSES = 50  # looks at all pairs for one strength
 _IDLE = 4  # steps that do not halve the violation: rounding
 _NOISE = 1e-14  # of the objective, relative to the mean size of the rows' losses
 _ROUNDING = 1e-15  # of a correlation, relative to the largest
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """A penalty of type L1 on each of some pairs: ``l1``, ``l2``, (m,), and ``lower``, -inf or 0."""
-
-    l1: Tensor
-    l2: Tensor
-    lower: float
-
-    @property
-    def form(self) -> L1Form:
-        """As certificates take it."""
-        return L1Form(self.l1, self.l2, self.lower)
-
-    def at(self, index: Tensor) -> Strengths:
-        """Those of some pairs."""
-        return Strengths(self.l1[index], self.l2[index], self.lower)
-
-    def value(self, w: Tensor) -> Tensor:
-        """The penalty of coefficients, 0-d."""
-        return (self.l1 * w.abs() + self.l2 * w.square() / 2.0).sum()
-
-    def reach(self, g: Tensor) -> Tensor:
-        """The size of correlations that counts against ``l1``."""
-        return g if self.lower == 0.0 else g.abs()
 
 
 @dataclass
@@ -113,7 +88,7 @@ class MultinomialPath:
         for alpha, form in zip(alphas, forms, strict=True):
             flat = self._strengths(form)
             self._l2 = flat.l2
-            self._prune(flat)
+            self._prune(flat, self._slack)
             self._screen(alpha, flat)
             yield self._solve(alpha, form, flat)
 
@@ -142,8 +117,18 @@ class MultinomialPath:
         span, ahead = self._at - self._at_before, self._slack
         if math.isfinite(span) and span != 0.0:
             ahead = ahead + (alpha - self._at) / span * (self._slack - self._before)
-        needed = flat.reach(ahead) >= _KEEP * flat.l1
-        self._add((needed & ~self._chosen).nonzero().flatten())
+        self._add(self._worst(flat, ahead, _KEEP))
+
+    def _worst(self, flat: Strengths, g: Tensor, least: float) -> Tensor:
+        """Pairs outside of the set whose correlations reach ``least`` of their strength; the farthest of many.
+
+        A set that grows by no more than its active part stays small where strengths are far apart.
+        """
+        found = ((flat.reach(g) >= least * flat.l1) & ~self._chosen).nonzero().flatten()
+        most = max(_FEW, int((self._state.w != 0.0).sum()))
+        if len(found) <= most:
+            return found
+        return found[(flat.reach(g)[found] - flat.l1[found]).topk(most).indices]
 
     def _add(self, new: Tensor) -> None:
         if len(new):
@@ -158,13 +143,14 @@ class MultinomialPath:
             steps += self._descend(flat.at(self._pairs.index), goal, self._max_iter - steps)
             point, g = self._certified(form, steps)
             slack = g.reshape(-1) - flat.l2 * point.dense(len(g)).reshape(-1)
-            found = ((flat.reach(slack) > (1.0 + _SLACK) * flat.l1) & ~self._chosen).nonzero().flatten()
+            found = self._worst(flat, slack, 1.0 + _SLACK)
             if float(point.gap) <= self._goal or steps >= self._max_iter:
                 break
             if not len(found):
                 if not float(point.gap) < 0.5 * gap:  # nan where no conjugate is known
                     break
                 gap, goal = float(point.gap), 0.1 * goal
+            self._prune(flat, slack)
             self._add(found)
         self._before, self._at_before = self._slack, self._at
         self._slack, self._at = slack, alpha
@@ -198,10 +184,10 @@ class MultinomialPath:
         if len(self._pairs.index):
             self._solver.replace(self._pairs.matrix(), self._l2[self._pairs.index])
 
-    def _prune(self, flat: Strengths) -> None:
+    def _prune(self, flat: Strengths, g: Tensor) -> None:
         """Forget the pairs that are far from any part, if they are many."""
         index = self._pairs.index
-        near = (self._state.w != 0.0) | (flat.reach(self._slack)[index] >= _NEAR * flat.l1[index])
+        near = (self._state.w != 0.0) | (flat.reach(g)[index] >= _NEAR * flat.l1[index])
         if int(near.sum()) > _MANY * len(index):
             return
         kept = index[near]

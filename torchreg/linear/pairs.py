@@ -7,14 +7,42 @@ a K by K matrix ``B_i`` for each row; intercepts are profiled out of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torchreg.linear.design import Design
 from torchreg.linear.problem import Problem
+from torchreg.penalties import L1Form
 
 _FLAT = 1e-12  # of the largest curvature in the intercepts: a direction in which nothing changes
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """A penalty of type L1 on each of some pairs: ``l1``, ``l2``, (m,), and ``lower``, -inf or 0."""
+
+    l1: Tensor
+    l2: Tensor
+    lower: float
+
+    @property
+    def form(self) -> L1Form:
+        """As certificates take it."""
+        return L1Form(self.l1, self.l2, self.lower)
+
+    def at(self, index: Tensor) -> Strengths:
+        """Those of some pairs."""
+        return Strengths(self.l1[index], self.l2[index], self.lower)
+
+    def value(self, w: Tensor) -> Tensor:
+        """The penalty of coefficients, 0-d."""
+        return (self.l1 * w.abs() + self.l2 * w.square() / 2.0).sum()
+
+    def reach(self, g: Tensor) -> Tensor:
+        """The size of correlations that counts against ``l1``."""
+        return g if self.lower == 0.0 else g.abs()
 
 
 class Pairs:
