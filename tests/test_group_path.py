@@ -335,3 +335,11 @@ def test_alpha_max_is_that_of_the_penalised_groups_after_the_free_ones(X):
     assert top == pytest.approx(np.delete(slopes, 1).max(), rel=1e-8)
     path = tight(X, y, penalty, alphas=[top * (1 + 1e-6), 0.99 * top])
     assert path.n_nonzero[0] == 5 < path.n_nonzero[1]
+
+
+def test_repeated_strengths():
+    X, y, penalty = WIDE, target(WIDE), group(np.arange(90) // 5)
+    once = tight(X, y, penalty, alphas=20)
+    twice = tight(X, y, penalty, alphas=np.repeat(once.alphas.numpy(), 2))
+    np.testing.assert_allclose(twice.coefs[::2], once.coefs, atol=1e-5)
+    np.testing.assert_allclose(twice.coefs[1::2], once.coefs, atol=1e-5)

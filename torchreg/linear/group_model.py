@@ -1,7 +1,7 @@
 """Newton's equations of a quadratic with a group penalty, on the groups and entries that are not zero.
 
 Where ``w_g != 0`` the penalty is smooth, with Hessian ``l1_g (I - u u') / ||w_g|| + ridge_g I``, ``u = w_g / ||w_g||``.
-Source: Zhang, Zhang, Sun and Toh, Math. Program. 179, 2020, section 3.2 (second-order structure of group penalties).
+Source: Zhang, Zhang, Sun and Toh, Math. Program. 179, 2020 (second-order structure of group penalties).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torchreg.linear.growing_gram import Gram
 from torchreg.linear.partition import Partition
 
 _TINY = 1e-300
-_STEEPEST = 1e30  # of a group's curvature: single precision holds its square root's products
+_STEEPEST = 1e30  # curvature of a group: single precision holds it
 _LEAST = 1e-14  # of a group's curvature along u, relative to that across: less is rounding
 _BARRED = 1e30  # curvature of entries that may not move
 _RIDGES = (1e-13, 1e-9)  # of the largest diagonal entry, for singular matrices

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.linear.group_pool import GroupPool
+from torchreg.linear.group_pool import SLACK, GroupPool
 from torchreg.linear.group_strengths import Strengths, batched, dual_scale, penalty_gap, strengths_of, violation
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.partition import partition
@@ -23,7 +23,6 @@ from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.penalties import GroupForm
 
 _KEEP = 0.95  # of its strength: a group predicted to reach it joins the pool
-_SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
 _BLOCK = 8  # strengths for one pass over the data
 
 
@@ -101,7 +100,7 @@ class GroupPath:
         )
         slack = batch.slack(g, w)
         reach = self._parts.norms(batch.left(slack))
-        beyond = (reach > (1.0 + _SLACK) * batch.l1).view(len(self._chosen), -1) & ~self._chosen[:, None]
+        beyond = (reach > (1.0 + SLACK) * batch.l1).view(len(self._chosen), -1) & ~self._chosen[:, None]
         good = int(beyond.any(0).long().cumsum(0).eq(0).sum())
         scale = dual_scale(batch, g)
         gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(batch, w, scale * g)

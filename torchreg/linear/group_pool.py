@@ -16,13 +16,12 @@ from torchreg.linear.growing_gram import FullGram
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.partition import Partition, contiguous
 
-_SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
+SLACK = 1e-10  # of a correlation beyond its strength: less is rounding
 _NEAR = 0.98  # of a strength: a correlation that comes along when others are needed
 _SPARE = 1.3  # times as many groups as are not zero: Newton's set is built anew
 _FEW = 10  # spare groups that are no reason to
 _VISITS = 20  # of Newton's set for one strength
 _PAST = 3  # points to predict the next one from; one more where no group has come or gone
-
 
 _Known = tuple[float, Tensor]  # a strength and its coefficients over the pool
 
@@ -102,7 +101,8 @@ class GroupPool:
         self._w, past = self._before
         if count:
             self._w = self._solved[count - 1][1]
-        self._past, self._calm = [*past, *self._solved[:count]][-_PAST:], 0
+        known = dict([*past, *self._solved[:count]])  # one point for each strength
+        self._past, self._calm = list(known.items())[-_PAST:], 0
 
     def _point(self, alpha: float, strengths: Strengths) -> int:
         """Solve for one strength; rounds."""
@@ -141,7 +141,7 @@ class GroupPool:
         w, g = parts.shaped(w), parts.shaped(g)
         alive = parts.norms(w) > 0.0
         reach = parts.norms(strengths.left(g))
-        needed = alive | (reach > (1.0 + _SLACK) * strengths.l1)
+        needed = alive | (reach > (1.0 + SLACK) * strengths.l1)
         if strengths.free is not None:
             needed |= strengths.free > 0.0
         if first and len(self._hot) > _SPARE * int(alive.sum()) + _FEW:
