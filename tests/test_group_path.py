@@ -13,8 +13,10 @@ from linear_oracle import Blocks, Judge, certify
 from sklearn.linear_model import MultiTaskLasso
 
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
-from torchreg.linear import Quadratic, engines
+from torchreg.linear import Quadratic, engines, group_proximal_point
 from torchreg.linear.frame import framed
+from torchreg.linear.group_strengths import strengths_of
+from torchreg.linear.group_system import GroupSystem
 from torchreg.linear.growing_gram import FullGram, ThinGram
 from torchreg.linear.moments import moments_of
 from torchreg.linear.partition import Even, Uneven, group_of_rows, partition
@@ -343,3 +345,25 @@ def test_repeated_strengths():
     twice = tight(X, y, penalty, alphas=np.repeat(once.alphas.numpy(), 2))
     np.testing.assert_allclose(twice.coefs[::2], once.coefs, atol=1e-5)
     np.testing.assert_allclose(twice.coefs[1::2], once.coefs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("factored", "steps", "gap"), [(1500, 8, 1e-7), (0, 5, 1e-4)], ids=["factored", "iterated"])
+@pytest.mark.parametrize("inner", [0.0, 0.5])
+def test_proximal_points_alone_lead_to_the_solution(factored, steps, gap, inner, monkeypatch):
+    monkeypatch.setattr(group_proximal_point, "_FACTORED", factored)
+    X, y = WIDE.cumsum(1), target(WIDE)
+    index = np.arange(90) // 5
+    penalty = group(index) + L1(inner) if inner else group(index)
+    path = tight(X, y, penalty, alphas=[0.1 * tight(X, y, penalty, alphas=1).alpha_max])
+    problem = framed(X, y, Quadratic(), None, None, True, False, None).problem
+    moments, sizes = moments_of(problem), torch.full((18,), 5)
+    system = GroupSystem(torch.device("cpu"), 1, 5, 90, float(moments.energy), thin=False)
+    system.append(moments.gram, moments.cross, sizes)
+    form = penalty.with_alpha(float(path.alphas[0])).form(problem.no_coef())
+    strengths = strengths_of(form, problem.no_coef(), system.parts, torch.arange(18))
+    w = torch.zeros(18, 5, dtype=F64)
+    for k in range(steps):
+        w, rounds = group_proximal_point.proximal_point(system, strengths, w, 10.0**-k, 1000)
+        assert 1 <= rounds <= 50
+    g = system.cross - system.gram.times(w)
+    assert system.gap(strengths, w, system.parts.norms(w), g) <= gap * path.null_objective

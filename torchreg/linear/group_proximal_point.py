@@ -20,7 +20,7 @@ from torchreg.linear.group_system import ROUNDING, GroupSystem
 _STEPS = 50  # of Newton's method for one step
 _INEXACT = 1e-2  # of the way: the error of a step
 _FACTORED = 1500  # entries of the largest matrix to be factored
-_ERROR = 1e-3  # of directions by conjugate gradients
+_ERROR = 1e-6  # of directions by conjugate gradients
 _ARMIJO = 1e-4  # of the fall that the slope promises
 _HALVINGS = 30
 _TINY = 1e-300
@@ -86,14 +86,16 @@ class _Step:
         taken = self._system.gram.times(way)
         rest = self._correction(at, taken)
         slope = taken + self._system.gram.times(rest)
-        fall = float((slope * way).sum())
-        way, step = way + rest, 1.0
+        fall, step = float((slope * way).sum()), 1.0
+        if not fall > 0.0:  # by rounding: the proximal step alone is a direction of descent
+            fall, rest, slope = float((taken * way).sum()), torch.zeros_like(way), taken
+        way = way + rest
         for _ in range(_HALVINGS):
             found = self._dual(at.v + step * way, at.image + step * slope)
             if found.height <= at.height - _ARMIJO * step * fall + ROUNDING * self._system.energy:
                 return found
             step *= 0.5
-        return found
+        return at
 
     def _correction(self, at: _Dual, taken: Tensor) -> Tensor:
         """What Newton's direction adds to the proximal step, in groups where that is not zero."""
