@@ -14,7 +14,7 @@ _STRIDE = 0.9  # of the last strength: a longer way to the next has stations; fr
 
 
 def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
-    """The points of the grid.
+    """The points of the grid; a strength that it repeats is solved once.
 
     Args:
         engine: solves strengths in descending order.
@@ -23,10 +23,12 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
         first: a strength whose solution the engine starts from; inf if there is none.
         progress: whether to show a bar.
     """
-    alphas, wanted = (grid, [True] * len(grid)) if engine.leaps else stations(grid, first)
+    distinct = list(dict.fromkeys(grid))
+    alphas, wanted = (distinct, [True] * len(distinct)) if engine.leaps else stations(distinct, first)
     points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
     bar = tqdm(points, total=len(alphas), disable=not progress, desc="path", unit="alpha")
-    return [point for point, kept in zip(bar, wanted, strict=True) if kept]
+    found = {alpha: point for alpha, point, kept in zip(alphas, bar, wanted, strict=True) if kept}
+    return [found[alpha] for alpha in grid]
 
 
 def stations(grid: list[float], first: float) -> tuple[list[float], list[bool]]:
