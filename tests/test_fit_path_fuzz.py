@@ -92,8 +92,9 @@ def test_every_point_is_optimal(problem):
         penalty, intercept = problem.penalty_at(alpha), path.intercepts[k].numpy()
         gap, objective = judge.gap(penalty, coefs[k], intercept), judge.objective(penalty, coefs[k], intercept)
         # numbers that cancel in the predictor, and what their rounding leaves of gaps and correlations
-        width, size = np.abs(path.coefs[k].numpy()) @ np.abs(problem.X).max(0), np.abs(problem.X).max()
-        rounding = 1e-12 * loss + 100 * EPS * max(width, 1.0) ** 2
+        tall = np.abs(judge.X).max(0).astype(float)
+        width, size = np.abs(coefs[k]) @ tall, tall.max()
+        rounding = 1e-12 * loss + 100 * EPS * max(np.abs(coefs[k]).sum() * size, 1.0) * max(width, 1.0)
         assert gap <= GAP * loss + rounding
         assert gap == pytest.approx(float(path.dual_gaps[k]), abs=rounding)
         assert objective == pytest.approx(float(path.objectives[k]), abs=rounding)

@@ -69,7 +69,7 @@ def kinks(
 
 
 def misfit(problem: Subproblem, active: Tensor, signs: Tensor, w: Tensor, g: Tensor) -> float:
-    """What coefficients of the wrong sign and correlations beyond their strength cost, relative to the energy.
+    """What coefficients of the wrong sign and correlations off their strength cost, relative to the energy explained.
 
     Args:
         problem: strengths and bounds.
@@ -82,10 +82,12 @@ def misfit(problem: Subproblem, active: Tensor, signs: Tensor, w: Tensor, g: Ten
         0 at the minimiser; inf where something is not a number.
     """
     reach = g if problem.lower == 0.0 else g.abs()
-    beyond = torch.where(active, 0.0, reach - problem.l1).max().clamp(min=0.0)
+    beyond = torch.where(active, (g - problem.l1 * signs).abs(), reach - problem.l1).max().clamp(min=0.0)
     wrong = torch.where(active, (-w * signs).clamp(min=0.0) * problem.l1, 0.0).sum()
     if problem.lower == 0.0:
         wrong = wrong + ((-w).clamp(min=0.0) * problem.c.abs()).sum()
-    cost = (beyond * w.abs().sum() + wrong) / (problem.c @ w).abs().clamp(min=_TINY)
+    explained = problem.c @ w
+    worse = (problem.l1 @ w.abs() - explained).clamp(min=0.0)  # than zero: a saddle of a matrix that is but rounding
+    cost = (beyond * w.abs().sum() + wrong + worse) / explained.abs().clamp(min=_TINY)
     reached = beyond / problem.c.abs().max().clamp(min=_TINY)  # where there are no coefficients yet, nothing costs
     return float(torch.nan_to_num(torch.maximum(cost, reached), nan=torch.inf))
