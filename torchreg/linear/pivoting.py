@@ -233,13 +233,16 @@ class PivotSolver:
         bound = problem.l1 if problem.lower == 0.0 else None
         g = torch.minimum(c - pull, problem.l1) if bound is not None else (c - pull).clamp(-problem.l1, problem.l1)
         origin = pull + torch.where(self.tableau.active, problem.l1 * self.signs, g)
-        way, t = c - origin, 0.0
+        way, t, here = c - origin, 0.0, 0
         for _ in range(_KINKS * self.tableau.size):
             base, slope = self._lines(origin, way, problem.l1)
             leaving, reaching = kinks(problem, self.tableau.active, self.signs, t, base, slope, origin, way)
             first = torch.minimum(leaving.min(), reaching.min())
             if not float(first) < 1.0:
                 return torch.where(self.tableau.active, base + slope, 0.0)
+            here = here + 1 if float(first) == t else 0
+            if here > self.tableau.size:  # in circles
+                return None
             t = float(first)
             self._pass(
                 leaving.argmin() if leaving.min() <= reaching.min() else reaching.argmin(),
