@@ -200,19 +200,20 @@ class DenseSelection(Selection):
 
     def append(self, new: Tensor) -> Tensor:
         self.add(new)
-        return balanced(self._columns @ (self._columns[self._count - len(new) :] * self._weights).T)
+        columns = self._columns
+        return balanced(columns @ (columns[-len(new) :] * self._weights).T)
 
     def gram(self, weights: Tensor, start: int = 0) -> Tensor:
-        columns, (factor, root) = self._columns, split_weights(weights)
-        square = columns.new_zeros(self._count, self._count - start)
+        columns = self._columns
+        if start:
+            return balanced(columns @ (columns[start:] * weights).T)
+        factor, root = split_weights(weights)
+        square = columns.new_zeros(self._count, self._count)
         width = max(_LEAST_ROWS, _ROOM // max(1, 4 * self._count))
         for first in range(0, columns.shape[1], width):
             part = columns[:, first : first + width]
-            part = part if root is None else part * root[first : first + width]
-            square[:start].addmm_(part[:start], part[start:].T)
-            add_products(square[start:], part[start:].T)
-        mirrored(square[start:])
-        return square.mul_(factor)
+            add_products(square, (part if root is None else part * root[first : first + width]).T)
+        return mirrored(square).mul_(factor)
 
     def times(self, w: Tensor) -> Tensor:
         return _multiply(self._columns.T, w)
