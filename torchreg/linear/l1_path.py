@@ -73,7 +73,7 @@ class L1Path:
             w = self._start[self._oracle.chosen]
             self._solver.begin(w)
             g = self._oracle.correlations(w[:, None])[0]
-            self._slack = self._before = self._slacks([form], g, w[:, None])[:, 0]
+            self._slack = self._before = _slacks(_table([form], g), self._dense(w[:, None]), g)[:, 0]
 
     def _add(self, new: Tensor, form: L1Form) -> None:
         if len(new):
@@ -86,14 +86,12 @@ class L1Path:
         self._screen(alphas, forms)
         solved, rounds = self._solve(forms)
         g, squares = self._oracle.correlations(solved)
-        l1 = _table([f.l1 for f in forms], g)
-        slack = self._slacks(forms, g, solved)
-        reach = slack if forms[0].lower == 0.0 else slack.abs()
-        beyond = (reach > (1.0 + _SLACK) * l1) & ~self._chosen[:, None]
-        spoilt = beyond.any(0)
-        good = int(spoilt.long().cumsum(0).eq(0).sum())
-        for k in range(good):
-            yield self._point(forms[k], solved[:, k], g[:, k], squares[k], rounds[k])
+        form, coef = _table(forms, g), self._dense(solved)
+        slack = _slacks(form, coef, g)
+        reach = slack if form.lower == 0.0 else slack.abs()
+        beyond = (reach > (1.0 + _SLACK) * form.l1) & ~self._chosen[:, None]
+        good = int((~beyond.any(0)).long().cumprod(0).sum())
+        yield from _points(form, coef, g, squares, rounds)[:good]
         if good:
             self._remember(slack[:, :good], alphas[:good])
         if good < len(forms):
@@ -117,18 +115,19 @@ class L1Path:
         solutions, rounds = [], []
         for form in forms:
             before = self._solver.rounds
-            l1, l2 = (columns(part, c).expand(self._p)[chosen] for part in (form.l1, form.l2))
+            l1, l2 = (self._inside(part, c) for part in (form.l1, form.l2))
             solutions.append(self._solver.solve(Subproblem(c, l1, l2, form.lower))[0])
             rounds.append(self._solver.rounds - before)
         return torch.stack(solutions, 1), rounds
 
-    def _slacks(self, forms: Sequence[L1Form], g: Tensor, solved: Tensor) -> Tensor:
-        """Correlations less the ridge's part, (p, batch)."""
-        l2 = _table([f.l2 for f in forms], g)
-        if not isinstance(forms[0].l2, Tensor) and all(f.l2 == 0.0 for f in forms):
-            return g
-        dense = torch.zeros_like(g).index_copy_(0, self._oracle.chosen, solved)
-        return g - l2 * dense
+    def _inside(self, strength: float | Tensor, like: Tensor) -> Tensor:
+        """A strength of each column of the set."""
+        value = columns(strength, like)
+        return value.expand(self._p)[self._oracle.chosen] if value.dim() else value.expand(len(like))
+
+    def _dense(self, solved: Tensor) -> Tensor:
+        """Coefficients of all columns, (p, batch)."""
+        return solved.new_zeros(solved.shape[1], self._p).index_copy_(1, self._oracle.chosen, solved.T).T
 
     def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
         if slack.shape[1] > 1:
@@ -137,16 +136,28 @@ class L1Path:
             self._before, self._at_before = self._slack, self._at
         self._slack, self._at = slack[:, -1].clone(), alphas[-1]
 
-    def _point(self, form: L1Form, w: Tensor, g: Tensor, squares: Tensor, n_iter: int) -> PathPoint:
-        scale = dual_scale(form, g)
-        full = torch.zeros_like(g).index_copy_(0, self._oracle.chosen, w)
-        gap = 0.5 * (1.0 - scale).square() * squares + penalty_gap(form, full, scale * g)
-        kept = nonzero_rows(full)
-        none = zero_intercept(w, None)
-        return PathPoint(kept, full[kept], none, gap, violation(form, full, g), 0.5 * squares, n_iter)
+
+def _points(form: L1Form, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequence[int]) -> list[PathPoint]:
+    """One point for each of a table of strengths."""
+    scale = dual_scale(form, g)
+    gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(form, coef, scale * g)
+    off, none = violation(form, coef, g), zero_intercept(g, None)
+    found = []
+    for k, w in enumerate(coef.unbind(1)):
+        kept = nonzero_rows(w)
+        found.append(PathPoint(kept, w[kept], none, gaps[k], off[k], 0.5 * squares[k], rounds[k]))
+    return found
 
 
-def _table(strengths: Sequence[float | Tensor], like: Tensor) -> Tensor:
-    """One column a form: (1, batch) for numbers, (p, batch) for strengths of each column."""
-    parts = [columns(s, like[:, 0]).reshape(-1) for s in strengths]
-    return torch.stack(torch.broadcast_tensors(*parts), 1)
+def _slacks(form: L1Form, coef: Tensor, g: Tensor) -> Tensor:
+    """Correlations less the ridge's part, (p, batch), for a table of strengths."""
+    return g - form.l2 * coef if bool((columns(form.l2, g) > 0.0).any()) else g
+
+
+def _table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
+    """Penalties of several strengths as one: (1, batch) for numbers, (p, batch) for strengths of each column."""
+    l1, l2 = (
+        torch.stack(torch.broadcast_tensors(*(columns(s, like[:, 0]).reshape(-1) for s in part)), 1)
+        for part in ([form.l1 for form in forms], [form.l2 for form in forms])
+    )
+    return L1Form(l1, l2, forms[0].lower)

@@ -208,7 +208,7 @@ class PivotSolver:
         inverse, info = torch.linalg.inv_ex(block)
         lost = (inverse.diagonal() * block.diagonal()).abs().max() * _DEPENDENT
         if not info and lost < 1.0:
-            self.tableau.pivot(chosen)
+            self.tableau.pivot(chosen, inverse)
             return
         for column in chosen:
             entry = self.tableau.table[column, column]

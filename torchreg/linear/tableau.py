@@ -72,14 +72,14 @@ class Tableau:
         self._active[old : self.size] = False
         self.gram[:, old:] = gram
         self.gram[old:, :old] = gram[:old].T
-        chosen = active.nonzero().flatten()
-        taken = self.table[:old].index_select(1, chosen) @ gram.index_select(0, chosen)
-        table, rest = self.table, gram[:old] - taken
+        inner = gram[:old] * active[:, None]
+        table, taken = self.table, self.table[:old, :old] @ inner
+        rest = gram[:old] - taken
         table[:old, old:] = torch.where(active[:, None], -taken, rest)
         table[old:, :old] = torch.where(active[:, None], taken, rest).T
         corner = table[old:, old:]
         corner.copy_(gram[old:]).diagonal().add_(ridge)
-        corner.addmm_(gram.index_select(0, chosen).T, taken.index_select(0, chosen), alpha=-1.0)
+        corner.addmm_(inner.T, taken, alpha=-1.0)
 
     def _grow(self, size: int) -> None:
         room = len(self._active)
@@ -93,15 +93,18 @@ class Tableau:
         self._active = torch.cat([self._active, self._active.new_zeros(wider - room)])
         self._ridge = torch.cat([self._ridge, self._ridge.new_zeros(wider - room)])
 
-    def pivot(self, chosen: Tensor) -> None:
+    def pivot(self, chosen: Tensor, inverse: Tensor | None = None) -> None:
         """Exchange: columns ``chosen`` that are active leave, the others enter.
 
         Args:
             chosen: distinct column numbers, (k,); the exchanged block must be regular.
+            inverse: of the tableau's block of these rows and columns, if it is known, (k, k).
         """
         table = self.table
-        right, below = table.index_select(1, chosen), table.index_select(0, chosen)
-        inverse = torch.linalg.inv_ex(below.index_select(1, chosen))[0]
+        below, side = table.index_select(0, chosen), torch.where(self.active, -1.0, 1.0)
+        if inverse is None:
+            inverse = torch.linalg.inv_ex(below.index_select(1, chosen))[0]
+        right = (below * (side * side[chosen, None])).T  # T is symmetric but for the sign between active and not
         update = inverse @ below
         table.addmm_(right, update, alpha=-1.0)
         table.index_copy_(0, chosen, -update)
