@@ -9,6 +9,8 @@ Viallon and Rabbani, Pacific J. Optim. 8, 2012.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -89,6 +91,15 @@ def columns(strength: float | Tensor, like: Tensor) -> Tensor:
     """A strength as a tensor that broadcasts with coefficients (p,) or (p, batch)."""
     value = torch.as_tensor(strength, dtype=like.dtype, device=like.device)
     return value[:, None] if value.dim() == 1 and like.dim() == 2 else value
+
+
+def table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
+    """Penalties of several strengths as one: (1, batch) for numbers, (p, batch) for strengths of each column."""
+    l1, l2 = (
+        torch.stack(torch.broadcast_tensors(*(columns(s, like[:, 0]).reshape(-1) for s in part)), 1)
+        for part in ([form.l1 for form in forms], [form.l2 for form in forms])
+    )
+    return L1Form(l1, l2, forms[0].lower)
 
 
 def full_gap(problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor) -> Tensor:

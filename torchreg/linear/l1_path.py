@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
+from torchreg.linear.certificate import columns, dual_scale, penalty_gap, table, violation
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.pivoting import PivotSolver
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
@@ -73,7 +73,7 @@ class L1Path:
             w = self._start[self._oracle.chosen]
             self._solver.begin(w)
             g = self._oracle.correlations(w[:, None])[0]
-            self._slack = self._before = _slacks(_table([form], g), self._dense(w[:, None]), g)[:, 0]
+            self._slack = self._before = _slacks(table([form], g), self._dense(w[:, None]), g)[:, 0]
 
     def _add(self, new: Tensor, form: L1Form) -> None:
         if len(new):
@@ -86,7 +86,7 @@ class L1Path:
         self._screen(alphas, forms)
         solved, rounds = self._solve(forms)
         g, squares = self._oracle.correlations(solved)
-        form, coef = _table(forms, g), self._dense(solved)
+        form, coef = table(forms, g), self._dense(solved)
         slack = _slacks(form, coef, g)
         reach = slack if form.lower == 0.0 else slack.abs()
         beyond = (reach > (1.0 + _SLACK) * form.l1) & ~self._chosen[:, None]
@@ -152,12 +152,3 @@ def _points(form: L1Form, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequ
 def _slacks(form: L1Form, coef: Tensor, g: Tensor) -> Tensor:
     """Correlations less the ridge's part, (p, batch), for a table of strengths."""
     return g - form.l2 * coef if bool((columns(form.l2, g) > 0.0).any()) else g
-
-
-def _table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
-    """Penalties of several strengths as one: (1, batch) for numbers, (p, batch) for strengths of each column."""
-    l1, l2 = (
-        torch.stack(torch.broadcast_tensors(*(columns(s, like[:, 0]).reshape(-1) for s in part)), 1)
-        for part in ([form.l1 for form in forms], [form.l2 for form in forms])
-    )
-    return L1Form(l1, l2, forms[0].lower)

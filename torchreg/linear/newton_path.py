@@ -3,7 +3,8 @@
 Each strength starts on the line through the last two solutions. A step minimises the second-order model of the loss
 plus the penalty, exactly, on a working set of columns, and searches along the way to its minimiser. The matrix of the
 model is kept while steps with it still shrink the violation well, so that most strengths need none of their own. Then
-the correlations of all columns tell which must join the set, and the duality gap whether the point is good enough.
+the correlations of all columns, for a block of strengths at once, tell which must join the set, and the duality gaps
+whether the points are good enough; the first that is not is solved alone.
 
 Source: Lee, Sun and Saunders, SIAM J. Optim. 24, 2014 (proximal Newton); Armijo, Pacific J. Mathematics 16, 1966.
 """
@@ -17,15 +18,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
-from torchreg.linear.intercept import best_shift, mean_of
+from torchreg.linear.certificate import columns, dual_scale, penalty_gap, table, violation
+from torchreg.linear.intercept import best_shift
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.working_model import WorkingModel
 from torchreg.penalties import L1Form, NoConjugate
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
-_HORIZON = 0.85  # of a strength: when columns must join the set, those needed until there join too
+_BLOCK = 8  # strengths for one look at all columns
+_REACH = 0.7  # of the last strength: a block goes no farther
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
 _WELL = 0.1  # of the violation at most is left by a step, while the model's matrix is kept
 _DECREASE = 1e-4  # Armijo's constant
@@ -78,7 +80,7 @@ class NewtonPath:
             self._model.add(kept)
         self._state = self._at(torch.cat([intercept.reshape(1), coef[kept]])[1 - self._model.head :], eta)
         self._model.begin(self._state.w)
-        self._last: _State | None = None
+        self._trail: list[tuple[float, _State]] = []  # the last two solutions
         self._slack = self._before = -problem.gradient(eta)
         self._alpha = self._alpha_before = math.inf
 
@@ -89,30 +91,80 @@ class NewtonPath:
             alphas: strengths, descending; only their ratios matter.
             forms: the penalty at each of them, each of type L1.
         """
-        for alpha, form in zip(alphas, forms, strict=True):
-            self._advance(alpha, form)
-            yield self._solve(alpha, form)
+        done, size = 0, 1
+        while done < len(forms):
+            end = done + 1
+            while end < min(done + size, len(forms)) and alphas[end] >= _REACH * self._alpha:
+                end += 1
+            several = end - done > 1
+            found = (
+                self._block(alphas[done:end], forms[done:end]) if several else [self._alone(alphas[done], forms[done])]
+            )
+            yield from found
+            size = _BLOCK if len(found) == end - done else 1
+            done += len(found)
 
-    def _advance(self, alpha: float, form: L1Form) -> None:
-        """Continue the line through the last two points; columns that it brings near their strength join the set."""
-        span, here, last = self._alpha - self._alpha_before, self._state, self._last
-        rate = torch.zeros_like(self._slack)
-        if last is not None and math.isfinite(span) and span != 0.0:
-            rate = (self._slack - self._before) / span
-            ahead = (alpha - self._alpha) / span
-            before = torch.cat([last.w, last.w.new_zeros(len(here.w) - len(last.w))])
-            guess = self._at(here.w + ahead * (here.w - before), here.eta + ahead * (here.eta - last.eta))
-            inside = self._model.within(form)
-            if bool(guess.loss + _penalty(inside, guess.w) < here.loss + _penalty(inside, here.w)):
-                self._state = guess
-        self._last = here
-        for share in (1.0, _HORIZON):
-            slack = self._slack + (share * alpha - self._alpha) * rate if last is not None else self._slack
-            reach = torch.maximum(self._reach(form, slack), self._reach(form, self._slack))
-            needed = (reach >= _KEEP * share * columns(form.l1, slack)) & ~self._model.chosen
-            if not bool(needed.any()):
-                return
-        self._add(needed)
+    def _block(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> list[PathPoint]:
+        """Solve neighbours on the working set; the points before the first that is not good enough."""
+        self._screen(alphas[-1], forms[-1])
+        trail, steps = self._trail, []
+        for alpha, form in zip(alphas, forms, strict=True):
+            self._predict(alpha, form)
+            steps.append(self._descend(form, _INNER * self._goal, self._max_iter))
+            self._trail = [*self._trail[-1:], (alpha, self._centred())]
+            trail = [*trail, self._trail[-1]]
+        points, slack, beyond = self._certified([state for _, state in trail[-len(forms) :]], forms, steps)
+        gaps = torch.stack([point.gap for point in points])
+        good = int((~beyond.any(0) & (gaps <= self._goal)).long().cumprod(0).sum())
+        self._trail = trail[: len(trail) - len(forms) + good][-2:]
+        self._state = self._widened(self._trail[-1][1])
+        if good:
+            self._remember(slack[:, :good], alphas[:good])
+        self._add(beyond.any(1))
+        return points[:good]
+
+    def _alone(self, alpha: float, form: L1Form) -> PathPoint:
+        """Solve one strength until it is good enough, or nothing helps any more."""
+        self._screen(alpha, form)
+        self._predict(alpha, form)
+        goal, steps, gap = self._goal, 0, math.inf
+        for _ in range(_PASSES):
+            steps += self._descend(form, _INNER * goal, self._max_iter - steps)
+            (point,), slack, beyond = self._certified([self._centred()], [form], [steps])
+            if float(point.gap) <= self._goal or steps >= self._max_iter:
+                break
+            if not bool(beyond.any()):
+                if not float(point.gap) < 0.5 * gap:
+                    break
+                gap, goal = float(point.gap), 0.1 * goal
+            self._add(beyond[:, 0])
+        self._trail = [*self._trail[-1:], (alpha, self._state)]
+        self._remember(slack, [alpha])
+        return point
+
+    def _screen(self, alpha: float, form: L1Form) -> None:
+        """Add the columns that strengths down to this one will need, as far as one can tell."""
+        span, slack = self._alpha - self._alpha_before, self._slack
+        if math.isfinite(span) and span != 0.0:
+            slack = slack + (alpha - self._alpha) / span * (self._slack - self._before)
+        reach = torch.maximum(self._reach(form, slack), self._reach(form, self._slack))
+        self._add((reach >= _KEEP * columns(form.l1, slack)) & ~self._model.chosen)
+
+    def _predict(self, alpha: float, form: L1Form) -> None:
+        """Continue the line through the last two solutions, if the objective is lower there."""
+        if len(self._trail) < 2:
+            return
+        (first, before), (second, last) = self._trail
+        ahead, here = (alpha - second) / (second - first), self._widened(last)
+        w = here.w + ahead * (here.w - self._widened(before).w)
+        guess, inside = self._at(w, here.eta + ahead * (here.eta - before.eta)), self._model.within(form)
+        lower = guess.loss + _penalty(inside, guess.w) < here.loss + _penalty(inside, here.w)
+        self._state = guess if bool(lower) else here
+
+    def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
+        several = len(alphas) > 1
+        self._before, self._alpha_before = (slack[:, -2], alphas[-2]) if several else (self._slack, self._alpha)
+        self._slack, self._alpha = slack[:, -1], alphas[-1]
 
     def _reach(self, form: L1Form, g: Tensor) -> Tensor:
         return g if form.lower == 0.0 else g.abs()
@@ -121,31 +173,18 @@ class NewtonPath:
         new = needed.nonzero().flatten()
         if len(new):
             self._model.add(new)
-            self._state = replace(self._state, w=torch.cat([self._state.w, self._state.w.new_zeros(len(new))]))
+            self._state = self._widened(self._state)
+
+    def _widened(self, state: _State) -> _State:
+        """With zeros for columns that have joined the set since."""
+        more = self._model.size - len(state.w)
+        return replace(state, w=torch.cat([state.w, state.w.new_zeros(more)])) if more else state
 
     def _at(self, w: Tensor, eta: Tensor) -> _State:
         problem = self._problem
         losses = problem.datafit.value(eta, problem.y)
         slopes = problem.datafit.grad(eta, problem.y)
         return _State(w, eta, slopes, losses.dot(problem.weights), losses.abs().dot(problem.weights))
-
-    def _solve(self, alpha: float, form: L1Form) -> PathPoint:
-        goal, steps, gap = self._goal, 0, math.inf
-        for _ in range(_PASSES):
-            steps += self._descend(form, _INNER * goal, self._max_iter - steps)
-            point, g = self._certified(form, steps)
-            slack = g - columns(form.l2, g) * point.dense(len(g))
-            beyond = (self._reach(form, slack) > (1.0 + _SLACK) * columns(form.l1, g)) & ~self._model.chosen
-            if float(point.gap) <= self._goal or steps >= self._max_iter:
-                break
-            if not bool(beyond.any()):
-                if not float(point.gap) < 0.5 * gap:
-                    break
-                gap, goal = float(point.gap), 0.1 * goal
-            self._add(beyond)
-        self._before, self._alpha_before = self._slack, self._alpha
-        self._slack, self._alpha = slack, alpha
-        return point
 
     def _descend(self, form: L1Form, goal: float, limit: int) -> int:
         """Newton steps on the working set until its gap is about ``goal``; how many."""
@@ -197,29 +236,43 @@ class NewtonPath:
         self._model.learn(change, change, 0.0, ridge=ridge)
         return -1.0
 
-    def _certified(self, form: L1Form, steps: int) -> tuple[PathPoint, Tensor]:
-        """The point with the best intercept and its certificate, and the correlations of all columns."""
-        problem, head, state = self._problem, self._model.head, self._state
-        if head:
+    def _centred(self) -> _State:
+        """The present state, at its best intercept."""
+        problem, state = self._problem, self._state
+        if self._model.head:
             lifted = state.eta - state.w[0]
             shift = best_shift(problem.datafit, lifted, problem.y, problem.weights, state.w[0])
-            self._state = state = self._at(torch.cat([shift[None], state.w[1:]]), lifted + shift)
-        g = -problem.design.transposed(problem.weights * state.slopes)
-        coef = torch.zeros_like(g).index_copy_(0, self._model.index, state.w[head:])
-        kept = nonzero_rows(coef)
-        intercept = state.w[0] if head else state.w.new_zeros(())
-        off = violation(form, coef, g)
-        return PathPoint(kept, coef[kept], intercept, self._gap(form, coef, g), off, state.loss, steps), g
+            self._state = self._at(torch.cat([shift[None], state.w[1:]]), lifted + shift)
+        return self._state
 
-    def _gap(self, form: L1Form, coef: Tensor, g: Tensor) -> Tensor:
-        """The duality gap, 0-d; nan without a conjugate."""
-        problem, state = self._problem, self._state
-        scale = torch.minimum(dual_scale(form, g), problem.datafit.feasible(state.slopes, problem.y))
+    def _certified(
+        self, states: Sequence[_State], forms: Sequence[L1Form], steps: Sequence[int]
+    ) -> tuple[list[PathPoint], Tensor, Tensor]:
+        """The points and their certificates; correlations less the ridge's part, and which spoil what, (p, batch)."""
+        head, index = self._model.head, self._model.index
+        slopes = torch.stack([state.slopes for state in states])
+        g = -self._problem.design.transposed((slopes * self._problem.weights).T)
+        form, coef = table(forms, g), g.new_zeros(len(states), len(g))
+        coef[:, index] = torch.stack([self._widened(state).w[head:] for state in states])
+        gaps, off = self._gaps(form, coef.T, g, states, slopes), violation(form, coef.T, g)
+        slack = g - form.l2 * coef.T
+        beyond = (self._reach(form, slack) > (1.0 + _SLACK) * form.l1) & ~self._model.chosen[:, None]
+        points = []
+        for k, (state, w) in enumerate(zip(states, coef, strict=True)):
+            kept, intercept = nonzero_rows(w), state.w[0] if head else state.w.new_zeros(())
+            points.append(PathPoint(kept, w[kept], intercept, gaps[k], off[k], state.loss, steps[k]))
+        return points, slack, beyond
+
+    def _gaps(self, form: L1Form, coef: Tensor, g: Tensor, states: Sequence[_State], slopes: Tensor) -> Tensor:
+        """Duality gaps, (batch,); nan without a conjugate."""
+        datafit, y = self._problem.datafit, self._problem.y.repeat(len(states))  # datafits take one dimension
+        scale = torch.minimum(dual_scale(form, g), datafit.feasible(slopes.flatten(), y))
+        eta = torch.cat([state.eta for state in states])
         try:
-            rows = problem.datafit.fenchel_gap(state.eta, scale * state.slopes, problem.y)
+            rows = datafit.fenchel_gap(eta, (scale[:, None] * slopes).flatten(), y)
         except NoConjugate:
             return torch.full_like(scale, torch.nan)
-        return mean_of(rows, problem.weights) + penalty_gap(form, coef, scale * g)
+        return rows.view(len(states), -1) @ self._problem.weights + penalty_gap(form, coef, scale * g)
 
 
 def _penalty(form: L1Form, w: Tensor) -> Tensor:
