@@ -92,6 +92,19 @@ def test_million_features(run):
     assert numbers(r"^total +(\d+) +1000000 ", printed) == [1_000_000 - kept]
 
 
+def test_out_of_core(run):
+    kept, printed = run("out_of_core")
+    data, chunk = numbers(r"^file of (\d+) MiB, chunks of (\d+) MiB$", printed)
+    assert data > 30 * chunk
+    (intercept,) = numbers(r"kept \[0, 1, 2, 3, 4\], intercept ([\d.]+)$", printed)
+    assert kept == 5
+    assert abs(intercept - 7.0) < 0.01  # the mean of the noise has deviation 0.002
+    (gap,) = numbers(r"^largest relative duality gap: (.+)$", printed)
+    assert gap < 1e-12
+    (difference,) = numbers(r"coefficients differ by (.+) at most$", printed)
+    assert difference < 1e-12
+
+
 def test_tuned_strengths(run):
     ratio, printed = run("tuned_strengths")
     before, after, features = numbers(r"^test loss ([\d.]+) with one strength, ([\d.]+) with (\d+);", printed)

@@ -6,6 +6,7 @@ The estimators need scikit-learn, the extra ``sklearn``; they are imported when 
 from importlib import import_module
 from typing import Any
 
+from torchreg.linear.chunks import RowChunks
 from torchreg.linear.cv import CVPath, fit_cv
 from torchreg.linear.datafits import (
     Datafit,
@@ -53,6 +54,7 @@ __all__ = [
     "Path",
     "Poisson",
     "Quadratic",
+    "RowChunks",
     "Solved",
     "SquaredHinge",
     "fit_cv",

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Quadratic
-from torchreg.linear.design import Design
 from torchreg.linear.gram_blocks import mirrored
 from torchreg.linear.inputs import as_design
-from torchreg.linear.moments import Moments
-from torchreg.linear.rows import as_target, as_weights
+from torchreg.linear.intercept import mean_of
+from torchreg.linear.rows import as_target, given_weights
 
-Chunks: TypeAlias = Iterable[tuple[Any, Any]]
+Chunk: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
+Chunks: TypeAlias = Iterable[Chunk]
 
 
 @dataclass(frozen=True)
 class RowChunks:
-    """Arrays, or memory maps of files, as an iterable of chunks of rows (X, y).
+    """Arrays, or memory maps of files, as an iterable of chunks of rows.
+
+    Chunks are pairs ``(X, y)``, or triples ``(X, y, sample_weight)`` where there are weights.
 
     The catch: a chunk is a view, so a memory map stays on disk until its rows are needed.
 
     Args:
         X: (n, p), of any library whose rows can be sliced.
         y: (n,) or (n, K).
+        sample_weight: >= 0, (n,); None where all rows weigh the same.
         size: rows of a chunk; a few thousand keep the matrix products long.
+
+    Raises:
+        ValueError: if the numbers of rows differ or ``size < 1``.
 
     Example:
         >>> import numpy as np
@@ -39,59 +46,84 @@ class RowChunks:
 
     X: Any
     y: Any
+    _: KW_ONLY
+    sample_weight: Any = None
     size: int = 8192
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"RowChunks needs size >= 1, got {self.size}.")
-        if self.X.shape[0] != self.y.shape[0]:
-            given = [self.X.shape[0], self.y.shape[0]]
-            raise ValueError(f"Found input variables with inconsistent numbers of samples: {given}")
+        lengths = [part.shape[0] for part in self._parts]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"Found input variables with inconsistent numbers of samples: {lengths}")
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[Chunk]:
         for start in range(0, self.X.shape[0], self.size):
-            yield self.X[start : start + self.size], self.y[start : start + self.size]
+            yield tuple(part[start : start + self.size] for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return (self.X, self.y) if self.sample_weight is None else (self.X, self.y, self.sample_weight)
 
 
 @dataclass(frozen=True)
 class ChunkMoments:
-    """Second moments of rows that were read chunk by chunk, divided by their number.
+    """Weighted means of rows that were read chunk by chunk, and their second moments about these means.
+
+    A mean is the sum of an origin and an offset: where it is huge, their difference has digits that it has not itself.
 
     Shapes:
-        mean: (p,). y_mean: 0-d or (K,).
+        origin, offset, mean: (p,). y_origin, y_offset, y_mean, energy: 0-d or (K,).
+        gram: (p, p). cross: (p,) or (p, K).
 
     Attributes:
-        n: number of rows.
-        mean: what was subtracted from the columns; zeros without centring.
-        y_mean: what was subtracted from the target; zeros without centring.
-        moments: of the centred, or the raw, columns and target.
+        n: number of rows. total: sum of their weights.
+        origin, offset: of the columns' means. y_origin, y_offset: of the target's.
+        gram, cross, energy: mean products of centred columns, of these with the centred target, and its mean square.
     """
 
     n: int
-    mean: Tensor
-    y_mean: Tensor
-    moments: Moments
+    total: float
+    origin: Tensor
+    y_origin: Tensor
+    offset: Tensor
+    y_offset: Tensor
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The means of the columns."""
+        return self.origin + self.offset
+
+    @property
+    def y_mean(self) -> Tensor:
+        """The mean of the target."""
+        return self.y_origin + self.y_offset
 
 
-def moments_of_chunks(
-    chunks: Chunks, *, fit_intercept: bool = True, device: torch.device | str | None = None
-) -> ChunkMoments:
-    """Means and second moments by one pass over chunks of rows, each row weighing the same.
+def are_chunks(X: Any, y: Any) -> bool:  # noqa: N803
+    """Whether X stands for chunks of rows: `RowChunks`, or anything but an array where there is no target."""
+    return isinstance(X, RowChunks) or (y is None and not hasattr(X, "shape"))
 
-    ``gram = (1/n) sum_i (x_i - mean)(x_i - mean)'``, and so the cross products with y and the squares of y
+
+def moments_of_chunks(chunks: Chunks, *, device: torch.device | str | None = None) -> ChunkMoments:
+    """Weighted means and second moments by one pass over chunks of rows.
+
+    ``gram = (1 / sum s_i) sum_i s_i (x_i - mean)(x_i - mean)'``, and so the products with y and the squares of y
 
     Each chunk is centred by its own mean, then merged, so no digits are lost to large means. The memory is
     that of one chunk and of two (p, p) matrices.
 
     Args:
-        chunks: an iterable of pairs (X, y) that can be iterated again, like a list or `RowChunks`; each X is
-            whatever `as_design` takes.
-        fit_intercept: whether to centre.
+        chunks: pairs (X, y) or triples (X, y, sample_weight), the weights 1 where they are left out, in an iterable
+            that can be iterated again, like a list or `RowChunks`; each X is whatever `as_design` takes.
         device: where to compute; None for where the first chunk is.
 
     Raises:
-        TypeError: if ``chunks`` can be iterated once only, or holds no pairs.
-        ValueError: if there is no row, chunks do not fit each other, or something is not finite.
+        TypeError: if ``chunks`` can be iterated once only, or holds neither pairs nor triples.
+        ValueError: if there is no row, all weights are zero, chunks do not fit each other, or something is not finite.
 
     Source:
         Chan, Golub and LeVeque, American Statistician 37, 1983: merging of co-moments.
@@ -99,68 +131,85 @@ def moments_of_chunks(
     Example:
         >>> import numpy as np
         >>> found = moments_of_chunks(RowChunks(np.array([[1.0], [3.0], [5.0]]), np.array([1.0, 2.0, 3.0]), size=2))
-        >>> found.n, found.mean.tolist(), round(float(found.moments.gram), 9)
+        >>> found.n, found.mean.tolist(), round(float(found.gram), 9)
         (3, [3.0], 2.666666667)
     """
-    _refuse_one_shot(chunks)
-    total: ChunkMoments | None = None
-    for pair in chunks:
-        X, y = _pair(pair)  # noqa: N806
-        design = as_design(X, device)
-        device = design.device
-        target = Quadratic().prepare(as_target(y, design))
-        part = _of_one(design, target, fit_intercept)
-        total = part if total is None else _merged(total, part)
-    if total is None:
-        raise ValueError("Found array with 0 sample(s): there is no chunk, while a minimum of 1 row is required.")
-    gram, cross, energy = total.moments.gram, total.moments.cross, total.moments.energy
-    scaled = Moments(mirrored(gram).div_(total.n), cross / total.n, energy / total.n)
-    return ChunkMoments(total.n, total.mean, total.y_mean, scaled)
+    found: ChunkMoments | None = None
+    for chunk in _opened(chunks):
+        part = _of_one(chunk, device)
+        device = part.gram.device
+        found = part if found is None else _merged(found, part)
+    if found is None:
+        raise ValueError("Found array with 0 sample(s): there is no chunk, or it was read before; 1 row is required.")
+    _check(found)
+    mirrored(found.gram)
+    return found
 
 
-def _of_one(design: Design, y: Tensor, fit_intercept: bool) -> ChunkMoments:
-    """The moments of one chunk, not divided by its number of rows."""
-    n, weights = design.n, as_weights(None, design)
-    mean, y_mean = torch.zeros(design.p, dtype=torch.float64, device=design.device), torch.zeros_like(y[0])
-    if fit_intercept:
-        design = design.standardised(weights, centre=True, scale=False)
-        mean = mean if design.mean is None else design.mean
-        y_mean = y.mean(0)
-        y_mean = y_mean + (y - y_mean).mean(0)
-    y = y - y_mean
-    moments = Moments(design.gram(weights).mul_(n), design.transposed(y), y.square().sum())
-    return ChunkMoments(n, mean, y_mean, moments)
+def _check(found: ChunkMoments) -> None:
+    if found.total == 0.0:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    if not math.isfinite(found.total + float(found.gram.diagonal().sum() + found.energy.sum())):
+        raise ValueError("Weights, or squares of X or y, add up to more than float64 holds; divide them by a number.")
+
+
+def _of_one(chunk: Any, device: torch.device | str | None) -> ChunkMoments:
+    """The moments of one chunk."""
+    X, y, given = _parts(chunk)  # noqa: N806
+    design = as_design(X, device)
+    target = Quadratic().prepare(as_target(y, design))
+    weights = given_weights(given, design)
+    total = float(weights.sum())
+    weights = weights / total if total > 0.0 else weights
+    design = design.standardised(weights, centre=True, scale=False)
+    assert design.mean is not None
+    y_mean = mean_of(target, weights)
+    rest = target - y_mean
+    y_offset = mean_of(rest, weights)
+    rest = rest - y_offset
+    weighted = weights[:, None] * rest if rest.dim() == 2 else weights * rest
+    return ChunkMoments(
+        design.n, total, design.mean, y_mean, design.transposed(weights), y_offset,
+        design.gram(weights), design.transposed(weighted), (weighted * rest).sum(0),
+    )  # fmt: skip
 
 
 def _merged(a: ChunkMoments, b: ChunkMoments) -> ChunkMoments:
     """The moments of both; the Gram matrix of ``a`` becomes that of the result."""
-    if len(a.mean) != len(b.mean) or a.y_mean.shape != b.y_mean.shape:
+    if len(a.origin) != len(b.origin) or a.y_origin.shape != b.y_origin.shape:
         raise ValueError(
-            f"Chunks must have the same columns and outputs, got {len(a.mean)} and {len(b.mean)} columns, "
-            f"y of shape (n, {tuple(a.y_mean.shape)}) and (n, {tuple(b.y_mean.shape)})."
+            f"Chunks must have the same columns and outputs, got {len(a.origin)} and {len(b.origin)} columns, "
+            f"y of shape {('n', *a.y_origin.shape)} and {('n', *b.y_origin.shape)}."
         )
-    n, left, right = a.n + b.n, a.moments, b.moments
-    step, y_step, factor = b.mean - a.mean, b.y_mean - a.y_mean, a.n * b.n / n
+    if a.total == 0.0:
+        return replace(b, n=a.n + b.n)
+    total = a.total + b.total
+    share = b.total / total
+    both = share * (1.0 - share)
+    step, y_step = (b.origin - a.origin) + (b.offset - a.offset), (b.y_origin - a.y_origin) + (b.y_offset - a.y_offset)
     jump = torch.outer(step, y_step) if y_step.dim() else step * y_step
-    moments = Moments(
-        left.gram.add_(right.gram).addr_(step, step, alpha=factor),
-        left.cross + right.cross + factor * jump,
-        left.energy + right.energy + factor * y_step.square().sum(),
-    )
-    return ChunkMoments(n, a.mean + step * (b.n / n), a.y_mean + y_step * (b.n / n), moments)
+    return ChunkMoments(
+        a.n + b.n, total, a.origin, a.y_origin, a.offset + share * step, a.y_offset + share * y_step,
+        gram=a.gram.lerp_(b.gram, share).addr_(step, step, alpha=both),
+        cross=a.cross.lerp(b.cross, share) + both * jump,
+        energy=a.energy.lerp(b.energy, share) + both * y_step.square(),
+    )  # fmt: skip
 
 
-def _refuse_one_shot(chunks: Any) -> None:
+def _opened(chunks: Any) -> Iterator[Any]:
+    """An iterator over chunks that could be had again."""
     if not hasattr(chunks, "__iter__"):
-        raise TypeError(f"chunks must be an iterable of pairs (X, y), got {type(chunks).__name__}.")
-    if iter(chunks) is chunks:
+        raise TypeError(f"Chunks of rows must be an iterable of pairs (X, y), got {type(chunks).__name__}.")
+    opened = iter(chunks)
+    if opened is chunks:
         raise TypeError(
-            f"chunks can be read only once ({type(chunks).__name__}); give something that starts anew each time, "
-            "like a list, RowChunks(X, y) or an object whose __iter__ opens the data."
+            f"Chunks of rows can be read only once here ({type(chunks).__name__}); give something that starts anew "
+            "each time, like a list, RowChunks(X, y) or an object whose __iter__ opens the data."
         )
+    return opened
 
 
-def _pair(pair: Any) -> tuple[Any, Any]:
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"Each chunk must be a pair (X, y), got {type(pair).__name__}.")
-    return pair[0], pair[1]
+def _parts(chunk: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
+        raise TypeError(f"Each chunk must be a pair (X, y) or a triple (X, y, weights), got {type(chunk).__name__}.")
+    return chunk[0], chunk[1], chunk[2] if len(chunk) == 3 else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.design import Design, deviation
 from torchreg.linear.inputs import as_design
@@ -71,13 +72,16 @@ class Frame:
     For a quadratic datafit with an intercept the columns and the target are centred, and the intercept follows.
 
     Attributes:
-        raw: the design of X itself.
+        n: number of rows of the data.
+        raw: the design of X itself; of chunks of rows, few rows that stand for all.
         target: prepared by the datafit. weights: sum 1. lift: the offset, or None.
         fit_intercept, standardize: as asked for.
         problem: what the engines solve.
         coordinates: the way back.
+        known: moments of the problem, where it was made from them.
     """
 
+    n: int
     raw: Design
     target: Tensor
     weights: Tensor
@@ -86,10 +90,13 @@ class Frame:
     standardize: bool
     problem: Problem
     coordinates: Coordinates
+    known: Moments | None = None
 
     @cached_property
     def moments(self) -> Moments | None:
         """The Gram matrix of all columns, where least squares has enough rows for it to pay."""
+        if self.known is not None:
+            return self.known
         return moments_of(self.problem) if moments_pay(self.problem) else None
 
     def subset(self, rows: Tensor) -> Frame:
@@ -107,6 +114,11 @@ def framed(
     device: torch.device | str | None,
 ) -> Frame:  # fmt: skip
     """Validate the data, and centre and scale it as the datafit asks."""
+    if are_chunks(X, y):
+        raise ValueError(
+            f"X is {type(X).__name__} and y {type(y).__name__}, but this fit requires y to be passed, and X as one "
+            "array that holds all rows; fit_path alone takes chunks of rows."
+        )
     design = as_design(X, device)
     target = datafit.prepare(as_target(y, design))
     weights = as_weights(sample_weight, design)
@@ -131,7 +143,7 @@ def frame_of(
         design = raw.standardised(weights, centre=fit_intercept, scale=standardize)
     problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
     coordinates = Coordinates(design.mean, design.scale, shift)
-    return Frame(raw, target, weights, lift, fit_intercept, standardize, problem, coordinates)
+    return Frame(raw.n, raw, target, weights, lift, fit_intercept, standardize, problem, coordinates)
 
 
 def _per_row(scale: Tensor, values: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.chunk_frame import framed_chunks
+from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.design import Design, divided
 from torchreg.linear.engines import Start, engine_for
@@ -53,9 +55,13 @@ def fit_path(
     The penalty's own alpha is replaced by each of ``alphas``. The intercept is never penalised. Everything is
     computed in float64, whatever the dtype of X, which is never copied, made dense or written to.
 
+    Least squares on more rows than memory holds: X may be `RowChunks`, or any iterable of pairs (X, y) or triples
+    (X, y, sample_weight) that can be iterated again. They are read once; what is kept are second moments, so that the
+    limit is p: three (p, p) matrices of float64 have to fit, 24 p^2 bytes. `fit_cv` and `solve` take arrays alone.
+
     Args:
-        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR.
-        y: (n,) or, for several outputs, (n, K).
+        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR. Or chunks of rows.
+        y: (n,) or, for several outputs, (n, K); None with chunks.
         penalty: any penalty on coefficients (p,) or (p, K).
         datafit: the loss of a row; None for `Quadratic`, half the squared error.
         alphas: strengths > 0 in any order, or how many, geometrically from ``alpha_max`` to ``eps * alpha_max``.
@@ -71,7 +77,9 @@ def fit_path(
         init: (coef, intercept) to start from.
 
     Raises:
-        ValueError: if shapes, alphas, weights or targets do not fit, or something is not finite.
+        ValueError: if shapes, alphas, weights or targets do not fit, or something is not finite; if chunks come with
+            another datafit, with an offset, or with weights or a target beside them.
+        TypeError: if chunks can be read only once, as a generator can.
 
     Example:
         >>> import torch
@@ -83,7 +91,8 @@ def fit_path(
         >>> bool(path.dual_gaps < 1e-12)
         True
     """
-    frame = framed(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
+    make = framed_chunks if are_chunks(X, y) else framed
+    frame = make(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
     return fit_framed(frame, penalty, alphas=alphas, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
 
 
@@ -126,7 +135,7 @@ def assembled(
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
-        n_samples=problem.design.n, n_features=problem.design.p, _points=outward, _frame=frame,
+        n_samples=frame.n, n_features=problem.design.p, _points=outward, _frame=frame,
     )  # fmt: skip
 
 

@@ -28,11 +28,26 @@ def as_weights(sample_weight: Any, design: Design) -> Tensor:
     """Weights that add up to 1, (n,), float64; a number, or None, weighs all rows the same.
 
     Raises:
-        ValueError: if a weight is negative or not finite, all are zero, or there are not n of them.
+        ValueError: as `given_weights`; also if all are zero.
     """
     if sample_weight is None:
         return torch.full((design.n,), 1.0 / design.n, dtype=torch.float64, device=design.device)
-    weights = tensor_of(sample_weight).to(design.device, torch.float64)
+    weights = given_weights(sample_weight, design)
+    largest = weights.max()
+    if not bool(largest > 0):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    weights = weights / largest  # so that the sum neither overflows nor underflows
+    total = weights.sum()
+    return weights / total
+
+
+def given_weights(sample_weight: Any, design: Design) -> Tensor:
+    """Weights as they are given, (n,), float64; a number is that of each row, None is 1.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, or there are not n of them.
+    """
+    weights = tensor_of(1.0 if sample_weight is None else sample_weight).to(design.device, torch.float64)
     if weights.dim() == 0:
         weights = weights.expand(design.n)
     if weights.dim() != 1:
@@ -45,12 +60,7 @@ def as_weights(sample_weight: Any, design: Design) -> Tensor:
     check_finite(weights, "sample_weight")
     if bool((weights < 0).any()):
         raise ValueError("Negative values in data passed to `sample_weight`; leave a row out by weight 0.")
-    largest = weights.max()
-    if not bool(largest > 0):
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    weights = weights / largest  # so that the sum neither overflows nor underflows
-    total = weights.sum()
-    return weights / total
+    return weights
 
 
 def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None:
