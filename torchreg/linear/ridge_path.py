@@ -54,7 +54,7 @@ class Pattern:
 
 def pattern_of(l1: Tensor, l2: Tensor) -> tuple[Pattern, float]:
     """The pattern and the strongest ridge of one output; ``l1`` and ``l2`` are 0-d or (p,)."""
-    kept = None if not l1.dim() or bool((l1 == 0.0).all()) else (l1 == 0.0).nonzero().flatten()
+    kept = None if bool((l1 == 0.0).all()) else (l1 == 0.0).reshape(-1).nonzero().flatten()
     if l2.dim() and kept is not None:
         l2 = l2[kept]
     if not l2.dim() or not len(l2):
@@ -82,6 +82,21 @@ class Route(ABC):
     @abstractmethod
     def solve(self, strengths: Tensor, targets: Tensor) -> Solved:
         """Solutions for ``strengths`` (r,), each with its target of ``targets`` (r,)."""
+
+
+class Forced(Route):
+    """Where no column is kept: every coefficient is zero.
+
+    Args:
+        like: of the dtype and on the device of the solutions. p: the number of all columns.
+    """
+
+    def __init__(self, like: Tensor, p: int) -> None:
+        self._like, self._p = like, p
+
+    def solve(self, strengths: Tensor, targets: Tensor) -> Solved:
+        nothing = self._like.new_zeros(self._p, len(strengths))
+        return Solved(nothing, nothing, self._like.new_zeros(len(strengths)))
 
 
 class ByColumns(Route):
@@ -205,8 +220,11 @@ class RidgePath:
         columns = problem.design.p if pattern.kept is None else len(pattern.kept)
         bare = least > 0.0 and pattern.shares is not None and bool((pattern.shares == 0.0).any())
         self._routes = []  # one matrix at a time
-        if self._moments is None and columns > n and not bare:
-            made: Route = ByRows(problem, pattern, count, least)
+        made: Route
+        if not columns:
+            made = Forced(problem.weights, problem.design.p)
+        elif self._moments is None and columns > n and not bare:
+            made = ByRows(problem, pattern, count, least)
         else:
             made = ByColumns(self._moments_of(pattern), pattern, count, least, problem.design.p)
         self._routes = [(pattern, made)]
