@@ -429,3 +429,10 @@ def test_a_penalty_without_slope_has_gradient_zero():
 def test_numbers_of_numpy_are_alphas_too():
     given = data(Quadratic())
     assert solve(given["X"], given["y"], L1(np.float64(0.1))).coef.isfinite().all()
+
+
+def test_a_strength_that_is_a_number_is_a_double():
+    """0.1 is no number of single precision: the solution is that of 0.1 and of no other."""
+    X, y = torch.eye(4, dtype=F64).repeat(2, 1), torch.full((8,), 3.0, dtype=F64)
+    fit = solve(X, y, L1(0.1), fit_intercept=False)
+    torch.testing.assert_close(fit.coef, torch.full((4,), 3.0 - 4.0 * 0.1, dtype=F64), rtol=0.0, atol=1e-14)
