@@ -174,15 +174,49 @@ def test_ridge_alone_on_duplicates_shares_equally():
     close(parts, parts.mean(1, keepdim=True).expand(-1, 3, -1), 1e-8)  # the condition is 1e6 to 1e8
 
 
-@pytest.mark.xfail(reason="ridge_path: eigenvalues are known to eps times the largest, and repairs do not mend it")
-@pytest.mark.parametrize("alpha", [1e-2, 1e-6])
-def test_ridge_where_one_eigenvalue_is_far_above_it(alpha):
+UNEVEN = np.vstack([[-2.0] + [-1.0] * 5 + [-2e4, -2e4], np.tile([-1.0] * 6 + [-1e4, -1e4], (6, 1))])
+
+
+@each_intercept
+@pytest.mark.parametrize("copies", [1, 3], ids=["wide", "tall"])
+@pytest.mark.parametrize("alphas", [[1e-2], [1e-6], np.geomspace(1.0, 1e-6, 15)], ids=["1e-2", "1e-6", "path"])
+def test_ridge_where_one_eigenvalue_is_far_above_it(alphas, copies, fit_intercept):
     """Two directions at most that are not zero, of 1e6 or 1e8 times alpha and more."""
-    uneven = np.vstack([[-2.0] + [-1.0] * 5 + [-2e4, -2e4], np.tile([-1.0] * 6 + [-1e4, -1e4], (6, 1))])
-    for X, y in ((uneven, np.arange(7) // 6), (np.full((2, 3), 998.0), np.arange(2))):
-        for fit_intercept in (True, False):
-            path = fit_path(X, y, L1L2(1.0, 0.0), alphas=[alpha], fit_intercept=fit_intercept)
-            certify(path, Judge(X, y, fit_intercept=fit_intercept), net(0.0), gap=1e-6, rounding=1e-6)
+    for X, y in ((UNEVEN, np.arange(7) // 6), (np.full((2, 3), 998.0), np.arange(2))):
+        X, y = np.vstack([X] * copies), np.hstack([y] * copies)
+        path = fit_path(X, y, L1L2(1.0, 0.0), alphas=alphas, fit_intercept=fit_intercept)
+        certify(path, Judge(X, y, fit_intercept=fit_intercept), net(0.0), gap=GAP, rounding=1e-9)
+        assert path.converged.all()
+
+
+@each_data
+@each_intercept
+@pytest.mark.parametrize("shares", [None, "uneven", "forced"])
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_ridge_where_squares_lose_the_small_directions(X, y, shares, outputs, fit_intercept):
+    """Singular values from 1e4 to 1e-4 in directions of no column; their squares span all digits of float64.
+
+    The gap cannot be less than rounding of the coefficients allows: their correlations are known to eps |w| times the
+    largest singular value squared, and count by the ridge.
+    """
+    draws, rank = np.random.default_rng(5), min(X.shape)
+    left, right = (np.linalg.qr(draws.standard_normal((size, rank)))[0] for size in X.shape)
+    X = np.sqrt(len(X)) * left * np.geomspace(1e4, 1e-4, rank) @ right.T
+    factors = np.where(np.arange(X.shape[1]) % 5, 1.0, {None: 1.0, "uneven": 0.3, "forced": np.inf}[shares])
+    forced, targets = np.isinf(factors), [y, y[::-1]][: outputs or 1]
+    weights = torch.tensor(factors) if outputs is None else torch.tensor(np.stack([factors] * outputs, 1))
+    together = y if outputs is None else np.stack(targets, 1)
+    path = fit_path(X, together, Weighted(L2(1.0), weights), alphas=[1.0, 1e-4, 1e-6], fit_intercept=fit_intercept)
+    judges = [Judge(X, target, fit_intercept=fit_intercept) for target in targets]
+    for k, alpha in enumerate(path.alphas.tolist()):
+        penalty = Entries(np.where(forced, np.inf, 0.0), 2 * alpha * np.where(forced, 0.0, factors))
+        coefs, intercepts = path.coef(k).numpy().reshape(len(factors), -1), path.intercepts[k].numpy().reshape(-1)
+        rounding = np.finfo(float).eps ** 2 * 1e16 * (coefs**2).sum() / (2 * 0.3 * alpha)
+        solved = zip(judges, coefs.T, intercepts, strict=True)
+        gap = sum(judge.gap(penalty, coef, intercept) for judge, coef, intercept in solved)
+        for stated in (gap, float(path.dual_gaps[k])):
+            assert stated <= GAP * sum(judge.null()[0] for judge in judges) + rounding
+        assert (coefs[forced] == 0).all()
 
 
 def test_where_all_but_constant_columns_are_useless():

@@ -33,7 +33,7 @@ from sklearn.linear_model import (
     lasso_path,
 )
 
-from torchreg import L1, L1L2, L2, Group, NonNegative, Weighted, labels, rows
+from torchreg import L1, L1L2, L2, MCP, Group, NonNegative, Weighted, labels, rows
 from torchreg.linear import datafits as ours
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.frame import framed
@@ -627,6 +627,16 @@ def test_nothing_of_the_callers_is_written_to():
                 )  # fmt: skip
                 path.relax(), path.predict(data["X"]), path.to_numpy()
     assert [h.tobytes() for h in held] == before
+
+
+@pytest.mark.parametrize("datafit", [ours.Quadratic(), ours.Huber()], ids=repr)
+def test_a_start_of_numbers_is_one_of_doubles(datafit):
+    """A list of floats starts where the tensor of the same doubles does, to the bit; 0.1 is no single."""
+    start = [0.1] * P
+    given = ((start, 0.3), (torch.tensor(start, dtype=F64), torch.tensor(0.3, dtype=F64)))
+    numbers, tensors = (fit_path(X, Y, MCP(1.0), datafit=datafit, alphas=[0.1], max_iter=1, init=g) for g in given)
+    assert torch.equal(numbers.coefs, tensors.coefs)
+    assert torch.equal(numbers.intercepts, tensors.intercepts)
 
 
 def test_a_path_does_not_look_at_data_that_changes_afterwards():

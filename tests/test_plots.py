@@ -12,6 +12,7 @@ from torchreg import L1, L1L2, L2, MCP, Group, Towards, Weighted, whole
 
 pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from torchreg.plots import BoundaryDisplay, GeometryDisplay, PathDisplay, WeightHistogramDisplay, panels
 from torchreg.plots.canvas import spread
@@ -25,6 +26,13 @@ def headless():
     plt.switch_backend("agg")
     yield
     plt.close("all")
+
+
+def drawn(figure):
+    """Draw every artist, and return the pixels; the canvas of a figure outside pyplot draws nothing by itself."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def linear(*rows):
@@ -56,7 +64,7 @@ def test_draws_on_the_axes_that_are_given_and_opens_no_figure(make):
     assert plt.get_fignums() == []
     assert display.ax_ is ax
     assert display.figure_ is figure
-    figure.canvas.draw()
+    assert not np.array_equal(drawn(figure), drawn(panels()[0])), "it is not empty axes"
 
 
 @each_display
@@ -237,7 +245,7 @@ def test_path_lines_hold_the_coefficients_in_order_of_alpha(zero):
 @pytest.mark.parametrize("zero", [False, True], ids=["positive", "with 0"])
 def test_path_counts_stand_over_their_alphas(zero):
     display = PathDisplay.from_coefs(*path(zero), ax=panels()[1][0])
-    display.figure_.canvas.draw()
+    drawn(display.figure_)
     shown = dict(zip(display.top_.get_xticks(), [t.get_text() for t in display.top_.get_xticklabels()], strict=True))
     assert {0.01, 1.0} <= set(shown)
     for alpha, count in shown.items():
@@ -248,7 +256,7 @@ def test_path_counts_stand_over_their_alphas(zero):
 
 def test_a_single_alpha_draws():
     display = PathDisplay.from_coefs([0.1], np.ones((1, 2)), names=("a", "b"), ax=panels()[1][0])
-    display.figure_.canvas.draw()
+    drawn(display.figure_)
     assert [line.get_ydata().tolist() for line in display.lines_] == [[1.0], [1.0]]
 
 
@@ -294,7 +302,7 @@ def sets():
 def test_bars_are_zeros_and_steps_are_the_rest(count):
     figure, axes = panels(count)
     display = WeightHistogramDisplay.from_weights(sets(), ax=axes if count > 1 else axes[0])
-    figure.canvas.draw()
+    drawn(figure)
     flat = {"dense": sets()["dense"], "sparse": torch.cat([w.reshape(-1).float() for w in sets()["sparse"].values()])}
     for name, w in flat.items():
         assert display.bars_[name].get_height() == int((w == 0).sum()) == display.zeros[name]
@@ -315,7 +323,7 @@ def test_bars_of_zeros_stand_apart_from_the_histogram_and_from_each_other():
 @pytest.mark.parametrize("w", [torch.zeros(5), torch.empty(0)], ids=["all zero", "empty"])
 def test_sets_without_weights_to_bin_draw(w):
     display = WeightHistogramDisplay.from_weights({"w": w}, ax=panels()[1][0])
-    display.figure_.canvas.draw()
+    drawn(display.figure_)
     assert display.bars_["w"].get_height() == w.numel()
 
 

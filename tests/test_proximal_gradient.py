@@ -379,3 +379,18 @@ def test_nothing_of_the_caller_s_is_written_to():
     solve(given, L1(0.02), coef=coef, intercept=torch.zeros((), dtype=F64))
     for old, new in zip(before, mine, strict=True):
         assert torch.equal(old, new)
+
+
+def test_a_step_that_is_a_number_is_a_double():
+    """With no iteration the step comes back as it was given, and 0.1 is no number of single precision."""
+    problem = Problem(as_design(X), Y, torch.full((N,), 1.0 / N, dtype=F64), None, Quadratic(), fit_intercept=True)
+    solution = proximal_gradient(problem, L1(0.05), tol=0.0, max_iter=0, step=0.1)
+    assert float(solution.step) == pytest.approx(0.1, rel=1e-15)
+
+
+def test_a_tolerance_that_is_a_number_is_a_double():
+    """A violation between the tolerance and its nearest single is too large, or small enough, as the double has it."""
+    problem = Problem(as_design(X), Y, torch.full((N,), 1.0 / N, dtype=F64), None, Quadratic(), fit_intercept=True)
+    reached = float(proximal_gradient(problem, L1(0.05), tol=0.0, max_iter=0).violation)
+    for tol, converged in ((reached, True), (reached * (1.0 - 1e-12), False)):
+        assert proximal_gradient(problem, L1(0.05), tol=tol, scale=1.0, max_iter=0).converged is converged

@@ -429,3 +429,26 @@ def test_a_penalty_without_slope_has_gradient_zero():
 def test_numbers_of_numpy_are_alphas_too():
     given = data(Quadratic())
     assert solve(given["X"], given["y"], L1(np.float64(0.1))).coef.isfinite().all()
+
+
+def test_a_strength_that_is_a_number_is_a_double():
+    """0.1 is no number of single precision: the solution is that of 0.1 and of no other."""
+    X, y = torch.eye(4, dtype=F64).repeat(2, 1), torch.full((8,), 3.0, dtype=F64)
+    fit = solve(X, y, L1(0.1), fit_intercept=False)
+    torch.testing.assert_close(fit.coef, torch.full((4,), 3.0 - 4.0 * 0.1, dtype=F64), rtol=0.0, atol=1e-14)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_copies_to_rounding(seed):
+    """A column twice, but for rounding: which copy is at its threshold is rounding too; predictions have one slope."""
+    X = draw(N, P, seed=seed)
+    X[:, 0] = (X[:, 0] > 0.3).double()
+    X = torch.cat([X, X[:, :3] * 3.7 - 0.3, X[:, :3] / 0.77], 1)
+    X = (X - X.mean(0)) / X.std(0)
+    y = X[:, :P] @ torch.tensor([-0.5, 0.8, 0.6, 0.0, 1.0, 0.0, 0.0, 0.0], dtype=F64) + 0.5 * draw(N, seed=seed + 50)
+    for size in (0.05, 0.1, 0.2):
+        alpha = torch.tensor(size, dtype=F64, requires_grad=True)
+        fits = [solve(X, y, L1(a)) for a in (alpha, size + 1e-6, size - 1e-6)]
+        weighted = [((X @ fit.coef + fit.intercept) * COSTS[:N]).sum() for fit in fits]
+        (slope,) = torch.autograd.grad(weighted[0], alpha)
+        assert float(slope) == pytest.approx(float(weighted[1] - weighted[2]) / 2e-6, rel=1e-5, abs=1e-6)

@@ -33,7 +33,7 @@ def fista(loss, penalty: Penalty, w: torch.Tensor, step: float, steps: int = 600
     return w
 
 
-def least_squares(penalty: Penalty, X, y) -> np.ndarray:  # noqa: N803
+def least_squares(penalty: Penalty, X, y) -> np.ndarray:
     """The minimiser of ``mean((X w - y)^2) / 2 + penalty(w)``."""
     step = len(y) / float(torch.linalg.matrix_norm(X, 2)) ** 2
     return fista(lambda w: ((X @ w - y) ** 2).mean() / 2.0, penalty, torch.zeros(X.shape[1], dtype=F64), step).numpy()

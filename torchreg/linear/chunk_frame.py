@@ -53,7 +53,7 @@ def framed_chunks(
     return Frame(
         seen.n, design, target, weights, None, fit_intercept, standardize,
         Problem(design, target, weights, None, datafit, fit_intercept=False),
-        Coordinates(mean, scale, shift), Moments(gram, cross, seen.energy.sum()),
+        Coordinates(mean, scale, shift), Moments(gram, cross, seen.energy.sum(), detached=True),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Coordinates:
         Raises:
             ValueError: if the start has other shapes or is not finite.
         """
-        coef, intercept = (torch.as_tensor(part).to(like) for part in start)
+        coef, intercept = (torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in start)
         if coef.numel() != like.numel() or intercept.numel() != like.shape[1:].numel():
             raise ValueError(
                 f"init takes coef of shape {tuple(like.shape)} and intercept of shape {tuple(like.shape[1:])}, got "

@@ -56,7 +56,9 @@ def attached(solution: Solution) -> tuple[Tensor, Tensor, Tensor]:
     rows = (active if coef.dim() == 1 else active.any(1)).nonzero().flatten()
     X = solution.columns(rows)  # noqa: N806
     slope = problem.row_grad(problem.shifted(X @ coef[rows], intercept))
-    moved = solution.penalty.prox(point.index_copy(0, rows, coef[rows] - step * (X.T @ slope)), step)
+    again = coef[rows] - step * (X.T @ slope)
+    here = point[rows] + (again - again.detach())  # at a threshold even rounding would tell another branch of the prox
+    moved = solution.penalty.prox(point.index_copy(0, rows, here), step)
     change = torch.cat([(moved - coef)[active], -step * _intercepts(problem, slope.sum(0))])
     if not change.requires_grad:
         return coef, intercept, active

@@ -18,6 +18,9 @@ _FLAT = 1e-13  # of a column's variance: what is left of it by rounding where th
 class Moments:
     """``X' W X``, ``X' W y`` and ``y' W y`` of the columns and the target as the engines see them.
 
+    Attributes:
+        detached: whether the rows of the problem beside them are not those that they were made of.
+
     Shapes:
         gram: (p, p). cross: (p,) or (p, K). energy: 0-d.
     """
@@ -25,6 +28,7 @@ class Moments:
     gram: Tensor
     cross: Tensor
     energy: Tensor
+    detached: bool = False
 
 
 def moments_pay(problem: Problem) -> bool:
@@ -91,7 +95,7 @@ def remainder(problem: Problem, whole: Moments, rows: Tensor, *, centre: bool, s
         centred = gram.diagonal() if centre else gram.diagonal() - _mean_without(problem, part, weights).square()
         spread = as_scale(centred.clamp(min=0.0).sqrt())
         gram, cross = gram.div_(spread[:, None]).div_(spread), cross / spread
-    return Remainder(Moments(gram, cross, energy), mean, shift, spread)
+    return Remainder(Moments(gram, cross, energy, detached=True), mean, shift, spread)
 
 
 def _mean_without(problem: Problem, part: Design, weights: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchreg.linear.problem import Problem
 from torchreg.linear.smooth import GramTerm, Point, RowTerm, Smooth, largest
 from torchreg.penalties import Penalty
+from torchreg.shrinkage import filled
 
 _CHECK = 10  # iterations between two looks of the host
 _SAFE = 0.95  # a new step, relative to the inverse of the steepness seen
@@ -117,7 +118,7 @@ def proximal_gradient(
     while True:
         state, report = _checked(smooth, penalty, state)
         eta = None if gram is not None else report.point.eta
-        enough = torch.maximum(torch.as_tensor(tol * scale).to(report.floor), report.floor)
+        enough = torch.maximum(filled(tol * scale, report.floor).to(report.floor), report.floor)
         done = report.violation <= enough
         if gap is not None:
             done = done | (gap(state.coef, eta) <= gap_tol)
@@ -173,7 +174,7 @@ def _start(
     image = smooth.image(coef)
     shift = smooth.settled(image, None if intercept is None else intercept + smooth.moved(coef))
     point = smooth.at(coef, image, shift)
-    steepest = smooth.steepest(point) if step is None else 1.0 / torch.as_tensor(step).to(coef)
+    steepest = smooth.steepest(point) if step is None else 1.0 / filled(step, coef).to(coef)
     first = torch.where(steepest > 0, _SAFE / steepest, 1.0) if step is None else 1.0 / steepest
     one = torch.ones_like(first)
     objective = point.value + penalty.value(coef)

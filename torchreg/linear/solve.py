@@ -101,7 +101,7 @@ def solve(
         (tensor(-4.),)
     """
     datafit = datafit or Quadratic()
-    alpha = float(torch.as_tensor(penalty.alpha).detach())
+    alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
         frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, False, device)
         path = fit_framed(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from tqdm import tqdm
-
 from torchreg.linear.engines import Engine
 from torchreg.linear.points import PathPoint
+from torchreg.linear.progress import shown
 from torchreg.penalties import Penalty
 
 _STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
@@ -26,7 +25,7 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
     distinct = list(dict.fromkeys(grid))
     alphas, wanted = (distinct, [True] * len(distinct)) if engine.leaps else stations(distinct, first)
     points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
-    bar = tqdm(points, total=len(alphas), disable=not progress, desc="path", unit="alpha")
+    bar = shown(points, progress=progress, total=len(alphas), what="path", unit="alpha")
     found = {alpha: point for alpha, point, kept in zip(alphas, bar, wanted, strict=True) if kept}
     return [found[alpha] for alpha in grid]
 

@@ -159,7 +159,7 @@ class Group(Penalty):
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         norms = self.by.norms(grad).to(wide_dtype(grad))
         factors = torch.as_tensor(self._factors(grad), dtype=norms.dtype, device=norms.device).broadcast_to(norms.shape)
-        free = factors > 0
+        free = (factors > 0) & factors.isfinite()
         if step is None:
             self.penalty.alpha_max(norms)  # raises where it needs a step
         if step is None and self.penalty.sublinear:

@@ -109,7 +109,7 @@ class Weighted(Wrapped):
                 "Group(..., weights=...), for a sum weight each term, and put NonNegative and Towards outside."
             )
         object.__setattr__(self, "weights", factors_for("Weighted", self.weights))
-        object.__setattr__(self, "_finite", not bool(torch.isinf(torch.as_tensor(self.weights)).any()))
+        object.__setattr__(self, "_finite", _is_finite(self.weights))
 
     @property
     def _weighing(self) -> Weighing:
@@ -137,8 +137,8 @@ class Weighted(Wrapped):
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         if step is None:
             self.penalty.alpha_max(grad)  # raises where it needs a step
-        free = torch.as_tensor(self.weights, device=grad.device).broadcast_to(grad.shape) > 0
-        return Penalty.alpha_max(self, torch.where(free, grad, torch.zeros_like(grad)), step)
+        penalised = torch.as_tensor((self.weights > 0) & (self.weights < math.inf), device=grad.device)
+        return Penalty.alpha_max(self, torch.where(penalised, grad, torch.zeros_like(grad)), step)
 
     def form(self, w: Tensor) -> Form:
         weighing = self._weighing
@@ -154,11 +154,7 @@ def check_fit(what: str, given: Tensor | float, w: Tensor) -> None:
     """Raise ValueError where a tensor does not broadcast to ``w`` or lies on another device."""
     if not isinstance(given, Tensor):
         return
-    try:
-        fits = torch.broadcast_shapes(given.shape, w.shape) == w.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not _broadcasts(given.shape, w.shape):
         raise ValueError(
             f"{what} of shape {tuple(given.shape)} do not fit a tensor of shape {tuple(w.shape)}; "
             "give one entry per weight, or a shape that broadcasts to it."
@@ -167,3 +163,13 @@ def check_fit(what: str, given: Tensor | float, w: Tensor) -> None:
         raise ValueError(
             f"{what} lie on {given.device}, the tensor on {w.device}; move them with .to({str(w.device)!r})."
         )
+
+
+def _is_finite(weights: Tensor | float) -> bool:
+    return bool(weights.isfinite().all()) if isinstance(weights, Tensor) else math.isfinite(weights)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of ``shape`` broadcasts to ``to``; torch.broadcast_shapes would import sympy."""
+    matches = all(size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(to), strict=False))
+    return len(shape) <= len(to) and matches

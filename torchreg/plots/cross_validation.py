@@ -119,7 +119,7 @@ class CVDisplay:
         self._crop(ax)
         shown = [self.line_, self.error_, *([] if self.folds_ is None else [self.folds_])]
         shown += [self.alpha_min_, self.alpha_1se_]
-        self.legend_ = ax.legend(handles=shown, fontsize=8, framealpha=0.9, edgecolor="none")
+        self.legend_ = ax.legend(handles=shown, fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
         self.top_ = count_axis(ax, self.alphas, self.nonzeros, "non-zero features")
         return self
 
