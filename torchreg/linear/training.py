@@ -31,13 +31,7 @@ def training_points(
 
 def _by_subtraction(frame: Frame, test: Tensor, penalty: Penalty, grid: list[float]) -> list[PathPoint]:
     assert frame.moments is not None
-    whole = frame.coordinates
     rest = remainder(frame.problem, frame.moments, test, centre=frame.fit_intercept, scale=frame.standardize)
     engine = engine_for(frame.problem, penalty, start=None, tol=0.0, max_iter=1, moments=rest.moments)
-    inner = Coordinates(rest.mean, rest.scale, rest.shift)
-    outer = Coordinates(whole.mean, whole.scale, None)
-    points = [inner.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
-    lifted = [outer.outward(point) for point in points]
-    if whole.shift is None:
-        return lifted
-    return [replace(point, intercept=point.intercept + whole.shift) for point in lifted]
+    back = frame.coordinates.nested(Coordinates(rest.mean, rest.scale, rest.shift))
+    return [back.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
