@@ -13,50 +13,17 @@ Source: Kim and Park, AISTATS 2010 (block pivoting for L1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from torchreg.linear.batched_factor import Factor
+from torchreg.linear.exchanges import Patience, Round, Sides
 from torchreg.linear.subproblem import Subproblem
 
-_DEPENDENT = 1e-10  # of its square norm is left of a column, after active ones: it is their combination
 _SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
 _ROUNDING = 1e-14  # of a correlation, relative to the largest
-_ROUNDS = 40
-_SPARE = 3  # exchanges that need not lessen the violations, before only the worst change
-_ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
+_ROUNDS = 80
 _FIRST = 64  # columns of the first buffer
-_LARGE = 1024  # columns of a matrix that fills a device by itself: a batch of such is factored one by one
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Which columns are active, and their signs: (K, m) each; and how many are active in each problem."""
-
-    active: Tensor
-    signs: Tensor
-    counts: list[int]
-
-
-@dataclass
-class Patience:
-    """How long the exchanges of one problem may go on without getting better."""
-
-    fewest: int
-    spare: int = _SPARE
-
-    def allowed(self, count: int) -> int:
-        """How many of ``count`` columns that violate optimality may change; 0 where it leads nowhere."""
-        if count < self.fewest:
-            self.fewest, self.spare = count, _SPARE
-        elif count > _ASTRAY * max(self.fewest, _ASTRAY):
-            return 0
-        elif self.spare:
-            self.spare -= 1
-        else:
-            return max(1, count // 4)
-        return count
 
 
 class BatchedPivots:
@@ -78,7 +45,10 @@ class BatchedPivots:
         self._ranks, self._limit, self._ridged = ranks, limit, ridged
         self._room = torch.zeros(len(ranks), 0, 0, dtype=torch.float64, device=device)
         self._alive = torch.ones(len(ranks), 1, dtype=torch.bool, device=device)
-        self._gram, self._factor = self._room, _Factor.none()
+        self._gram, self._factor = self._room, Factor.none()
+        self._before: Round | None = None
+        self._patience: list[Patience] = []
+        self._back: list[bool] = []
         self.lost = [False] * len(ranks)
         self.rounds = 0
         signs = self._room[:, :, :0].sum(2)
@@ -100,8 +70,10 @@ class BatchedPivots:
         self._gram = self._room[:, :size, :size]
         self._gram[:, :, old:] = gram
         self._gram[:, old:, :old] = gram[:, :old].mT
-        active, signs = (torch.cat([x, x.new_zeros(len(x), size - old)], 1) for x in (self.sides.active, self.sides.signs))
-        self.sides = Sides(active, signs, self.sides.counts)
+        active, signs = (
+            torch.cat([x, x.new_zeros(len(x), size - old)], 1) for x in (self.sides.active, self.sides.signs)
+        )
+        self.sides, self._factor = Sides(active, signs, self.sides.counts), Factor.none()
 
     def drop(self, problem: int) -> None:
         """Give a problem up: it gets no coefficients, and costs nothing any more."""
@@ -109,12 +81,12 @@ class BatchedPivots:
         self._alive[problem] = False
         self.sides.active[problem] = False
         self.sides.counts[problem] = 0
-        self._factor = _Factor.none()
+        self._factor = Factor.none()
 
     def return_to(self, sides: Sides) -> None:
         """Go on from other sides, of the present columns."""
         self.sides = Sides(sides.active & self._alive, sides.signs, list(sides.counts))
-        self._factor = _Factor.none()
+        self._factor = Factor.none()
 
     def solve(self, problem: Subproblem) -> Tensor:
         """Coefficients, (K, m); zeros for a lost problem.
@@ -122,24 +94,28 @@ class BatchedPivots:
         Args:
             problem: ``c`` is (K, m), ``l1`` and ``l2`` are shared, (m,).
         """
-        patience = [Patience(self.size + 1) for _ in self._ranks]
+        if not self.size:
+            return problem.c
+        self._patience = [Patience(self.size + 1) for _ in self._ranks]
+        self._before = None
         if self._ridged:
-            self._factor = _Factor.none()
+            self._factor = Factor.none()
         for _ in range(_ROUNDS):
             self.rounds += 1
-            w = self._solved(problem, problem.c - problem.l1 * self.sides.signs)
-            g = problem.c - torch.matmul(self._gram, w[..., None])[..., 0] - problem.l2 * w
-            if not self._exchange(problem, w, g, patience):
+            w, pull = self._solved(problem, problem.c - problem.l1 * self.sides.signs)
+            g = problem.c - pull - problem.l2 * w
+            moving = self._exchange(problem, w, g)
+            if not moving:
                 break
-        else:
-            self._lose_unsettled(problem, w, g)
+        for k in moving:
+            self.drop(k)
         rest = torch.where(self.sides.active, g - problem.l1 * self.sides.signs, 0.0)
-        return torch.where(self._alive, w + self._solved(problem, rest), 0.0)
+        return torch.where(self._alive, w + self._solved(problem, rest)[0], 0.0)
 
-    def _solved(self, problem: Subproblem, sides: Tensor) -> Tensor:
-        """Solutions over the active columns, (K, m), zero for the others."""
+    def _solved(self, problem: Subproblem, sides: Tensor) -> tuple[Tensor, Tensor]:
+        """Solutions over the active columns, zero for the others, and their products with the matrices, (K, m)."""
         if self._factor.width < 0:
-            self._factor = _Factor.of(self._gram, problem.l2, self.sides)
+            self._factor = Factor.of(self._gram, problem.l2, self.sides)
         return self._factor.solve(sides)
 
     def _excess(self, problem: Subproblem, w: Tensor, g: Tensor) -> Tensor:
@@ -153,103 +129,87 @@ class BatchedPivots:
             leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
         return torch.where(self._alive, torch.where(self.sides.active, leaving, entering), -1.0)
 
-    def _exchange(self, problem: Subproblem, w: Tensor, g: Tensor, patience: list[Patience]) -> bool:
-        """Let columns change sides; whether any did."""
+    def _exchange(self, problem: Subproblem, w: Tensor, g: Tensor) -> list[int]:
+        """Let columns change sides; the problems in which some did."""
+        here = self._found(problem, w, g)
+        swaps: dict[int, list[int]] = {}
+        allowed = [self._allowed(k, here, problem, swaps) for k in range(len(self._ranks))]
+        if any(allowed):
+            self._flip(here, allowed, swaps)
+            self._before = here
+        return [k for k, few in enumerate(allowed) if few]
+
+    def _found(self, problem: Subproblem, w: Tensor, g: Tensor) -> Round:
+        """This round; for problems whose last exchange led to dependent columns, or nowhere, the one before."""
         excess, active = self._excess(problem, w, g), self.sides.active
         chosen = excess > 0.0
-        counts = torch.stack([chosen.sum(1), (chosen & active).sum(1), self._factor.failed.long()]).tolist()
-        allowed, rooms = [], []
-        for k, (count, leaving, failed) in enumerate(zip(*counts, strict=True)):
-            few = patience[k].allowed(count) if count else 0
-            room = self._free(k) + leaving
-            if not self.lost[k] and (failed or (count and not (few and (room or leaving)))):
-                self.drop(k)
-                few = 0
-            allowed.append(few)
-            rooms.append(max(room, 0))
-        if not any(allowed):
-            return False
-        if allowed != counts[0] or any(c - n > r for c, n, r in zip(counts[0], counts[1], rooms, strict=True)):
-            entering = torch.where(active, -1.0, excess)
-            chosen &= _largest(excess, allowed) & (active | _largest(entering, rooms))
-        self._flip(chosen & self._alive, g)
-        return True
+        numbers = torch.stack([chosen.sum(1), (chosen & active).sum(1), self._factor.failed.long()])
+        counts, leaving, failed = numbers.tolist()
+        here = Round(self.sides, excess, g, counts, leaving)
+        self._back = [
+            (bool(fail) or patience.astray(count)) and not lost
+            for fail, count, patience, lost in zip(failed, counts, self._patience, self.lost, strict=True)
+        ]
+        if not any(self._back):
+            return here
+        if self._before is not None:
+            return here.but(self._before, self._back)
+        for k in [k for k, back in enumerate(self._back) if back]:
+            self.drop(k)
+        return here
 
-    def _free(self, k: int) -> int:
-        """How many columns may enter a problem if none leaves."""
-        return (self.size if self._ridged else self._ranks[k]) - self.sides.counts[k]
+    def _allowed(self, k: int, here: Round, problem: Subproblem, swaps: dict[int, list[int]]) -> int:
+        """How many columns of a problem may change; where none can enter beside the others, two are to be swapped."""
+        if self.lost[k] or not here.counts[k]:
+            return 0
+        few = self._patience[k].again() if self._back[k] else self._patience[k].allowed(here.counts[k])
+        if few and (here.leaving[k] or self._room_in(k, here)):
+            return few
+        pair = self._swap(k, here, problem)
+        if pair is None:
+            self.drop(k)
+            return 0
+        swaps[k] = pair
+        return 2
 
-    def _flip(self, chosen: Tensor, g: Tensor) -> None:
+    def _swap(self, k: int, here: Round, problem: Subproblem) -> list[int] | None:
+        """A dependent column, and the active one whose coefficient its growth brings to zero first."""
+        active = here.sides.active[k]
+        entering = torch.where(active, -1.0, here.excess[k]).argmax()
+        chosen = active.nonzero().flatten()
+        square = self._gram[k].index_select(0, chosen).index_select(1, chosen) + problem.l2[chosen].diag()
+        rest = problem.c[k, chosen] - problem.l1[chosen] * here.sides.signs[k, chosen]
+        sides = torch.stack([rest, -here.g[k, entering].sign() * self._gram[k, chosen, entering]], 1)
+        w, way = torch.cholesky_solve(sides, torch.linalg.cholesky_ex(square)[0]).unbind(1)
+        shrinks = way * w < 0.0
+        if not bool(shrinks.any() & (here.excess[k, entering] > 0.0)):
+            return None
+        first = torch.where(shrinks, -w / torch.where(shrinks, way, 1.0), torch.inf).argmin()
+        return [int(entering), int(chosen[first])]
+
+    def _room_in(self, k: int, here: Round) -> int:
+        """How many columns may enter a problem."""
+        rank = self.size if self._ridged else min(self._ranks[k], self.size)
+        return max(rank - here.sides.counts[k] + here.leaving[k], 0)
+
+    def _flip(self, here: Round, allowed: list[int], swaps: dict[int, list[int]]) -> None:
         """Exchange columns; those that enter take the sign of their correlation."""
-        signs = torch.where(chosen & ~self.sides.active, g.sign(), self.sides.signs)
-        active = self.sides.active ^ chosen
-        self.sides = Sides(active, signs, active.sum(1).tolist())
-        self._factor = _Factor.none()
-
-    def _lose_unsettled(self, problem: Subproblem, w: Tensor, g: Tensor) -> None:
-        unsettled = (self._excess(problem, w, g) > 0.0).any(1).tolist()
-        for k, open_ in enumerate(unsettled):
-            if open_:
-                self.drop(k)
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """Cholesky factors of the active columns of each problem, padded by the identity.
-
-    Attributes:
-        width: of the matrices; < 0 where there are none.
-        places: of the active columns, (K, width). filled: which of them are not padding, (K, width).
-        lower: the factors, (K, width, width).
-        failed: whether a problem's active columns are dependent, (K,).
-    """
-
-    width: int
-    places: Tensor
-    filled: Tensor
-    lower: Tensor
-    failed: Tensor
-
-    @classmethod
-    def none(cls) -> _Factor:
-        empty = torch.empty(0)
-        return cls(-1, empty, empty, empty, empty)
-
-    @classmethod
-    def of(cls, gram: Tensor, ridge: Tensor, sides: Sides) -> _Factor:
-        """Of ``gram + diag(ridge)``, (K, m, m) and (m,)."""
-        width = max(1, *sides.counts)
-        places, filled = _gathered(sides.active, width)
-        batch = torch.arange(len(gram), device=gram.device)
-        square = gram[batch[:, None, None], places[:, :, None], places[:, None, :]]
-        square = torch.where(filled[:, :, None] & filled[:, None, :], square, 0.0)
-        diagonal = square.diagonal(dim1=1, dim2=2)
-        diagonal.add_(torch.where(filled, ridge[places], 1.0))
-        lower, info = _cholesky(square)
-        left = lower.diagonal(dim1=1, dim2=2).square() > _DEPENDENT * diagonal
-        return cls(width, places, filled, lower, (info > 0) | ~left.all(1))
-
-    def solve(self, sides: Tensor) -> Tensor:
-        """Solutions, (K, m), for right-hand sides of all columns."""
-        inner = torch.where(self.filled, sides.gather(1, self.places), 0.0)
-        solved = torch.cholesky_solve(inner[..., None], self.lower)[..., 0]
-        return torch.zeros_like(sides).scatter_add_(1, self.places, torch.where(self.filled, solved, 0.0))
-
-
-def _gathered(active: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Numbers of the active columns of each problem, (K, width), filled up with 0; and which are not filling."""
-    rank = torch.where(active, active.cumsum(1) - 1, width)
-    numbers = torch.arange(active.shape[1], device=active.device).expand_as(active)
-    places = numbers.new_zeros(len(active), width + 1).scatter_(1, rank, numbers)[:, :width]
-    return places, torch.arange(width, device=active.device) < active.sum(1, keepdim=True)
-
-
-def _cholesky(square: Tensor) -> tuple[Tensor, Tensor]:
-    if square.shape[1] < _LARGE:
-        lower, info = torch.linalg.cholesky_ex(square)
-        return lower, info
-    parts = [torch.linalg.cholesky_ex(one) for one in square]
-    return torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
+        active, chosen = here.sides.active, (here.excess > 0.0) & self._alive
+        rooms = [self._room_in(k, here) for k in range(len(allowed))]
+        entering = [count - leave for count, leave in zip(here.counts, here.leaving, strict=True)]
+        freely = all(few in (0, count) for few, count in zip(allowed, here.counts, strict=True))
+        limited = bool(swaps) or not freely or any(many > room for many, room in zip(entering, rooms, strict=True))
+        if limited:
+            fresh = torch.where(active, -1.0, here.excess)
+            chosen &= _largest(here.excess, allowed) & (active | _largest(fresh, rooms))
+        for k, pair in swaps.items():
+            chosen[k] = False
+            chosen[k, pair] = True
+        signs = torch.where(chosen & ~active, here.g.sign(), here.sides.signs)
+        active = (active ^ chosen) & self._alive
+        counts = [n + more - less for n, more, less in zip(here.sides.counts, entering, here.leaving, strict=True)]
+        self.sides = Sides(active, signs, active.sum(1).tolist() if limited else counts)
+        self._factor = Factor.none()
 
 
 def _largest(values: Tensor, counts: list[int]) -> Tensor:

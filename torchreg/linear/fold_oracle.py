@@ -62,7 +62,7 @@ class FoldGrams(FoldOracle):
         self._grams = torch.stack([rest.moments.gram for rest in rests])
         self.cross = torch.stack([rest.moments.cross for rest in rests])
         self.energy = torch.stack([rest.moments.energy for rest in rests])
-        self.ranks = [frame.raw.p] * len(folds)
+        self.ranks = _ranks(frame, folds)
         self.mean = torch.stack([rest.mean for rest in rests]) if centre else None
         self.scale = torch.stack([rest.scale for rest in rests if rest.scale is not None]) if scale else None
         self.shift = torch.stack([rest.shift for rest in rests])
@@ -94,7 +94,7 @@ class FoldRows(FoldOracle):
         self._targets = problem.y - self.shift[:, None]
         cross, energy = self._seen(self._targets[None])
         self.cross, self.energy = cross[0], energy[0]
-        self.ranks = [min(len(train), problem.design.p) for train, _ in folds]
+        self.ranks = _ranks(frame, folds)
 
     @property
     def chosen(self) -> Tensor:  # type: ignore[override]
@@ -160,6 +160,12 @@ def _held_out(design: Design, weights: Tensor, folds: tuple[Fold, ...]) -> list[
     if sum(len(test) for _, test in folds) > design.n or not all(is_complete(fold, design.n) for fold in folds):
         return [None] * len(folds)
     return [design.subset(test).selection(weights[test]) for _, test in folds]
+
+
+def _ranks(frame: Frame, folds: tuple[Fold, ...]) -> list[int]:
+    """As many as there are different training rows, less one that centring takes, and no more than columns."""
+    rows = [int((frame.weights[train.unique()] > 0.0).sum()) - frame.fit_intercept for train, _ in folds]
+    return [min(count, frame.raw.p) for count in rows]
 
 
 def _scales(frame: Frame, weights: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def remainder(problem: Problem, whole: Moments, rows: Tensor, *, centre: bool, s
     spread = None
     if scale:
         centred = gram.diagonal() if centre else gram.diagonal() - _mean_without(problem, part, weights).square()
-        spread = as_scale(centred.clamp(min=0.0).sqrt())
+        spread = as_scale(torch.where(centred > _FLAT * gram.diagonal(), centred, 0.0).sqrt())
         gram, cross = gram.div_(spread[:, None]).div_(spread), cross / spread
     return Remainder(Moments(gram, cross, energy), mean, shift, spread)
 

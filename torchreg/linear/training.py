@@ -1,19 +1,54 @@
-"""A path on the training rows of a fold; for least squares from the full Gram matrix less that of the test rows."""
+"""Paths on the training rows of folds; for least squares from the full Gram matrix less that of the test rows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import engine_for, fits_l1
+from torchreg.linear.engines import engine_for, fits_l1, is_smooth
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
+from torchreg.linear.lockstep import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
+
+
+def training_paths(
+    frame: Frame,
+    folds: Sequence[Fold],
+    penalty: Penalty,
+    grid: list[float],
+    *,
+    tol: float,
+    max_iter: int,
+    lockstep: bool | None = None,
+) -> Iterator[list[PathPoint]]:
+    """For each fold the solutions at the strengths of the full path, in the coordinates of X.
+
+    Args:
+        frame: all rows.
+        folds: pairs (train, test) of row numbers.
+        penalty: whose alpha each strength replaces.
+        grid: strengths, descending.
+        tol: of iterative engines.
+        max_iter: their limit.
+        lockstep: whether all folds are solved at once where the problem allows it; None: on a GPU, and where
+            problems are so small that the time goes into their number.
+    """
+    wanted = _pays(frame) if lockstep is None else lockstep
+    together: Iterator[list[PathPoint] | None] = (None for _ in folds)
+    if wanted and fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef()):
+        together = lockstep_points(frame, folds, penalty, grid)
+    for fold, points in zip(folds, together, strict=True):
+        yield points or training_points(frame, fold, penalty, grid, tol=tol, max_iter=max_iter)
+
+
+def _pays(frame: Frame) -> bool:
+    return frame.raw.device.type == "cuda"
 
 
 def training_points(
