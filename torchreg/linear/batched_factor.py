@@ -42,7 +42,9 @@ class Factor:
         """Of ``gram + diag(ridge)``, (K, m, m) and (m,)."""
         width = max(1, *sides.counts)
         places, filled = _gathered(sides.active, width)
-        rows = torch.stack([one.index_select(0, mine) for one, mine in zip(gram, places, strict=True)])
+        rows = gram.new_empty(len(gram), width, gram.shape[1])
+        for matrix, mine, room in zip(gram, places, rows, strict=True):
+            torch.index_select(matrix, 0, mine, out=room)
         square = rows.gather(2, places[:, None, :].expand(-1, width, -1))
         square = torch.where(filled[:, :, None] & filled[:, None, :], square, 0.0)
         diagonal = square.diagonal(dim1=1, dim2=2)

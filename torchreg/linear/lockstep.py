@@ -15,8 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from torchreg.linear.batched_pivoting import BatchedPivots, Sides
+from torchreg.linear.batched_pivoting import BatchedPivots
 from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
+from torchreg.linear.exchanges import Sides
 from torchreg.linear.fold_oracle import FoldOracle, fold_oracle
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
