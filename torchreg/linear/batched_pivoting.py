@@ -2,11 +2,12 @@
 
     minimise  w' (G_k + diag(l2)) w / 2 - c_k' w + sum_j l1_j |w_j|,  w >= 0 where asked,  for each problem k
 
-As in `pivoting`, columns with a coefficient of the wrong sign or a correlation beyond l1 change sides together. Here a
-round is one batched Cholesky factorisation of the active columns of all problems, each padded by the identity to the
-widest, and the host is asked once a round how many columns change. Whether a matrix is regular is read off its factor.
-There are no fallbacks: a problem that does not settle, or whose active columns are dependent, is lost and left alone,
-for the caller to solve otherwise.
+As in `pivoting`, columns with a coefficient of the wrong sign or a correlation beyond l1 change sides together. A round
+is one batched Cholesky factorisation of the active columns of all problems, padded by the identity to the widest, and
+one question to the host: how many change. (A tableau for each problem would span the columns that any problem may need,
+several times as many as are active in one; a factor spans the active ones.) Where an exchange leads to dependent
+columns, it is taken back, and fewer columns change; a single one enters in exchange for another. There are no fallbacks
+beyond: a problem that does not settle is lost and left alone, for the caller to solve otherwise.
 
 Source: Kim and Park, AISTATS 2010 (block pivoting for L1).
 """
@@ -36,7 +37,7 @@ class BatchedPivots:
         device: where to compute.
 
     Attributes:
-        lost: the problems that were given up.
+        lost: the problems that were given up. alive: the others, (K, 1).
         rounds: so far.
         sides: of all problems.
     """
@@ -44,7 +45,7 @@ class BatchedPivots:
     def __init__(self, ranks: list[int], limit: int, ridged: bool, device: torch.device) -> None:
         self._ranks, self._limit, self._ridged = ranks, limit, ridged
         self._room = torch.zeros(len(ranks), 0, 0, dtype=torch.float64, device=device)
-        self._alive = torch.ones(len(ranks), 1, dtype=torch.bool, device=device)
+        self.alive = torch.ones(len(ranks), 1, dtype=torch.bool, device=device)
         self._gram, self._factor = self._room, Factor.none()
         self._before: Round | None = None
         self._patience: list[Patience] = []
@@ -78,14 +79,14 @@ class BatchedPivots:
     def drop(self, problem: int) -> None:
         """Give a problem up: it gets no coefficients, and costs nothing any more."""
         self.lost[problem] = True
-        self._alive[problem] = False
+        self.alive[problem] = False
         self.sides.active[problem] = False
         self.sides.counts[problem] = 0
         self._factor = Factor.none()
 
     def return_to(self, sides: Sides) -> None:
         """Go on from other sides, of the present columns."""
-        self.sides = Sides(sides.active & self._alive, sides.signs, list(sides.counts))
+        self.sides = Sides(sides.active & self.alive, sides.signs, list(sides.counts))
         self._factor = Factor.none()
 
     def solve(self, problem: Subproblem) -> Tensor:
@@ -110,7 +111,7 @@ class BatchedPivots:
         for k in moving:
             self.drop(k)
         rest = torch.where(self.sides.active, g - problem.l1 * self.sides.signs, 0.0)
-        return torch.where(self._alive, w + self._solved(problem, rest)[0], 0.0)
+        return torch.where(self.alive, w + self._solved(problem, rest)[0], 0.0)
 
     def _solved(self, problem: Subproblem, sides: Tensor) -> tuple[Tensor, Tensor]:
         """Solutions over the active columns, zero for the others, and their products with the matrices, (K, m)."""
@@ -127,7 +128,7 @@ class BatchedPivots:
         leaving = rounding - w * self.sides.signs * steep  # zero is as good as what is rounding
         if problem.lower != 0.0:
             leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
-        return torch.where(self._alive, torch.where(self.sides.active, leaving, entering), -1.0)
+        return torch.where(self.alive, torch.where(self.sides.active, leaving, entering), -1.0)
 
     def _exchange(self, problem: Subproblem, w: Tensor, g: Tensor) -> list[int]:
         """Let columns change sides; the problems in which some did."""
@@ -194,7 +195,7 @@ class BatchedPivots:
 
     def _flip(self, here: Round, allowed: list[int], swaps: dict[int, list[int]]) -> None:
         """Exchange columns; those that enter take the sign of their correlation."""
-        active, chosen = here.sides.active, (here.excess > 0.0) & self._alive
+        active, chosen = here.sides.active, (here.excess > 0.0) & self.alive
         rooms = [self._room_in(k, here) for k in range(len(allowed))]
         entering = [count - leave for count, leave in zip(here.counts, here.leaving, strict=True)]
         freely = all(few in (0, count) for few, count in zip(allowed, here.counts, strict=True))
@@ -206,7 +207,7 @@ class BatchedPivots:
             chosen[k] = False
             chosen[k, pair] = True
         signs = torch.where(chosen & ~active, here.g.sign(), here.sides.signs)
-        active = (active ^ chosen) & self._alive
+        active = (active ^ chosen) & self.alive
         counts = [n + more - less for n, more, less in zip(here.sides.counts, entering, here.leaving, strict=True)]
         self.sides = Sides(active, signs, active.sum(1).tolist() if limited else counts)
         self._factor = Factor.none()

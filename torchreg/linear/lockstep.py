@@ -118,7 +118,7 @@ class LockstepPath:
         full = torch.zeros_like(g).index_copy_(2, self._oracle.chosen, w)
         slack = g - _table([form.l2 for form in forms], g) * full if self._ridged else g
         reach = slack if forms[0].lower == 0.0 else slack.abs()
-        over = (reach > (1.0 + _SLACK) * _table([form.l1 for form in forms], g)) & ~self._chosen & self._alive()
+        over = (reach > (1.0 + _SLACK) * _table([form.l1 for form in forms], g)) & ~self._chosen & self._pivots.alive
         gaps, violations = _certificates(forms, full, g, squares)
         good = self._judged(over.any(2).any(1), gaps)
         points = _points(self._oracle.chosen, w[:good], gaps, violations, 0.5 * squares, rounds)
@@ -127,9 +127,6 @@ class LockstepPath:
             self._pivots.return_to(sides[good])
             self._add(over.any(1).any(0).nonzero().flatten())
         return points
-
-    def _alive(self) -> Tensor:
-        return torch.tensor(self.lost, device=self._slack.device).logical_not()[:, None]
 
     def _judged(self, spoilt: Tensor, gaps: Tensor) -> int:
         """How many points come before the first spoilt one; folds without a certificate for one of these are lost."""
@@ -151,7 +148,7 @@ class LockstepPath:
         needed = torch.zeros_like(self._chosen)
         for g, form in ((self._slack, forms[0]), (last, forms[-1])):
             size = g if form.lower == 0.0 else g.abs()
-            needed |= ((size >= _KEEP * columns(form.l1, g[0])) & self._alive()).any(0)
+            needed |= ((size >= _KEEP * columns(form.l1, g[0])) & self._pivots.alive).any(0)
         self._add((needed & ~self._chosen).nonzero().flatten())
 
     def _solve(self, forms: Sequence[L1Form]) -> tuple[Tensor, list[Sides], list[int]]:
