@@ -6,8 +6,8 @@ import scipy.sparse
 import torch
 
 from torchreg import L1, L1L2, NonNegative, Weighted
+from torchreg.linear import batched_factor, batched_pivoting, fit_cv, fold_oracle, lockstep, training
 from torchreg.linear import cv as cross_validation
-from torchreg.linear import fit_cv, training
 from torchreg.linear.datafits import Quadratic
 from torchreg.linear.folds import drawn_folds
 from torchreg.linear.frame import framed
@@ -161,15 +161,42 @@ def test_dependent_columns_go_back_to_the_engine_for_one_problem(shape):
             assert a.gap <= 1e-10 * (rows @ frame.target[train].square())
 
 
+LIMITS = {
+    "the data although there are few columns": (fold_oracle, "_GRAMS", 0),
+    "two folds at a time": (lockstep, "_TOGETHER", 2),
+    "one strength at a time": (lockstep, "_ROOM", 0),
+    "matrices one by one": (batched_factor, "_LARGE", 0),
+    "a set that must grow": (lockstep, "_KEEP", 1.0),
+}
+
+
+@each_shape
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=list(LIMITS))
+def test_limits_of_memory_change_nothing(shape, limit, monkeypatch):
+    monkeypatch.setattr(*limit)
+    check(shape, L1(1.0), alphas=20)
+
+
+@each_shape
+@pytest.mark.parametrize("limit", [(batched_pivoting, "_ROUNDS", 1), (lockstep, "_POOR", -1.0)], ids=["rounds", "gap"])
+def test_folds_that_are_lost_are_solved_one_by_one(shape, limit, monkeypatch):
+    frame, folds, penalty, grid = prepared(shape, L1(1.0), 5)
+    options = {"tol": 1e-6, "max_iter": 1000}
+    alone = list(training_paths(frame, folds, penalty, grid, lockstep=False, **options))
+    monkeypatch.setattr(*limit)
+    assert None in list(lockstep_points(frame, folds, penalty, grid))
+    assert_same(frame, training_paths(frame, folds, penalty, grid, lockstep=True, **options), alone)
+
+
 @each_shape
 @pytest.mark.parametrize("penalty", ["lasso", "nonnegative elastic net"])
 def test_fit_cv_loses_the_same(shape, penalty, monkeypatch):
     X, y, weights = shape
     given = PENALTIES[penalty](X.shape[1])
 
-    def losses(lockstep):
+    def losses(together):
         def paths(*args, **options):
-            return training_paths(*args, **options, lockstep=lockstep)
+            return training_paths(*args, **options, lockstep=together)
 
         monkeypatch.setattr(cross_validation, "training_paths", paths)
         return fit_cv(X, y, given, alphas=20, eps=0.02, sample_weight=weights, cv=7).losses

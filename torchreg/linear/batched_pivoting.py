@@ -183,6 +183,8 @@ class BatchedPivots:
         sides = torch.stack([rest, -here.g[k, entering].sign() * self._gram[k, chosen, entering]], 1)
         w, way = torch.cholesky_solve(sides, torch.linalg.cholesky_ex(square)[0]).unbind(1)
         shrinks = way * w < 0.0
+        if problem.lower != 0.0:
+            shrinks &= problem.l1[chosen] > 0.0  # unpenalised columns may change sign
         if not bool(shrinks.any() & (here.excess[k, entering] > 0.0)):
             return None
         first = torch.where(shrinks, -w / torch.where(shrinks, way, 1.0), torch.inf).argmin()
