@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.design import Design
@@ -19,7 +18,8 @@ from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
-from torchreg.linear.training import training_points
+from torchreg.linear.progress import shown
+from torchreg.linear.training import training_paths
 from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -169,10 +169,9 @@ def fit_cv(
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
-    losses = []
-    for fold in tqdm(folds, disable=not progress, desc="folds", unit="fold"):
-        points = training_points(frame, fold, penalty, grid, tol=tol, max_iter=limit)
-        losses.append(_held_out(frame, fold[1].to(frame.raw.device), points, metric))
+    paths = training_paths(frame, folds, penalty, grid, tol=tol, max_iter=limit)
+    bar = shown(zip(folds, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
+    losses = [_held_out(frame, test.to(frame.raw.device), points, metric) for (_, test), points in bar]
     return CVPath(path, torch.stack(losses), folds, rule)
 
 

@@ -188,11 +188,10 @@ def engine_for(
             return SmoothEngine(problem, start, tol, max_iter)
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
+    rows = grouped_rows(problem, penalty)
+    if rows is not None:
+        return GroupEngine(problem, rows, start, tol, max_iter, moments)
     form = penalty.form(problem.no_coef())
-    if isinstance(form, GroupForm) and problem.datafit.quadratic:
-        rows = group_of_rows(form.by, problem.no_coef())
-        if rows is not None:
-            return GroupEngine(problem, rows, start, tol, max_iter, moments)
     if isinstance(form, L1Form) and problem.K is not None and problem.datafit.quadratic:
         return TaskEngine(problem, start, moments)
     if isinstance(form, L1Form) and has_hessian(problem):
@@ -232,6 +231,13 @@ def fits_l1(problem: Problem, penalty: Penalty) -> bool:
     """Whether pivoting solves it: least squares of one target with a penalty of type L1."""
     form = penalty.form(problem.no_coef())
     return problem.datafit.quadratic and problem.K is None and isinstance(form, L1Form)
+
+
+def grouped_rows(problem: Problem, penalty: Penalty) -> Tensor | None:
+    """The group of each row of coef, (p,), where least squares has a penalty of groups of rows, else None."""
+    coef = problem.no_coef()
+    form = penalty.form(coef)
+    return group_of_rows(form.by, coef) if problem.datafit.quadratic and isinstance(form, GroupForm) else None
 
 
 def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:

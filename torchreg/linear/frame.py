@@ -43,6 +43,18 @@ class Coordinates:
             intercept = intercept - self.mean[index] @ values
         return replace(point, values=values, intercept=intercept)
 
+    def nested(self, inner: Coordinates) -> Coordinates:
+        """Those of data that is centred and scaled once more, by ``inner``."""
+        mean, scale, shift = inner.mean, inner.scale, inner.shift
+        if self.scale is not None:
+            mean = None if mean is None else mean * self.scale
+            scale = self.scale if scale is None else scale * self.scale
+        if self.mean is not None:
+            mean = self.mean if mean is None else mean + self.mean
+        if self.shift is not None:
+            shift = self.shift if shift is None else shift + self.shift
+        return Coordinates(mean, scale, shift)
+
     def inward(self, start: tuple[Any, Any], like: Tensor) -> tuple[Tensor, Tensor]:
         """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape.
 

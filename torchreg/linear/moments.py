@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg.linear.design import Design, as_scale
+from torchreg.linear.design import Design, as_scale, divided
 from torchreg.linear.problem import Problem
 
 _SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all
@@ -40,8 +40,13 @@ def moments_pay(problem: Problem) -> bool:
 def moments_of(problem: Problem) -> Moments:
     """By one pass over the data."""
     design, weights, y = problem.design, problem.weights, problem.y
-    weighted = weights[:, None] * y if y.dim() == 2 else weights * y
+    weighted = per_row(weights, y) * y
     return Moments(design.gram(weights), design.transposed(weighted), (weighted * y).sum())
+
+
+def per_row(numbers: Tensor, like: Tensor) -> Tensor:
+    """Numbers of rows, shaped to multiply (rows,) or (rows, K)."""
+    return numbers[:, None] if like.dim() == 2 else numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Remainder:
 
     Attributes:
         moments: of the remaining rows, centred and scaled by themselves.
-        mean: of the remaining columns in the old coordinates, (p,). shift: of their target, 0-d.
+        mean: of the remaining columns in the old coordinates, (p,). shift: of their target, 0-d or (K,).
         scale: of the remaining columns in the old coordinates, (p,), or None.
     """
 
@@ -77,24 +82,25 @@ def remainder(problem: Problem, whole: Moments, rows: Tensor, *, centre: bool, s
     """
     part, weights, y = problem.design.subset(rows), problem.weights[rows], problem.y[rows]
     left = 1.0 - weights.sum()
-    weighted = weights * y
+    weighted = per_row(weights, y) * y
     gram = whole.gram - part.gram(weights)
     cross, energy = whole.cross - part.transposed(weighted), whole.energy - (weighted * y).sum()
     gram, cross, energy = gram.div_(left), cross / left, energy / left
-    mean, shift = torch.zeros_like(cross), torch.zeros_like(energy)
+    mean, shift = torch.zeros_like(gram[0]), torch.zeros_like(weighted[0])
     if centre:
-        mean, shift = -part.transposed(weights) / left, -weighted.sum() / left
-        gram, cross, energy = gram.addr_(mean, mean, alpha=-1.0), cross - shift * mean, energy - shift.square()
+        mean, shift = -part.transposed(weights) / left, -weighted.sum(0) / left
+        gram, cross = gram.addr_(mean, mean, alpha=-1.0), cross - per_row(mean, cross) * shift
+        energy = energy - shift.square().sum()
     variance = gram.diagonal()
     constant = variance <= _FLAT * whole.gram.diagonal()
     if bool(constant.any()):
         gram[constant], gram[:, constant] = 0.0, 0.0
-        cross = torch.where(constant, 0.0, cross)
+        cross = torch.where(per_row(constant, cross), 0.0, cross)
     spread = None
     if scale:
         centred = gram.diagonal() if centre else gram.diagonal() - _mean_without(problem, part, weights).square()
-        spread = as_scale(centred.clamp(min=0.0).sqrt())
-        gram, cross = gram.div_(spread[:, None]).div_(spread), cross / spread
+        spread = as_scale(torch.where(centred > _FLAT * gram.diagonal(), centred, 0.0).sqrt())
+        gram, cross = gram.div_(spread[:, None]).div_(spread), divided(cross, spread)
     return Remainder(Moments(gram, cross, energy, detached=True), mean, shift, spread)
 
 

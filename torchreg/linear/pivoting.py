@@ -194,7 +194,7 @@ class PivotSolver:
         self.signs[entering] = g[entering].sign()
         free = entering[table[entering] > _DEPENDENT * self.tableau.gram.diagonal()[entering]]
         room = max(self._rank - int(active.sum()) + len(leaving), 0)
-        if len(free) > room:
+        if len(free) > room and not bool(self.tableau.ridge.all()):
             free = free[excess[free].topk(room).indices]
         if len(free) or len(leaving):
             self._pivot(torch.cat([leaving, free]))

@@ -1,19 +1,57 @@
-"""A path on the training rows of a fold; for least squares from the full Gram matrix less that of the test rows."""
+"""Paths on the training rows of folds; for least squares from the full Gram matrix less that of the test rows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import engine_for, fits_l1
+from torchreg.linear.engines import engine_for, fits_l1, grouped_rows, is_smooth
+from torchreg.linear.fold_oracle import is_complete
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
+from torchreg.linear.lockstep import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
+
+_SMALL = 150  # rank up to which one thread of a CPU spends more time on the number of problems than on their size
+
+
+def training_paths(
+    frame: Frame,
+    folds: Sequence[Fold],
+    penalty: Penalty,
+    grid: list[float],
+    *,
+    tol: float,
+    max_iter: int,
+    lockstep: bool | None = None,
+) -> Iterator[list[PathPoint]]:
+    """For each fold the solutions at the strengths of the full path, in the coordinates of X.
+
+    Args:
+        frame: all rows.
+        folds: pairs (train, test) of row numbers.
+        penalty: whose alpha each strength replaces.
+        grid: strengths, descending.
+        tol: of iterative engines.
+        max_iter: their limit.
+        lockstep: whether all folds are solved at once where the problem allows it; None: on a GPU, and where
+            problems are so small that the time goes into their number.
+    """
+    wanted = _pays(frame) if lockstep is None else lockstep
+    together: Iterator[list[PathPoint] | None] = (None for _ in folds)
+    if wanted and fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef()):
+        together = lockstep_points(frame, folds, penalty, grid)
+    for fold, points in zip(folds, together, strict=True):
+        yield points or training_points(frame, fold, penalty, grid, tol=tol, max_iter=max_iter)
+
+
+def _pays(frame: Frame) -> bool:
+    return frame.raw.device.type == "cuda" or min(frame.raw.n, frame.raw.p) <= _SMALL
 
 
 def training_points(
@@ -21,23 +59,24 @@ def training_points(
 ) -> list[PathPoint]:
     """The solutions of one fold at the strengths of the full path, in the coordinates of X."""
     train, test = (rows.to(frame.raw.device) for rows in fold)
-    complete = torch.equal(torch.cat([train, test]).sort().values, torch.arange(frame.raw.n, device=train.device))
-    if complete and frame.moments is not None and fits_l1(frame.problem, penalty):
-        return _by_subtraction(frame, test, penalty, grid)
+    if frame.moments is not None and is_complete((train, test), frame.raw.n) and _needs_moments_alone(frame, penalty):
+        return _by_subtraction(frame, test, penalty, grid, tol, max_iter)
     part = frame.subset(train)
     engine = engine_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
     return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
 
 
-def _by_subtraction(frame: Frame, test: Tensor, penalty: Penalty, grid: list[float]) -> list[PathPoint]:
-    assert frame.moments is not None
-    whole = frame.coordinates
-    rest = remainder(frame.problem, frame.moments, test, centre=frame.fit_intercept, scale=frame.standardize)
-    engine = engine_for(frame.problem, penalty, start=None, tol=0.0, max_iter=1, moments=rest.moments)
-    inner = Coordinates(rest.mean, rest.scale, rest.shift)
-    outer = Coordinates(whole.mean, whole.scale, None)
-    points = [inner.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
-    lifted = [outer.outward(point) for point in points]
-    if whole.shift is None:
-        return lifted
-    return [replace(point, intercept=point.intercept + whole.shift) for point in lifted]
+def _needs_moments_alone(frame: Frame, penalty: Penalty) -> bool:
+    return fits_l1(frame.problem, penalty) or grouped_rows(frame.problem, penalty) is not None
+
+
+def _by_subtraction(
+    frame: Frame, test: Tensor, penalty: Penalty, grid: list[float], tol: float, max_iter: int
+) -> list[PathPoint]:
+    problem, whole = frame.problem, frame.moments
+    assert whole is not None
+    rest = remainder(problem, whole, test, centre=frame.fit_intercept, scale=frame.standardize)
+    tol *= float(torch.nan_to_num(rest.moments.energy / whole.energy, nan=1.0))  # the engine's is relative to the whole
+    engine = engine_for(problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=rest.moments)
+    back = frame.coordinates.nested(Coordinates(rest.mean, rest.scale, rest.shift))
+    return [back.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]

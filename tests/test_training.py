@@ -1,0 +1,74 @@
+"""Moments of training rows by subtraction, and the training paths that follow from them."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from torchreg import L1, L2, Group, NonNegative, labels, rows
+from torchreg.linear import training
+from torchreg.linear.datafits import Quadratic
+from torchreg.linear.folds import drawn_folds
+from torchreg.linear.frame import framed
+from torchreg.linear.moments import remainder
+from torchreg.linear.path import alpha_grid, strongest
+from torchreg.linear.training import training_points
+
+DRAW = np.random.default_rng(0)
+X = DRAW.standard_normal((50, 12)) @ DRAW.standard_normal((12, 12)) + DRAW.uniform(-2, 2, 12)
+X[:, 4], X[:, 7] = 3.0, 0.0
+X[10, 7] = 1.0  # in one fold's held-out rows alone
+Y = X[:, :2] @ DRAW.standard_normal((2, 2)) + DRAW.standard_normal((50, 2)) + 2.0
+WEIGHTS = DRAW.uniform(0.2, 2.0, 50)
+each_target = pytest.mark.parametrize("y", [Y[:, 0], Y], ids=["one target", "two"])
+each_frame = pytest.mark.parametrize("centre", [True, False], ids=["intercept", ""])
+each_scale = pytest.mark.parametrize("scale", [True, False], ids=["standardize", ""])
+
+
+def frame_of(y, centre, scale):
+    return framed(X, y, Quadratic(), WEIGHTS, None, centre, scale, None)
+
+
+@each_target
+@each_frame
+@each_scale
+def test_moments_without_some_rows_are_those_of_the_others(y, centre, scale):
+    frame = frame_of(y, centre, scale)
+    for train, test in drawn_folds(4, 50, y, None):
+        rest = remainder(frame.problem, frame.moments, test, centre=centre, scale=scale)
+        part = frame.subset(train)
+        for name in ("gram", "cross", "energy"):
+            want = getattr(part.moments, name)
+            size = 1e-12 * float(want.abs().max())  # rounding of the whole's, of which a share is left
+            torch.testing.assert_close(getattr(rest.moments, name), want, rtol=0, atol=size)
+
+
+PENALTIES = {
+    "groups": Group(L1(1.0), by=labels(torch.arange(12) // 3)),
+    "groups with a ridge": Group(L1(1.0), by=labels(torch.arange(12) // 3)) + L2(0.2),
+    "groups and entries": Group(L1(1.0), by=labels(torch.arange(12) // 3)) + L1(0.1),
+    "nonnegative groups": NonNegative(Group(L1(1.0), by=labels(torch.arange(12) % 5))),
+    "rows": Group(L1(1.0), by=rows),
+}
+
+
+CASES = [*((name, Y[:, 0]) for name in PENALTIES), ("rows", Y)]
+
+
+@pytest.mark.parametrize(("name", "y"), CASES, ids=[*PENALTIES, "rows of two"])
+@each_frame
+@each_scale
+def test_groups_on_moments_by_subtraction_are_those_of_the_rows(name, y, centre, scale, monkeypatch):
+    penalty = PENALTIES[name]
+    frame = frame_of(y, centre, scale)
+    grid = alpha_grid(8, strongest(frame, penalty, 1e-12, 5000), 0.05)
+    folds = drawn_folds(3, 50, y, 0)
+    options = {"tol": 1e-13, "max_iter": 5000}
+    ours = [training_points(frame, fold, penalty, grid, **options) for fold in folds]
+    monkeypatch.setattr(training, "_needs_moments_alone", lambda *_: False)
+    theirs = [training_points(frame, fold, penalty, grid, **options) for fold in folds]
+    for a, b in zip(chain(*ours), chain(*theirs), strict=True):
+        torch.testing.assert_close(a.dense(12), b.dense(12), rtol=0, atol=1e-5)  # about the root of tol
+        torch.testing.assert_close(a.intercept, b.intercept, rtol=0, atol=1e-4)
+        assert a.gap <= 1e-12 * frame.problem.null_loss()
