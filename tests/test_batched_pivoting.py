@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from torchreg.linear.batched_pivoting import BatchedPivots
-from torchreg.linear.exchanges import Patience
-from torchreg.linear.subproblem import Subproblem
+from torchreg.linear.lockstep.exchanges import Patience
+from torchreg.linear.lockstep.pivoting import BatchedPivots
+from torchreg.linear.pivoting.subproblem import Subproblem
 
 F64 = torch.float64
 K, M, N = 4, 25, 60

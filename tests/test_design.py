@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchreg.linear import inputs
-from torchreg.linear.dense import Dense
-from torchreg.linear.inputs import as_design
-from torchreg.linear.sparse import Sparse
+from torchreg.linear.designs import inputs
+from torchreg.linear.designs.dense import Dense
+from torchreg.linear.designs.inputs import as_design
+from torchreg.linear.designs.sparse import Sparse
 
 F64 = torch.float64
 N, P = 70, 40
@@ -280,8 +280,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("centre", [False, True])
 @pytest.mark.parametrize("distance", [0.0, 100.0, 1e9])
 def test_nothing_as_large_as_the_data_is_made(dtype, centre, distance, monkeypatch):
-    monkeypatch.setattr("torchreg.linear.dense._ROOM", 1 << 12)
-    monkeypatch.setattr("torchreg.linear.dense._BLOCK", 1 << 10)
+    monkeypatch.setattr("torchreg.linear.designs.dense._ROOM", 1 << 12)
+    monkeypatch.setattr("torchreg.linear.designs.dense._BLOCK", 1 << 10)
     X = torch.rand(2000, 16, dtype=dtype)
     weights = weights_of(True, 2000)
     with Largest() as largest:

@@ -15,11 +15,11 @@ from sklearn.linear_model import MultiTaskLasso
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
 from torchreg.linear import Quadratic, engines, group_proximal_point
 from torchreg.linear.frame import framed
-from torchreg.linear.group_strengths import strengths_of
-from torchreg.linear.group_system import GroupSystem
-from torchreg.linear.growing_gram import FullGram, ThinGram
+from torchreg.linear.groupwise.growing_gram import FullGram, ThinGram
+from torchreg.linear.groupwise.partition import Even, Uneven, group_of_rows, partition
+from torchreg.linear.groupwise.strengths import strengths_of
+from torchreg.linear.groupwise.system import GroupSystem
 from torchreg.linear.moments import moments_of
-from torchreg.linear.partition import Even, Uneven, group_of_rows, partition
 from torchreg.linear.path import fit_path
 
 TOL = 1e-10

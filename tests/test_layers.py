@@ -95,7 +95,7 @@ def test_other_libraries_stay_where_they_belong(path):
         assert "matplotlib" not in used
     if name != "torchreg.commands.fit_data":
         assert "pandas" not in used
-    if not name.startswith("torchreg.linear.estimators") and name != "torchreg.linear.scipy_rows":
+    if not name.startswith("torchreg.linear.estimators") and name != "torchreg.linear.designs.scipy_rows":
         assert "scipy" not in used
     known = STDLIB | {"scipy", "torch", "torchreg", "numpy", "tqdm", "sklearn", "matplotlib"}
     assert used <= known | {"pandas", "ray", "optuna", "lightning", "accelerate", "transformers"}

@@ -11,9 +11,9 @@ import scipy.sparse
 import torch
 from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length
 
-from torchreg.linear.arrays import check_finite, tensor_of
-from torchreg.linear.dense import Dense
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.arrays import check_finite, tensor_of
+from torchreg.linear.designs.dense import Dense
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.rows import as_offset, as_target, as_weights
 
 GOOD = np.arange(12.0).reshape(4, 3)
@@ -171,7 +171,7 @@ def test_scipy_is_not_loaded_for_dense_data():
     import subprocess
 
     code = (
-        "import sys, numpy, torch; from torchreg.linear.inputs import as_design; "
+        "import sys, numpy, torch; from torchreg.linear.designs.inputs import as_design; "
         "as_design(numpy.eye(3)); print('scipy' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

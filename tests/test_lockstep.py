@@ -6,12 +6,13 @@ import scipy.sparse
 import torch
 
 from torchreg import L1, L1L2, NonNegative, Weighted
-from torchreg.linear import batched_factor, batched_pivoting, fit_cv, fold_oracle, lockstep, training
 from torchreg.linear import cv as cross_validation
+from torchreg.linear import fit_cv, training
 from torchreg.linear.datafits import Quadratic
 from torchreg.linear.folds import drawn_folds
 from torchreg.linear.frame import framed
-from torchreg.linear.lockstep import lockstep_points
+from torchreg.linear.lockstep import factor, fold_oracle, path, pivoting
+from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.path import alpha_grid, strongest
 from torchreg.linear.training import training_paths, training_points
 
@@ -163,10 +164,10 @@ def test_dependent_columns_go_back_to_the_engine_for_one_problem(shape):
 
 LIMITS = {
     "the data although there are few columns": (fold_oracle, "_GRAMS", 0),
-    "two folds at a time": (lockstep, "_TOGETHER", 2),
-    "one strength at a time": (lockstep, "_ROOM", 0),
-    "matrices one by one": (batched_factor, "_LARGE", 0),
-    "a set that must grow": (lockstep, "_KEEP", 1.0),
+    "two folds at a time": (path, "_TOGETHER", 2),
+    "one strength at a time": (path, "_ROOM", 0),
+    "matrices one by one": (factor, "_LARGE", 0),
+    "a set that must grow": (path, "_KEEP", 1.0),
 }
 
 
@@ -178,7 +179,7 @@ def test_limits_of_memory_change_nothing(shape, limit, monkeypatch):
 
 
 @each_shape
-@pytest.mark.parametrize("limit", [(batched_pivoting, "_ROUNDS", 1), (lockstep, "_POOR", -1.0)], ids=["rounds", "gap"])
+@pytest.mark.parametrize("limit", [(pivoting, "_ROUNDS", 1), (path, "_POOR", -1.0)], ids=["rounds", "gap"])
 def test_folds_that_are_lost_are_solved_one_by_one(shape, limit, monkeypatch):
     frame, folds, penalty, grid = prepared(shape, L1(1.0), 5)
     options = {"tol": 1e-6, "max_iter": 1000}

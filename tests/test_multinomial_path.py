@@ -24,11 +24,11 @@ from sklearn.linear_model import LogisticRegression
 
 from torchreg import L1, L1L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
-from torchreg.linear import multinomial_path
 from torchreg.linear.engines import NewtonEngine, TaskEngine, engine_for
 from torchreg.linear.frame import framed
-from torchreg.linear.multinomial_path import MultinomialPath
-from torchreg.linear.pairs import Pairs
+from torchreg.linear.l1 import multinomial
+from torchreg.linear.l1.multinomial import MultinomialPath
+from torchreg.linear.l1.pairs import Pairs
 from torchreg.linear.path import fit_path
 from torchreg.linear.proximal_gradient import proximal_gradient
 
@@ -229,8 +229,8 @@ def test_a_working_set_forgets(monkeypatch):
     monkeypatch.setattr(MultinomialPath, "_prune", watched)
     paths = []
     for many, near in ((0.7, 0.9), (1.0, 10.0), (-1.0, 0.0)):
-        monkeypatch.setattr(multinomial_path, "_MANY", many)
-        monkeypatch.setattr(multinomial_path, "_NEAR", near)
+        monkeypatch.setattr(multinomial, "_MANY", many)
+        monkeypatch.setattr(multinomial, "_NEAR", near)
         forgotten.clear()
         paths.append(fit_path(X, y, L1(1.0), alphas=15, tol=1e-12, **OPTIONS))
         assert (sum(forgotten) > 0) == (many == 1.0) or many == 0.7

@@ -9,12 +9,12 @@ from helpers import F64, QUICK, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchreg.linear.descent import descended
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.oracle import DataOracle, GramOracle
-from torchreg.linear.pivoting import PivotSolver
-from torchreg.linear.subproblem import Subproblem, misfit
-from torchreg.linear.tableau import Tableau
+from torchreg.linear.pivoting.descent import descended
+from torchreg.linear.pivoting.solver import PivotSolver
+from torchreg.linear.pivoting.subproblem import Subproblem, misfit
+from torchreg.linear.pivoting.tableau import Tableau
 
 CPU = torch.device("cpu")
 ROUNDING = 1e-10  # of the largest entry: products of a matrix of condition 1e3 with its inverses

@@ -8,7 +8,7 @@ from helpers import F64, normal
 from test_datafits import BUILT_IN, CATALOG, ROWS
 
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.intercept import best_shift
 from torchreg.linear.problem import Problem
 

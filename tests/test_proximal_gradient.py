@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchreg import L0, L1, L1L2, L2, MCP, SCAD, Group, NonNegative, Weighted, columns, labels, rows
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 

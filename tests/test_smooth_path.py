@@ -12,22 +12,22 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 
 from torchreg import L1, L1L2, L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
-from torchreg.linear.charts import Plain, RowSpace
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.engines import RidgeEngine, SmoothEngine, engine_for
-from torchreg.linear.features import features_of
 from torchreg.linear.frame import framed
-from torchreg.linear.inputs import as_design
-from torchreg.linear.kernel import kernel_of
-from torchreg.linear.newton_systems import (
+from torchreg.linear.path import fit_path
+from torchreg.linear.ridge.kernel import kernel_of
+from torchreg.linear.ridge.shifted import Factor, Spectrum
+from torchreg.linear.smooth.charts import Plain, RowSpace
+from torchreg.linear.smooth.features import features_of
+from torchreg.linear.smooth.path import SmoothPath
+from torchreg.linear.smooth.systems import (
     Curve,
     Diagonal,
     Factors,
     JointFactor,
     newton_direction,
 )
-from torchreg.linear.path import fit_path
-from torchreg.linear.shifted import Factor, Spectrum
-from torchreg.linear.smooth_path import SmoothPath
 
 DRAWS = np.random.default_rng(0)
 ALPHAS = [1.0, 0.1, 0.01, 1e-4]
@@ -351,7 +351,7 @@ def test_outputs_without_a_known_map_have_no_hessian():
 
 @pytest.mark.parametrize("width", [1, 5, 300])
 def test_kernel(width, monkeypatch):
-    monkeypatch.setattr("torchreg.linear.kernel._WIDEST", width)
+    monkeypatch.setattr("torchreg.linear.ridge.kernel._WIDEST", width)
     X, scales = normal((13, 6)), torch.rand(6, generator=generator(0), dtype=F64)
     design = as_design(X).standardised(torch.full((13,), 1 / 13, dtype=F64), centre=True, scale=False)
     kernel, centred = kernel_of(design, scales), X - X.mean(0)
@@ -441,7 +441,7 @@ def test_the_row_space_is_entered_when_it_pays(kind, monkeypatch):
     problem = problem_of(SHAPES["wide"], kind)
     found = []
     for memory_bound in (1e9, 1e-9):
-        monkeypatch.setattr("torchreg.linear.smooth_path._MEMORY_BOUND", memory_bound)
+        monkeypatch.setattr("torchreg.linear.smooth.path._MEMORY_BOUND", memory_bound)
         path = SmoothPath(problem, None, 1e-12, 100)
         forms = [L2(a).form(problem.no_coef()) for a in ALPHAS]
         found.append([p.dense(70) for p in path.points(forms)])

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from torchreg.linear.chunks import ChunkMoments, Chunks, moments_of_chunks
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.dense import Dense
-from torchreg.linear.design import as_scale, deviation, divided
+from torchreg.linear.designs.base import as_scale, deviation, divided
+from torchreg.linear.designs.dense import Dense
+from torchreg.linear.designs.gram_blocks import mirrored
 from torchreg.linear.frame import Coordinates, Frame
-from torchreg.linear.gram_blocks import mirrored
 from torchreg.linear.moments import Moments
 from torchreg.linear.problem import Problem
 

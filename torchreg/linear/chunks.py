@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Quadratic
-from torchreg.linear.gram_blocks import mirrored
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.gram_blocks import mirrored
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.rows import as_target, given_weights
 

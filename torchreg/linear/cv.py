@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.design import Design
+from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
 from torchreg.linear.folds import Fold, drawn_folds
 from torchreg.linear.frame import Frame, framed

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
-from torchreg.linear.column_path import ColumnPath
 from torchreg.linear.datafits import NoHessian
-from torchreg.linear.group_path import GroupPath
-from torchreg.linear.l1_path import L1Path
+from torchreg.linear.groupwise.partition import group_of_rows
+from torchreg.linear.groupwise.path import GroupPath
+from torchreg.linear.l1.column import ColumnPath
+from torchreg.linear.l1.least_squares import L1Path
+from torchreg.linear.l1.multinomial import MultinomialPath
+from torchreg.linear.l1.newton import NewtonPath
+from torchreg.linear.l1.tasks import TaskPath
 from torchreg.linear.moments import Moments
-from torchreg.linear.multinomial_path import MultinomialPath
-from torchreg.linear.newton_path import NewtonPath
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
-from torchreg.linear.partition import group_of_rows
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
-from torchreg.linear.ridge_path import RidgePath
-from torchreg.linear.smooth_path import SmoothPath
-from torchreg.linear.task_path import TaskPath
+from torchreg.linear.ridge.path import RidgePath
+from torchreg.linear.smooth.path import SmoothPath
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]

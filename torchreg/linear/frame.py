@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.design import Design, deviation
-from torchreg.linear.inputs import as_design
+from torchreg.linear.designs.base import Design, deviation
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.moments import Moments, moments_of, moments_pay
 from torchreg.linear.points import PathPoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg.linear.design import Design, as_scale, divided
+from torchreg.linear.designs.base import Design, as_scale, divided
 from torchreg.linear.problem import Problem
 
 _SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from torchreg.linear.design import Design
+from torchreg.linear.designs.base import Design
 
 
 class Oracle(ABC):

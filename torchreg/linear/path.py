@@ -12,7 +12,7 @@ from torch import Tensor
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.design import Design, divided
+from torchreg.linear.designs.base import Design, divided
 from torchreg.linear.engines import Start, engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of

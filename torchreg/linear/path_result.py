@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
-from torchreg.linear.inputs import as_design
 from torchreg.linear.points import PathPoint
 from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty

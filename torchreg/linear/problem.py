@@ -14,7 +14,7 @@ from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.penalties import NoConjugate
 
 if TYPE_CHECKING:
-    from torchreg.linear.design import Design
+    from torchreg.linear.designs.base import Design
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Problem:
     Example:
         >>> import torch
         >>> from torchreg.linear.datafits import Quadratic
-        >>> from torchreg.linear.inputs import as_design
+        >>> from torchreg.linear.designs.inputs import as_design
         >>> X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
         >>> y = Quadratic().prepare(4.0 * X[:, 0] + 0.1 * X[:, 1] + 7.0)
         >>> weights = torch.full((4,), 0.25, dtype=torch.float64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.problem import Problem
-from torchreg.linear.smooth import GramTerm, Point, RowTerm, Smooth, largest
+from torchreg.linear.smooth_part import GramTerm, Point, RowTerm, Smooth, largest
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import filled
 
@@ -102,7 +102,7 @@ def proximal_gradient(
         >>> import torch
         >>> from torchreg import MCP
         >>> from torchreg.linear.datafits import Quadratic
-        >>> from torchreg.linear.inputs import as_design
+        >>> from torchreg.linear.designs.inputs import as_design
         >>> X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
         >>> y = Quadratic().prepare(4.0 * X[:, 0] + 0.1 * X[:, 1] + 7.0)
         >>> weights = torch.full((4,), 0.25, dtype=torch.float64)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.linear.arrays import check_finite, tensor_of
-from torchreg.linear.design import Design
+from torchreg.linear.designs.arrays import check_finite, tensor_of
+from torchreg.linear.designs.base import Design
 
 
 def as_target(y: Any, design: Design) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.design import Design
+from torchreg.linear.designs.base import Design
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.engines import engine_for, fits_l1, grouped_rows, is_smooth
-from torchreg.linear.fold_oracle import is_complete
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
-from torchreg.linear.lockstep import lockstep_points
+from torchreg.linear.lockstep.fold_oracle import is_complete
+from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved

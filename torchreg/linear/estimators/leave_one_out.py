@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg.linear.design import Design
+from torchreg.linear.designs.base import Design
 
 _ENTRIES = 2**24  # of a dense block (p, rows) while the rows' products are formed
 _RANK = 1e-12  # relative size below which a direction of the unpenalised columns counts as none

@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_scalar
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
 from torchreg.linear.estimators.base import warn_unless_converged
 from torchreg.linear.estimators.cross_validated import (
@@ -29,7 +30,6 @@ from torchreg.linear.estimators.penalised import entrywise, feature_weights
 from torchreg.linear.estimators.regressor import Regressor
 from torchreg.linear.estimators.ridge import ridge_penalty, ridge_rows
 from torchreg.linear.estimators.scored import Ordered, cross_validated_path, fit_in_order, scores_on, takes_weights
-from torchreg.linear.inputs import as_design
 from torchreg.penalties import L2
 
 

@@ -1,0 +1,1 @@
+"""Paths of penalties of type L1."""

@@ -1,0 +1,1 @@
+"""All folds of a cross-validation as one batch."""

@@ -1,0 +1,1 @@
+"""Small penalised quadratics, solved exactly by exchanging columns."""

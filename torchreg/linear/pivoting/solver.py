@@ -1,0 +1,299 @@
+"""Exact minimisers of small penalised quadratics, by exchanging all columns that violate optimality at once.
+
+    minimise  w' (G + diag(l2)) w / 2 - c' w + sum_j l1_j |w_j|,  w >= 0 where asked
+
+For an active set and signs the tableau gives coefficients and correlations in one product. Columns with a
+coefficient of the wrong sign, or a correlation beyond l1, change sides together (block principal pivoting), which
+from a neighbouring solution takes one or two exchanges. A column that is a combination of active ones enters only
+in exchange for the first of them that its growth brings to zero, as in the simplex method. If the number of
+violations stops falling, only the worst change. If that cycles, the way from the last solution to this one is followed
+from kink to kink (as least angle regression follows a path); where rounding ends that, accelerated proximal steps
+guess the signs anew. A matrix that is singular to rounding gets a ridge, which proximal point steps take off again.
+
+Source: Kim and Park, AISTATS 2010 (block pivoting for L1); Osborne, Presnell and Turlach, IMA J. Numer. Anal. 20, 2000
+(homotopy); Rockafellar, SIAM J. Control Optim. 14, 1976 (proximal point).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.pivoting.descent import descended
+from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
+from torchreg.linear.pivoting.tableau import Tableau
+from torchreg.shrinkage import soft
+
+_DEPENDENT = 1e-10  # of its square norm is left of a column, after the active ones: it is their combination
+_SPARE = 3  # exchanges that need not lessen the violations, before only the worst change
+_BLOCK_ROUNDS = 25
+_ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
+_KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
+_GUESS_STEPS = 200
+_SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
+_ROUNDING = 1e-14  # of a correlation, relative to the largest
+_RESIDUAL = 1e-13  # of the active equations, relative to the largest correlation
+_POOR = 1e-9  # a residual above this means that the tableau is no inverse any more
+_REPAIRS = 3
+_REGULAR = 1e-8  # ridge of the proximal point steps for singular matrices, relative to the diagonal
+_CLOSE = 1.15  # ridges within this factor converge by proximal point steps: 13 % error a step at most
+_PROXIMAL_STEPS = 100
+
+
+class PivotSolver:
+    """Solves subproblems over one growing set of columns, each from the solution of the one before.
+
+    Args:
+        device: where to compute.
+        limit: no more columns than this will ever come.
+        rank: no more columns than this are independent.
+
+    Attributes:
+        rounds: products with the tableau so far.
+        fallbacks: how often the exchanges had to be helped.
+    """
+
+    def __init__(self, device: torch.device, limit: int, rank: int) -> None:
+        self._rank = rank
+        self.tableau = Tableau(device, limit)
+        self.signs = torch.zeros(0, dtype=torch.float64, device=device)
+        self.w = torch.zeros(0, dtype=torch.float64, device=device)
+        self.rounds = 0
+        self.fallbacks = 0
+        self._shift = 0.0
+        self._worn = False
+        self._anchor = (self.w, self.signs)
+
+    def append(self, gram: Tensor, l2: Tensor) -> None:
+        """New columns: their Gram matrix with all columns (size + k, k), and their ridge (k,)."""
+        self.tableau.append(gram, l2 + self._shift)
+        self.signs = torch.cat([self.signs, self.signs.new_zeros(gram.shape[1])])
+        self.w = torch.cat([self.w, self.w.new_zeros(gram.shape[1])])
+        w, signs = (torch.cat([part, part.new_zeros(gram.shape[1])]) for part in self._anchor)
+        self._anchor = (w, signs)
+
+    def begin(self, w: Tensor) -> None:
+        """Start from these coefficients over the present columns, (size,)."""
+        self.w, self.signs = w.clone(), w.sign()
+        self._anchor = (self.w, self.signs.clone())
+        self.tableau.active.copy_(w != 0.0)
+        self.tableau.rebuild()
+
+    def replace(self, gram: Tensor, l2: Tensor) -> None:
+        """Another Gram matrix over the same columns; active set, signs and coefficients stay."""
+        self.tableau.rebuild(gram, l2 + self._shift)
+
+    def solve(self, problem: Subproblem) -> tuple[Tensor, Tensor]:
+        """Coefficients and correlations ``c - (G + diag(l2)) w``, each (size,).
+
+        The active correlations equal ``l1 * sign`` to rounding; the caller's certificate judges what is returned.
+        """
+        if not self.tableau.size:
+            return self.w, problem.c
+        start = self._anchor[0]
+        self._approach(problem.l2)
+        for _ in range(_REPAIRS):
+            self._proximal_point(problem)
+            g, residual = self._refine(problem)
+            if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
+                return self.w, g
+            self.fallbacks += 1
+            self._regularise(problem.l2)
+        return self._last_resort(problem, start)
+
+    def _last_resort(self, problem: Subproblem, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Descent from the last solution, never worse than it: for matrices that are singular to rounding."""
+        gram = self.tableau.gram
+        bounded = torch.full_like(problem.c, problem.lower == 0.0, dtype=torch.bool)
+        self.begin(descended(gram + torch.diag(problem.l2), problem.c, problem.l1, bounded, start))
+        self._worn = True
+        return self.w, problem.c - gram @ self.w - problem.l2 * self.w
+
+    def _approach(self, l2: Tensor) -> None:
+        """Rebuild the tableau where its ridge is too far from the one asked for, or below it."""
+        ridge = self.tableau.ridge
+        wanted = l2 + self._shift
+        near = (ridge >= wanted) & (ridge <= _CLOSE * wanted)
+        if not bool(near.all()):
+            self._make(l2)
+
+    def _regularise(self, l2: Tensor) -> None:
+        """Make the tableau anew; if it was new, with a ridge that the proximal point steps take off again."""
+        if not self._worn:
+            self._shift = max(10.0 * self._shift, _REGULAR * float(self.tableau.gram.diagonal().max()))
+        self.w = torch.nan_to_num(self.w, nan=0.0, posinf=0.0, neginf=0.0)
+        self._make(l2)
+
+    def _make(self, l2: Tensor) -> None:
+        self.tableau.rebuild(ridge=l2 + self._shift)
+        self._worn = False
+
+    def _proximal_point(self, problem: Subproblem) -> None:
+        """Solve with the tableau's ridge, and take off what it has too much."""
+        excess = self.tableau.ridge - problem.l2
+        scale = float(problem.c.abs().max())
+        extra = bool((excess != 0).any())
+        for _ in range(_PROXIMAL_STEPS):
+            before = self.w
+            self.w = self._exchange(problem, problem.c + excess * before if extra else problem.c)
+            if not extra or not float((excess * (self.w - before)).abs().max()) > _RESIDUAL * scale:
+                return
+
+    def _point(self, c: Tensor, l1: Tensor) -> Tensor:
+        """The tableau's product: coefficients of active columns, losses of correlation of the others."""
+        self.rounds += 1
+        active = self.tableau.active
+        return self.tableau.table @ torch.where(active, c - l1 * self.signs, 0.0)
+
+    def _exchange(self, problem: Subproblem, c: Tensor) -> Tensor:
+        """Block pivoting, then its fallbacks; the coefficients."""
+        for attempt in (self._blocks, self._follow, self._guess_and_blocks):
+            w = attempt(problem, c)
+            if w is not None:
+                self._anchor = (w, self.signs.clone())
+                return w
+            self.fallbacks += 1
+        return torch.where(self.tableau.active, self._point(c, problem.l1), 0.0)
+
+    def _violation(self, product: Tensor, problem: Subproblem, c: Tensor) -> tuple[Tensor, Tensor]:
+        """How far each column is from optimal on its side (> 0: it must change), and the correlations."""
+        active, g = self.tableau.active, c - product
+        size = g if problem.lower == 0.0 else g.abs()
+        rounding = _ROUNDING * c.abs().max()
+        entering = size - (1.0 + _SLACK) * problem.l1 - rounding
+        leaving = rounding * self.tableau.table.diagonal() - product * self.signs  # zero is as good as what is rounding
+        if problem.lower != 0.0:
+            leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
+        return torch.where(active, leaving, entering), g
+
+    def _blocks(self, problem: Subproblem, c: Tensor, rounds: int = _BLOCK_ROUNDS) -> Tensor | None:
+        fewest, spare = self.tableau.size + 1, _SPARE
+        for _ in range(rounds):
+            product = self._point(c, problem.l1)
+            excess, g = self._violation(product, problem, c)
+            chosen = (excess > 0).nonzero().flatten()
+            count = len(chosen)
+            if count == 0:
+                return torch.where(self.tableau.active, product, 0.0)
+            if count < fewest:
+                fewest, spare = count, _SPARE
+            elif count > _ASTRAY * max(fewest, _ASTRAY):
+                return None
+            elif spare:
+                spare -= 1
+            else:
+                chosen = chosen[excess[chosen].topk(max(1, count // 4)).indices]
+            self._change(chosen, product, excess, g)
+        return None
+
+    def _change(self, chosen: Tensor, product: Tensor, excess: Tensor, g: Tensor) -> None:
+        """Exchange columns; those that enter take the sign of their correlation."""
+        table, active = self.tableau.table.diagonal(), self.tableau.active
+        entering = chosen[~active[chosen]]
+        leaving = chosen[active[chosen]]
+        self.signs[entering] = g[entering].sign()
+        free = entering[table[entering] > _DEPENDENT * self.tableau.gram.diagonal()[entering]]
+        room = max(self._rank - int(active.sum()) + len(leaving), 0)
+        if len(free) > room and not bool(self.tableau.ridge.all()):
+            free = free[excess[free].topk(room).indices]
+        if len(free) or len(leaving):
+            self._pivot(torch.cat([leaving, free]))
+        else:
+            self._swap(entering[excess[entering].argmax()], product)
+
+    def _pivot(self, chosen: Tensor) -> None:
+        """Exchange columns together, or, where that block is singular, as many as are independent, one by one."""
+        self._worn = True
+        block = self.tableau.table[chosen[:, None], chosen]
+        inverse, info = torch.linalg.inv_ex(block)
+        lost = (inverse.diagonal() * block.diagonal()).abs().max() * _DEPENDENT
+        if not info and lost < 1.0:
+            self.tableau.pivot(chosen, inverse)
+            return
+        for column in chosen:
+            entry = self.tableau.table[column, column]
+            if self.tableau.active[column] or entry > _DEPENDENT * self.tableau.gram[column, column]:
+                self.tableau.pivot(column[None])
+
+    def _swap(self, entering: Tensor, product: Tensor) -> None:
+        """Let a dependent column grow until an active coefficient is zero, and exchange the two."""
+        active = self.tableau.active
+        way = self.signs[entering] * self.tableau.table[:, entering]
+        shrinks = active & (way * product < 0.0)
+        if bool(shrinks.any()):
+            limit = torch.where(shrinks, -product / torch.where(shrinks, way, 1.0), torch.inf)
+            self._pivot(torch.stack([limit.argmin(), entering]))
+
+    def _follow(self, problem: Subproblem, c: Tensor) -> Tensor | None:
+        """From the linear part for which the last solution is optimal to the one asked for, kink by kink."""
+        w, signs = self._anchor
+        self.begin(w)
+        self.signs.copy_(torch.where(w == 0.0, self.signs, signs))
+        pull = self.tableau.gram @ w + self.tableau.ridge * w
+        bound = problem.l1 if problem.lower == 0.0 else None
+        g = torch.minimum(c - pull, problem.l1) if bound is not None else (c - pull).clamp(-problem.l1, problem.l1)
+        origin = pull + torch.where(self.tableau.active, problem.l1 * self.signs, g)
+        way, t, here = c - origin, 0.0, 0
+        for _ in range(_KINKS * self.tableau.size):
+            base, slope = self._lines(origin, way, problem.l1)
+            leaving, reaching = kinks(problem, self.tableau.active, self.signs, t, base, slope, origin, way)
+            first = torch.minimum(leaving.min(), reaching.min())
+            if not float(first) < 1.0:
+                return torch.where(self.tableau.active, base + slope, 0.0)
+            here = here + 1 if float(first) == t else 0
+            if here > self.tableau.size:  # in circles
+                return None
+            t = float(first)
+            self._pass(
+                leaving.argmin() if leaving.min() <= reaching.min() else reaching.argmin(),
+                way - slope,
+                base + t * slope,
+            )
+        return None
+
+    def _lines(self, origin: Tensor, way: Tensor, l1: Tensor) -> tuple[Tensor, Tensor]:
+        """The tableau's product along the way: at its origin, and its slope."""
+        self.rounds += 1
+        active = self.tableau.active
+        sides = torch.stack([torch.where(active, origin - l1 * self.signs, 0.0), torch.where(active, way, 0.0)], 1)
+        base, slope = (self.tableau.table @ sides).unbind(1)
+        return base, slope
+
+    def _pass(self, column: Tensor, rate: Tensor, product: Tensor) -> None:
+        """Exchange the column that has come to a kink."""
+        if not self.tableau.active[column]:
+            self.signs[column] = rate[column].sign()
+            entry = self.tableau.table[column, column]
+            if not entry > _DEPENDENT * self.tableau.gram[column, column]:
+                self._swap(column, product)
+                return
+        self._pivot(column[None])
+
+    def _guess_and_blocks(self, problem: Subproblem, c: Tensor) -> Tensor | None:
+        """Signs from accelerated proximal steps with restart (Beck and Teboulle 2009), then block pivoting."""
+        gram, ridge = self.tableau.gram, self.tableau.ridge
+        step = 1.0 / (torch.linalg.matrix_norm(gram, 1) + ridge.max())
+        w, ahead, t = self.w, self.w, 1.0
+        for _ in range(_GUESS_STEPS):
+            slope = gram @ ahead + ridge * ahead - c
+            fresh = soft(ahead - step * slope, step * problem.l1).clamp(min=problem.lower)
+            if bool(((ahead - fresh) * (fresh - w)).sum() > 0):
+                t = 1.0
+            longer = (1.0 + (1.0 + 4.0 * t * t) ** 0.5) / 2.0
+            ahead, w, t = fresh + (t - 1.0) / longer * (fresh - w), fresh, longer
+        size = w.abs()
+        least = size.topk(min(self._rank, len(size))).values[-1]
+        self.begin(torch.where(size >= least, w, 0.0))
+        return self._blocks(problem, c)
+
+    def _refine(self, problem: Subproblem) -> tuple[Tensor, float]:
+        """Newton's correction of the active equations by the true matrix; correlations and relative residual."""
+        active, scale = self.tableau.active, float(problem.c.abs().max()) or 1.0
+        for repair in range(_REPAIRS + 1):
+            g = problem.c - self.tableau.gram @ self.w - problem.l2 * self.w
+            residual = torch.where(active, g - problem.l1 * self.signs, 0.0)
+            worst = float(residual.abs().max()) / scale
+            if not worst > _RESIDUAL or repair == _REPAIRS:
+                break
+            self.w = self.w + torch.where(active, self.tableau.table @ residual, 0.0)
+        return g, worst if worst == worst else torch.inf

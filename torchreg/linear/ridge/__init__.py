@@ -1,0 +1,1 @@
+"""Least squares with a ridge or nothing, in closed form."""

@@ -1,0 +1,1 @@
+"""Paths of penalties without a kink, for losses with a second derivative."""

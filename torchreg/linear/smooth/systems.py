@@ -1,0 +1,207 @@
+"""Newton's linear systems for smooth fits: exact factors, factors that precondition, conjugate gradients.
+
+The Hessian is ``X' B X + diag(ridge)`` with a matrix B for each row: a number for one output, K by K for K outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchreg.linear.ridge.shifted import cholesky
+from torchreg.linear.smooth.features import Features
+
+_GRAM_COST = 12  # columns for which a Gram matrix costs as much as two products with a vector; measured
+_WORTH = 3  # steps of conjugate gradients below which a factor is not worth keeping
+_KEPT = 0.2  # of a factor's cost: steps that it may take before another is worth it
+_LARGEST = 4096  # columns of a factor
+_BLOCKS = 512  # columns of a factor for each of K outputs
+_RELUCTANT = 10  # times as many steps as columns come before such factors, which only approximate the Hessian
+_JOINT = 128  # unknowns of one factor for K outputs together
+_ROOM = 1 << 20  # entries of a temporary: 8 MiB
+
+
+class Curve(NamedTuple):
+    """The second derivative of the loss at a point.
+
+    Attributes:
+        bend: of each row, its diagonal for K outputs, times the row's weight, (n,) or (n, K).
+        times: the map of rows (n,) or (n, K) to B times them.
+        ridge: of the coefficients, of theta's shape.
+    """
+
+    bend: Tensor
+    times: Callable[[Tensor], Tensor]
+    ridge: Tensor
+
+
+class System(ABC):
+    """Solves with the Hessian, or with something near it.
+
+    Attributes:
+        exact: whether `solve` is the inverse of the Hessian for which it was last prepared.
+    """
+
+    exact: bool = False
+
+    @abstractmethod
+    def prepare(self, curve: Curve, steps: int) -> None:
+        """Get ready for a Hessian, anew or as it is; ``steps`` of conjugate gradients were taken last time."""
+
+    @abstractmethod
+    def solve(self, side: Tensor) -> Tensor:
+        """An approximate solution, of theta's shape."""
+
+
+class Diagonal(System):
+    """The diagonal of the Hessian, as if rows and their curvatures were unrelated."""
+
+    def __init__(self, features: Features, weights: Tensor) -> None:
+        self._squares = features.squares(weights)
+
+    def prepare(self, curve: Curve, steps: int) -> None:
+        total = curve.bend.sum(0)
+        diagonal = curve.ridge + (torch.outer(self._squares, total) if total.dim() else self._squares * total)
+        self._diagonal = torch.where(diagonal > 0.0, diagonal, 1.0)
+
+    def solve(self, side: Tensor) -> Tensor:
+        return side / self._diagonal
+
+
+class Factors(System):
+    """A Cholesky factor for each output, exact if there is one; it preconditions later Hessians while that is cheaper.
+
+    Args:
+        features: X.
+        first: what preconditions until it has taken as many steps of conjugate gradients as factors cost.
+        cost: of factors, in such steps.
+        patience: steps that old factors may take before others are worth it.
+    """
+
+    def __init__(self, features: Features, first: System | None, cost: float, patience: float) -> None:
+        self._features, self._first, self._cost, self._patience = features, first, cost, patience
+        self._factors: Tensor | None = None
+
+    def prepare(self, curve: Curve, steps: int) -> None:
+        self._cost -= steps
+        if self._first is not None and self._cost >= 0.0:
+            self._first.prepare(curve, steps)
+            return
+        self._first = None
+        fresh = self._factors is None or steps > self._patience
+        self.exact = fresh and curve.bend.dim() == 1
+        if fresh and self.exact:
+            self._factors = cholesky(self._features.gram(curve.bend), curve.ridge)
+        elif fresh:
+            squares = torch.stack([self._features.gram(bend) for bend in curve.bend.T])
+            self._factors = cholesky(squares, curve.ridge.T)
+
+    def solve(self, side: Tensor) -> Tensor:
+        if self._first is not None:
+            return self._first.solve(side)
+        assert self._factors is not None
+        if side.dim() == 1:
+            return torch.cholesky_solve(side[:, None], self._factors)[:, 0]
+        return torch.cholesky_solve(side.T[:, :, None], self._factors)[:, :, 0].T
+
+
+class JointFactor(System):
+    """A few unknowns of K outputs: one Cholesky factor."""
+
+    exact = True
+
+    def __init__(self, features: Features, like: Tensor) -> None:
+        self._table = features.times(torch.eye(features.width, dtype=like.dtype, device=like.device))
+
+    def prepare(self, curve: Curve, steps: int) -> None:
+        (n, outputs), width = curve.bend.shape, self._table.shape[1]
+        units = torch.eye(outputs, dtype=curve.bend.dtype, device=curve.bend.device)
+        rows = torch.stack([curve.times(unit.expand(n, -1)) for unit in units], 1)
+        square = rows.new_zeros(width, outputs * outputs * width)
+        chunk = max(1, _ROOM // square.shape[1])
+        for start in range(0, n, chunk):
+            part = self._table[start : start + chunk]
+            spread = rows[start : start + chunk, :, :, None] * part[:, None, None, :]
+            square.addmm_(part.T, spread.reshape(len(part), -1))
+        joined = square.view(width, outputs, outputs, width).transpose(2, 3).reshape(width * outputs, -1)
+        self._factor = cholesky(0.5 * (joined + joined.T), curve.ridge.reshape(-1))
+
+    def solve(self, side: Tensor) -> Tensor:
+        return torch.cholesky_solve(side.reshape(-1, 1), self._factor).view_as(side)
+
+
+def system_for(features: Features, weights: Tensor, outputs: int | None) -> System:
+    """The cheapest for which conjugate gradients take few steps."""
+    if outputs is None:
+        cost = features.width / _GRAM_COST
+        if cost < _WORTH:
+            return Factors(features, None, 0.0, -1.0)
+        first = Diagonal(features, weights)
+        return first if features.width > _LARGEST else Factors(features, first, cost, _WORTH + _KEPT * cost)
+    if features.width * outputs <= _JOINT:
+        return JointFactor(features, weights)
+    first = Diagonal(features, weights)
+    if features.width > _BLOCKS:
+        return first
+    return Factors(features, first, float(_RELUCTANT * features.width), float(features.width))
+
+
+class Direction(NamedTuple):
+    """A descent direction.
+
+    Attributes:
+        step: of theta's shape. image: what it does to the linear predictor, (n,) or (n, K).
+        steps: of conjugate gradients that it took.
+    """
+
+    step: Tensor
+    image: Tensor
+    steps: int
+
+
+def newton_direction(
+    features: Features, system: System, curve: Curve, side: Tensor, mask: Tensor | None, share: float, limit: int
+) -> Direction:
+    """The solution of ``Hessian step = side``: at once with an exact factor, else by conjugate gradients.
+
+    Args:
+        features: X.
+        system: prepared for the Hessian.
+        curve: the Hessian.
+        side: minus the gradient, of theta's shape.
+        mask: 1 where theta may move, of its shape, or None.
+        share: of the residual, in the system's norm, that may be left, < 1.
+        limit: steps at most.
+
+    Source:
+        Hestenes and Stiefel, J. Res. NBS 49, 1952; truncation: Dembo and Steihaug, Math. Programming 26, 1983.
+    """
+    solve = system.solve if mask is None else lambda r: mask * system.solve(r)
+    if system.exact and mask is None:
+        step = solve(side)
+        return Direction(step, features.times(step), 0)
+    step, residual = torch.zeros_like(side), side.clone()
+    image = torch.zeros_like(curve.bend)
+    way = z = solve(residual)
+    size = first = float((residual * z).sum())
+    for k in range(1, limit + 1):
+        along = features.times(way)
+        product = features.transposed(curve.times(along)) + curve.ridge * way
+        product = product if mask is None else mask * product
+        steepness = float((way * product).sum())
+        if not steepness > 0.0:
+            return Direction(step + way if k == 1 else step, image + along if k == 1 else image, k)
+        length = size / steepness
+        step.add_(way, alpha=length)
+        image.add_(along, alpha=length)
+        residual.sub_(product, alpha=length)
+        z = solve(residual)
+        before, size = size, float((residual * z).sum())
+        if size <= share * share * first:
+            break
+        way = z + size / before * way
+    return Direction(step, image, k)
