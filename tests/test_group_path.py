@@ -13,8 +13,9 @@ from linear_oracle import Blocks, Judge, certify
 from sklearn.linear_model import MultiTaskLasso
 
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
-from torchreg.linear import Quadratic, engines, group_proximal_point
+from torchreg.linear import Quadratic, engines
 from torchreg.linear.frame import framed
+from torchreg.linear.groupwise import proximal_point
 from torchreg.linear.groupwise.growing_gram import FullGram, ThinGram
 from torchreg.linear.groupwise.partition import Even, Uneven, group_of_rows, partition
 from torchreg.linear.groupwise.strengths import strengths_of
@@ -350,7 +351,7 @@ def test_repeated_strengths():
 @pytest.mark.parametrize(("factored", "steps", "gap"), [(1500, 8, 1e-7), (0, 5, 1e-4)], ids=["factored", "iterated"])
 @pytest.mark.parametrize("inner", [0.0, 0.5])
 def test_proximal_points_alone_lead_to_the_solution(factored, steps, gap, inner, monkeypatch):
-    monkeypatch.setattr(group_proximal_point, "_FACTORED", factored)
+    monkeypatch.setattr(proximal_point, "_FACTORED", factored)
     X, y = WIDE.cumsum(1), target(WIDE)
     index = np.arange(90) // 5
     penalty = group(index) + L1(inner) if inner else group(index)
@@ -363,7 +364,7 @@ def test_proximal_points_alone_lead_to_the_solution(factored, steps, gap, inner,
     strengths = strengths_of(form, problem.no_coef(), system.parts, torch.arange(18))
     w = torch.zeros(18, 5, dtype=F64)
     for k in range(steps):
-        w, rounds = group_proximal_point.proximal_point(system, strengths, w, 10.0**-k, 1000)
+        w, rounds = proximal_point.proximal_point(system, strengths, w, 10.0**-k, 1000)
         assert 1 <= rounds <= 50
     g = system.cross - system.gram.times(w)
     assert system.gap(strengths, w, system.parts.norms(w), g) <= gap * path.null_objective

@@ -77,8 +77,8 @@ class L1Path:
 
     def _add(self, new: Tensor, form: L1Form) -> None:
         if len(new):
-            l2 = columns(form.l2, self._slack).expand(self._p)
-            self._solver.append(self._oracle.append(new), l2[new])
+            l2 = None if _is_nothing(form.l2) else columns(form.l2, self._slack).expand(self._p)[new]
+            self._solver.append(self._oracle.append(new), l2)
             self._chosen[new] = True
 
     def _block(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> Generator[PathPoint, None, int]:
@@ -112,11 +112,12 @@ class L1Path:
     def _solve(self, forms: Sequence[L1Form]) -> tuple[Tensor, list[int]]:
         chosen = self._oracle.chosen
         c = self._oracle.cross[chosen]
+        scale = float(c.abs().max()) if len(c) else 0.0
         solutions, rounds = [], []
         for form in forms:
             before = self._solver.rounds
-            l1, l2 = (self._inside(part, c) for part in (form.l1, form.l2))
-            solutions.append(self._solver.solve(Subproblem(c, l1, l2, form.lower))[0])
+            l2 = None if _is_nothing(form.l2) else self._inside(form.l2, c)
+            solutions.append(self._solver.solve(Subproblem(c, self._inside(form.l1, c), l2, form.lower, scale))[0])
             rounds.append(self._solver.rounds - before)
         return torch.stack(solutions, 1), rounds
 
@@ -152,3 +153,7 @@ def _points(form: L1Form, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequ
 def _slacks(form: L1Form, coef: Tensor, g: Tensor) -> Tensor:
     """Correlations less the ridge's part, (p, batch), for a table of strengths."""
     return g - form.l2 * coef if bool((columns(form.l2, g) > 0.0).any()) else g
+
+
+def _is_nothing(strength: float | Tensor) -> bool:
+    return not isinstance(strength, Tensor) and strength == 0.0

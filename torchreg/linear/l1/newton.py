@@ -25,9 +25,9 @@ from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.penalties import L1Form, NoConjugate
 
-_KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
+_KEEP = 1.0  # of its strength: a correlation predicted to reach it joins the working set
 _BLOCK = 8  # strengths for one look at all columns
-_REACH = 0.7  # of the last strength: a block goes no farther
+_REACH = 0.8  # of the last strength: a block goes no farther
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
 _WELL = 0.1  # of the violation at most is left by a step, while the model's matrix is kept
 _DECREASE = 1e-4  # Armijo's constant
@@ -220,10 +220,11 @@ class NewtonPath:
     def _move(self, inside: L1Form, g: Tensor) -> float:
         """To the minimiser of the model, or as far on the way as the objective falls; by how much, or -1."""
         state, weights = self._state, self._problem.weights
-        target = self._model.minimiser(state.w, g, inside)
+        ridge = bool((columns(inside.l2, g) > 0.0).any())
+        target = self._model.minimiser(state.w, g, inside, ridge=ridge)
         way = target - state.w
         change = self._model.times(way)
-        penalty, ridge = _penalty(inside, state.w), bool((columns(inside.l2, way) > 0.0).any())
+        penalty = _penalty(inside, state.w)
         expected = _penalty(inside, target) - penalty - g @ way
         for share in _SHARES:
             w = target.clone() if share == 1.0 else state.w + share * way

@@ -44,7 +44,7 @@ class WorkingModel:
         self.chosen = torch.zeros(design.p, dtype=torch.bool, device=design.device)
         if self.head:
             total = self._curvature.sum().reshape(1, 1)
-            self._solver.append(total, torch.zeros_like(total[0]))
+            self._solver.append(total, None)
 
     @property
     def index(self) -> Tensor:
@@ -64,7 +64,7 @@ class WorkingModel:
         block = self._columns.gram(self._curvature, old)
         if self.head:
             block = torch.cat([self._columns.transposed(self._curvature)[None, old:], block])
-        self._solver.append(block, torch.zeros_like(block[0]))
+        self._solver.append(block, None)
 
     def begin(self, w: Tensor) -> None:
         """Pivoting starts from these coefficients, (size,)."""
@@ -80,7 +80,7 @@ class WorkingModel:
         if self.head:
             edge = torch.cat([self._curvature.sum()[None], self._columns.transposed(self._curvature)])
             gram = torch.cat([edge[None], torch.cat([edge[1:, None], gram], 1)])
-        self._solver.replace(gram, torch.zeros_like(gram[0]))
+        self._solver.replace(gram, None)
 
     def times(self, w: Tensor) -> Tensor:
         """``X w`` with the intercept, (n,)."""
@@ -99,12 +99,15 @@ class WorkingModel:
         l1, l2 = (torch.cat([part.new_zeros(self.head), part]) for part in parts)
         return L1Form(l1, l2, form.lower)
 
-    def minimiser(self, w: Tensor, g: Tensor, inside: L1Form) -> Tensor:
-        """The minimiser of the model around ``w``, whose minus gradient is ``g``, plus the penalty of the set."""
+    def minimiser(self, w: Tensor, g: Tensor, inside: L1Form, *, ridge: bool) -> Tensor:
+        """The minimiser of the model around ``w``, whose minus gradient is ``g``, plus the penalty of the set.
+
+        ``ridge`` says whether that has one.
+        """
         factor = self._factor
         c = self._solver.tableau.gram @ w + g / factor
-        l1, l2 = (columns(strength, w) / factor for strength in (inside.l1, inside.l2))
-        return self._solver.solve(Subproblem(c, l1, l2, inside.lower))[0]
+        l2 = columns(inside.l2, w) / factor if ridge else None
+        return self._solver.solve(Subproblem(c, columns(inside.l1, w) / factor, l2, inside.lower))[0]
 
     def learn(self, change: Tensor, bent: Tensor, share: float, *, ridge: bool) -> None:
         """What a step teaches.

@@ -104,7 +104,7 @@ class BatchedPivots:
         for _ in range(_ROUNDS):
             self.rounds += 1
             w, pull = self._solved(problem, problem.c - problem.l1 * self.sides.signs)
-            g = problem.c - pull - problem.l2 * w
+            g = problem.c - pull - problem.ridge * w
             moving = self._exchange(problem, w, g)
             if not moving:
                 break
@@ -116,7 +116,7 @@ class BatchedPivots:
     def _solved(self, problem: Subproblem, sides: Tensor) -> tuple[Tensor, Tensor]:
         """Solutions over the active columns, zero for the others, and their products with the matrices, (K, m)."""
         if self._factor.width < 0:
-            self._factor = Factor.of(self._gram, problem.l2, self.sides)
+            self._factor = Factor.of(self._gram, problem.ridge, self.sides)
         return self._factor.solve(sides)
 
     def _excess(self, problem: Subproblem, w: Tensor, g: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class BatchedPivots:
         rounding = _ROUNDING * problem.c.abs().amax(1, keepdim=True)
         size = g if problem.lower == 0.0 else g.abs()
         entering = size - (1.0 + _SLACK) * problem.l1 - rounding
-        steep = self._gram.diagonal(dim1=1, dim2=2) + problem.l2
+        steep = self._gram.diagonal(dim1=1, dim2=2) + problem.ridge
         leaving = rounding - w * self.sides.signs * steep  # zero is as good as what is rounding
         if problem.lower != 0.0:
             leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
@@ -178,7 +178,7 @@ class BatchedPivots:
         active = here.sides.active[k]
         entering = torch.where(active, -1.0, here.excess[k]).argmax()
         chosen = active.nonzero().flatten()
-        square = self._gram[k].index_select(0, chosen).index_select(1, chosen) + problem.l2[chosen].diag()
+        square = self._gram[k].index_select(0, chosen).index_select(1, chosen) + problem.ridge[chosen].diag()
         rest = problem.c[k, chosen] - problem.l1[chosen] * here.sides.signs[k, chosen]
         sides = torch.stack([rest, -here.g[k, entering].sign() * self._gram[k, chosen, entering]], 1)
         w, way = torch.cholesky_solve(sides, torch.linalg.cholesky_ex(square)[0]).unbind(1)

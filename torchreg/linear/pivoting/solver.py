@@ -8,7 +8,8 @@ from a neighbouring solution takes one or two exchanges. A column that is a comb
 in exchange for the first of them that its growth brings to zero, as in the simplex method. If the number of
 violations stops falling, only the worst change. If that cycles, the way from the last solution to this one is followed
 from kink to kink (as least angle regression follows a path); where rounding ends that, accelerated proximal steps
-guess the signs anew. A matrix that is singular to rounding gets a ridge, which proximal point steps take off again.
+guess the signs anew. What rounding leaves wrong descends from the last solution. Where the tableau's ridge is a little
+larger than the one asked for, proximal point steps take the difference off.
 
 Source: Kim and Park, AISTATS 2010 (block pivoting for L1); Osborne, Presnell and Turlach, IMA J. Numer. Anal. 20, 2000
 (homotopy); Rockafellar, SIAM J. Control Optim. 14, 1976 (proximal point).
@@ -19,23 +20,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.pivoting.descent import descended
+from torchreg.linear.pivoting.descent import accelerated, descended
 from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
 from torchreg.linear.pivoting.tableau import Tableau
-from torchreg.shrinkage import soft
 
 _DEPENDENT = 1e-10  # of its square norm is left of a column, after the active ones: it is their combination
 _SPARE = 3  # exchanges that need not lessen the violations, before only the worst change
 _BLOCK_ROUNDS = 25
 _ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
 _KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
-_GUESS_STEPS = 200
 _SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
 _ROUNDING = 1e-14  # of a correlation, relative to the largest
 _RESIDUAL = 1e-13  # of the active equations, relative to the largest correlation
 _POOR = 1e-9  # a residual above this means that the tableau is no inverse any more
 _REPAIRS = 3
-_REGULAR = 1e-8  # ridge of the proximal point steps for singular matrices, relative to the diagonal
 _CLOSE = 1.15  # ridges within this factor converge by proximal point steps: 13 % error a step at most
 _PROXIMAL_STEPS = 100
 
@@ -60,16 +58,17 @@ class PivotSolver:
         self.w = torch.zeros(0, dtype=torch.float64, device=device)
         self.rounds = 0
         self.fallbacks = 0
-        self._shift = 0.0
-        self._worn = False
+        self._flat = True  # whether it has no ridge
+        self._settled = True  # whether block pivoting has found the last signs
         self._anchor = (self.w, self.signs)
 
-    def append(self, gram: Tensor, l2: Tensor) -> None:
-        """New columns: their Gram matrix with all columns (size + k, k), and their ridge (k,)."""
-        self.tableau.append(gram, l2 + self._shift)
-        self.signs = torch.cat([self.signs, self.signs.new_zeros(gram.shape[1])])
-        self.w = torch.cat([self.w, self.w.new_zeros(gram.shape[1])])
-        w, signs = (torch.cat([part, part.new_zeros(gram.shape[1])]) for part in self._anchor)
+    def append(self, gram: Tensor, l2: Tensor | None) -> None:
+        """New columns: their Gram matrix with all columns (size + k, k), and their ridge (k,), None for none."""
+        none = gram.new_zeros(gram.shape[1])
+        self._flat = self._flat and l2 is None
+        self.tableau.append(gram, none if l2 is None else l2)
+        self.signs, self.w = torch.cat([self.signs, none]), torch.cat([self.w, none])
+        w, signs = (torch.cat([part, none]) for part in self._anchor)
         self._anchor = (w, signs)
 
     def begin(self, w: Tensor) -> None:
@@ -79,9 +78,10 @@ class PivotSolver:
         self.tableau.active.copy_(w != 0.0)
         self.tableau.rebuild()
 
-    def replace(self, gram: Tensor, l2: Tensor) -> None:
+    def replace(self, gram: Tensor, l2: Tensor | None) -> None:
         """Another Gram matrix over the same columns; active set, signs and coefficients stay."""
-        self.tableau.rebuild(gram, l2 + self._shift)
+        self.tableau.rebuild(gram, torch.zeros_like(self.tableau.ridge) if l2 is None else l2)
+        self._flat = l2 is None
 
     def solve(self, problem: Subproblem) -> tuple[Tensor, Tensor]:
         """Coefficients and correlations ``c - (G + diag(l2)) w``, each (size,).
@@ -90,53 +90,52 @@ class PivotSolver:
         """
         if not self.tableau.size:
             return self.w, problem.c
-        start = self._anchor[0]
+        start, self._settled = self._anchor[0], True
         self._approach(problem.l2)
-        for _ in range(_REPAIRS):
-            self._proximal_point(problem)
-            g, residual = self._refine(problem)
-            if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
-                return self.w, g
-            self.fallbacks += 1
-            self._regularise(problem.l2)
+        self._proximal_point(problem)
+        g = self._correlations(problem)
+        if self._settled and self._is_exact(problem, g):
+            return self.w, g
+        g, residual = self._refine(problem)
+        if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
+            return self.w, g
+        self.fallbacks += 1
         return self._last_resort(problem, start)
 
     def _last_resort(self, problem: Subproblem, start: Tensor) -> tuple[Tensor, Tensor]:
         """Descent from the last solution, never worse than it: for matrices that are singular to rounding."""
         gram = self.tableau.gram
         bounded = torch.full_like(problem.c, problem.lower == 0.0, dtype=torch.bool)
-        self.begin(descended(gram + torch.diag(problem.l2), problem.c, problem.l1, bounded, start))
-        self._worn = True
-        return self.w, problem.c - gram @ self.w - problem.l2 * self.w
+        self.begin(descended(gram + torch.diag(problem.ridge), problem.c, problem.l1, bounded, start))
+        return self.w, self._correlations(problem)
 
-    def _approach(self, l2: Tensor) -> None:
+    def _correlations(self, problem: Subproblem) -> Tensor:
+        """By the matrix itself, not by the tableau."""
+        g = problem.c - self.tableau.gram @ self.w
+        return g if problem.l2 is None else g - problem.l2 * self.w
+
+    def _approach(self, l2: Tensor | None) -> None:
         """Rebuild the tableau where its ridge is too far from the one asked for, or below it."""
+        if self._flat and l2 is None:
+            return
         ridge = self.tableau.ridge
-        wanted = l2 + self._shift
+        wanted = torch.zeros_like(ridge) if l2 is None else l2
         near = (ridge >= wanted) & (ridge <= _CLOSE * wanted)
         if not bool(near.all()):
-            self._make(l2)
-
-    def _regularise(self, l2: Tensor) -> None:
-        """Make the tableau anew; if it was new, with a ridge that the proximal point steps take off again."""
-        if not self._worn:
-            self._shift = max(10.0 * self._shift, _REGULAR * float(self.tableau.gram.diagonal().max()))
-        self.w = torch.nan_to_num(self.w, nan=0.0, posinf=0.0, neginf=0.0)
-        self._make(l2)
-
-    def _make(self, l2: Tensor) -> None:
-        self.tableau.rebuild(ridge=l2 + self._shift)
-        self._worn = False
+            self.tableau.rebuild(ridge=wanted)
+            self._flat = l2 is None
 
     def _proximal_point(self, problem: Subproblem) -> None:
         """Solve with the tableau's ridge, and take off what it has too much."""
-        excess = self.tableau.ridge - problem.l2
-        scale = float(problem.c.abs().max())
+        if self._flat and problem.l2 is None:
+            self.w = self._exchange(problem, problem.c)
+            return
+        excess = self.tableau.ridge if problem.l2 is None else self.tableau.ridge - problem.l2
         extra = bool((excess != 0).any())
         for _ in range(_PROXIMAL_STEPS):
             before = self.w
             self.w = self._exchange(problem, problem.c + excess * before if extra else problem.c)
-            if not extra or not float((excess * (self.w - before)).abs().max()) > _RESIDUAL * scale:
+            if not extra or not float((excess * (self.w - before)).abs().max()) > _RESIDUAL * problem.scale:
                 return
 
     def _point(self, c: Tensor, l1: Tensor) -> Tensor:
@@ -153,13 +152,14 @@ class PivotSolver:
                 self._anchor = (w, self.signs.clone())
                 return w
             self.fallbacks += 1
+            self._settled = False
         return torch.where(self.tableau.active, self._point(c, problem.l1), 0.0)
 
     def _violation(self, product: Tensor, problem: Subproblem, c: Tensor) -> tuple[Tensor, Tensor]:
         """How far each column is from optimal on its side (> 0: it must change), and the correlations."""
         active, g = self.tableau.active, c - product
         size = g if problem.lower == 0.0 else g.abs()
-        rounding = _ROUNDING * c.abs().max()
+        rounding = _ROUNDING * (problem.scale if c is problem.c else c.abs().max())
         entering = size - (1.0 + _SLACK) * problem.l1 - rounding
         leaving = rounding * self.tableau.table.diagonal() - product * self.signs  # zero is as good as what is rounding
         if problem.lower != 0.0:
@@ -189,13 +189,13 @@ class PivotSolver:
     def _change(self, chosen: Tensor, product: Tensor, excess: Tensor, g: Tensor) -> None:
         """Exchange columns; those that enter take the sign of their correlation."""
         table, active = self.tableau.table.diagonal(), self.tableau.active
-        entering = chosen[~active[chosen]]
-        leaving = chosen[active[chosen]]
+        inside = active[chosen]
+        entering, leaving = chosen[~inside], chosen[inside]
         self.signs[entering] = g[entering].sign()
         free = entering[table[entering] > _DEPENDENT * self.tableau.gram.diagonal()[entering]]
-        room = max(self._rank - int(active.sum()) + len(leaving), 0)
-        if len(free) > room and not bool(self.tableau.ridge.all()):
-            free = free[excess[free].topk(room).indices]
+        if self._rank < self.tableau.size and not bool(self.tableau.ridge.all()):
+            room = max(self._rank - int(active.sum()) + len(leaving), 0)
+            free = free if len(free) <= room else free[excess[free].topk(room).indices]
         if len(free) or len(leaving):
             self._pivot(torch.cat([leaving, free]))
         else:
@@ -203,7 +203,6 @@ class PivotSolver:
 
     def _pivot(self, chosen: Tensor) -> None:
         """Exchange columns together, or, where that block is singular, as many as are independent, one by one."""
-        self._worn = True
         block = self.tableau.table[chosen[:, None], chosen]
         inverse, info = torch.linalg.inv_ex(block)
         lost = (inverse.diagonal() * block.diagonal()).abs().max() * _DEPENDENT
@@ -270,27 +269,26 @@ class PivotSolver:
         self._pivot(column[None])
 
     def _guess_and_blocks(self, problem: Subproblem, c: Tensor) -> Tensor | None:
-        """Signs from accelerated proximal steps with restart (Beck and Teboulle 2009), then block pivoting."""
-        gram, ridge = self.tableau.gram, self.tableau.ridge
-        step = 1.0 / (torch.linalg.matrix_norm(gram, 1) + ridge.max())
-        w, ahead, t = self.w, self.w, 1.0
-        for _ in range(_GUESS_STEPS):
-            slope = gram @ ahead + ridge * ahead - c
-            fresh = soft(ahead - step * slope, step * problem.l1).clamp(min=problem.lower)
-            if bool(((ahead - fresh) * (fresh - w)).sum() > 0):
-                t = 1.0
-            longer = (1.0 + (1.0 + 4.0 * t * t) ** 0.5) / 2.0
-            ahead, w, t = fresh + (t - 1.0) / longer * (fresh - w), fresh, longer
+        """Signs from accelerated proximal steps, then block pivoting."""
+        square = self.tableau.gram + torch.diag(self.tableau.ridge)
+        w = accelerated(square, c, problem.l1, problem.lower, self.w)
         size = w.abs()
         least = size.topk(min(self._rank, len(size))).values[-1]
         self.begin(torch.where(size >= least, w, 0.0))
         return self._blocks(problem, c)
 
+    def _is_exact(self, problem: Subproblem, g: Tensor) -> bool:
+        """Whether correlations that are right to rounding confirm the signs: then nothing needs refinement."""
+        reach = g if problem.lower == 0.0 else g.abs()
+        off = torch.where(self.tableau.active, (g - problem.l1 * self.signs).abs(), reach - problem.l1)
+        fair = problem.l1 @ self.w.abs() <= problem.c @ self.w  # no saddle of a matrix that is but rounding
+        return bool((off.max() <= _RESIDUAL * problem.scale) & fair)
+
     def _refine(self, problem: Subproblem) -> tuple[Tensor, float]:
         """Newton's correction of the active equations by the true matrix; correlations and relative residual."""
-        active, scale = self.tableau.active, float(problem.c.abs().max()) or 1.0
+        active, scale = self.tableau.active, problem.scale or 1.0
         for repair in range(_REPAIRS + 1):
-            g = problem.c - self.tableau.gram @ self.w - problem.l2 * self.w
+            g = self._correlations(problem)
             residual = torch.where(active, g - problem.l1 * self.signs, 0.0)
             worst = float(residual.abs().max()) / scale
             if not worst > _RESIDUAL or repair == _REPAIRS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan, nan
 
 import torch
 from torch import Tensor
@@ -18,14 +19,25 @@ class Subproblem:
     Attributes:
         c: linear part.
         l1: strengths of ``|w|``.
-        l2: strengths of ``w^2 / 2``.
+        l2: strengths of ``w^2 / 2``; None for none.
         lower: -inf, or 0 for ``w >= 0``.
+        scale: the largest entry of ``c`` in absolute value, if it is known.
     """
 
     c: Tensor
     l1: Tensor
-    l2: Tensor
+    l2: Tensor | None
     lower: float
+    scale: float = nan
+
+    def __post_init__(self) -> None:
+        if isnan(self.scale):
+            self.scale = float(self.c.abs().max()) if self.c.numel() else 0.0
+
+    @property
+    def ridge(self) -> Tensor:
+        """``l2`` as a tensor in any case."""
+        return torch.zeros_like(self.l1) if self.l2 is None else self.l2
 
 
 def kinks(
@@ -89,5 +101,5 @@ def misfit(problem: Subproblem, active: Tensor, signs: Tensor, w: Tensor, g: Ten
     explained = problem.c @ w
     worse = (problem.l1 @ w.abs() - explained).clamp(min=0.0)  # than zero: a saddle of a matrix that is but rounding
     cost = (beyond * w.abs().sum() + wrong + worse) / explained.abs().clamp(min=_TINY)
-    reached = beyond / problem.c.abs().max().clamp(min=_TINY)  # where there are no coefficients yet, nothing costs
+    reached = beyond / max(problem.scale, _TINY)  # where there are no coefficients yet, nothing costs
     return float(torch.nan_to_num(torch.maximum(cost, reached), nan=torch.inf))

@@ -25,37 +25,25 @@ class Tableau:
     Args:
         device: where the matrices lie.
         limit: no more columns than this will ever come; bounds the memory by ``2 limit^2`` doubles.
+
+    Attributes:
+        size: number of columns.
+        gram: ``G``, (size, size).
+        table: ``T``, (size, size).
+        ridge: what is added to the diagonal of ``G``, (size,).
+        active: which columns are active, (size,).
     """
 
+    gram: Tensor
+    table: Tensor
+    ridge: Tensor
+    active: Tensor
+
     def __init__(self, device: torch.device, limit: int) -> None:
-        self._limit = limit
-        self._room = {
-            "gram": torch.zeros(0, 0, dtype=torch.float64, device=device),
-            "table": torch.zeros(0, 0, dtype=torch.float64, device=device),
-        }
-        self._active = torch.zeros(0, dtype=torch.bool, device=device)
-        self._ridge = torch.zeros(0, dtype=torch.float64, device=device)
-        self.size = 0
-
-    @property
-    def gram(self) -> Tensor:
-        """``G``, (size, size)."""
-        return self._room["gram"][: self.size, : self.size]
-
-    @property
-    def table(self) -> Tensor:
-        """``T``, (size, size)."""
-        return self._room["table"][: self.size, : self.size]
-
-    @property
-    def active(self) -> Tensor:
-        """Which columns are active, (size,)."""
-        return self._active[: self.size]
-
-    @property
-    def ridge(self) -> Tensor:
-        """What is added to the diagonal of ``G``, (size,)."""
-        return self._ridge[: self.size]
+        self._limit, self.size = limit, 0
+        square, line = torch.zeros(0, 0, dtype=torch.float64, device=device), torch.zeros(0, device=device)
+        self._room: tuple[Tensor, ...] = (square, square.clone(), line.double(), line.bool())
+        self._cut()
 
     def append(self, gram: Tensor, ridge: Tensor) -> None:
         """New columns, none of them active.
@@ -64,16 +52,16 @@ class Tableau:
             gram: all columns, old and new, against the new ones, (size + k, k).
             ridge: of the new columns, (k,).
         """
-        old, k = self.size, gram.shape[1]
-        self._grow(old + k)
-        self.size = old + k
-        active = self.active[:old]
-        self._ridge[old : self.size] = ridge
-        self._active[old : self.size] = False
+        old = self.size
+        self._grow(old + gram.shape[1])
+        self._cut()
+        table, active = self.table, self.active[:old]
+        self.ridge[old:] = ridge
+        self.active[old:] = False
         self.gram[:, old:] = gram
         self.gram[old:, :old] = gram[:old].T
         inner = gram[:old] * active[:, None]
-        table, taken = self.table, self.table[:old, :old] @ inner
+        taken = table[:old, :old] @ inner
         rest = gram[:old] - taken
         table[:old, old:] = torch.where(active[:, None], -taken, rest)
         table[old:, :old] = torch.where(active[:, None], taken, rest).T
@@ -82,16 +70,18 @@ class Tableau:
         corner.addmm_(inner.T, taken, alpha=-1.0)
 
     def _grow(self, size: int) -> None:
-        room = len(self._active)
-        if size <= room:
+        """Room for so many columns."""
+        old, self.size = self.size, size
+        if size <= len(self._room[0]):
             return
-        wider = min(max(size, 2 * room, _FIRST), max(self._limit, size))
-        for name in self._room:
-            fresh = self._room[name].new_empty(wider, wider)
-            fresh[: self.size, : self.size] = self._room[name][: self.size, : self.size]
-            self._room[name] = fresh
-        self._active = torch.cat([self._active, self._active.new_zeros(wider - room)])
-        self._ridge = torch.cat([self._ridge, self._ridge.new_zeros(wider - room)])
+        wider = min(max(size, 2 * len(self._room[0]), _FIRST), max(self._limit, size))
+        fresh = tuple(part.new_empty((wider,) * part.dim()) for part in self._room)
+        for part, new in zip(self._room, fresh, strict=True):
+            new[(slice(old),) * part.dim()] = part[(slice(old),) * part.dim()]
+        self._room = fresh
+
+    def _cut(self) -> None:
+        self.gram, self.table, self.ridge, self.active = (part[(slice(self.size),) * part.dim()] for part in self._room)
 
     def pivot(self, chosen: Tensor, inverse: Tensor | None = None) -> None:
         """Exchange: columns ``chosen`` that are active leave, the others enter.
