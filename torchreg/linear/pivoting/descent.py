@@ -1,8 +1,8 @@
 """Descent on small penalised quadratics where exchanges of columns lead nowhere.
 
-`accelerated` is rough. `descended` is for matrices that are singular to rounding: Newton's way for the present signs and
-the column that violates optimality most, followed to the least value on it, kinks included; where that way does not go
-down, the column alone. Nothing is ever worse than the start, or than zero.
+`accelerated` is rough. `descended` is for matrices that are singular to rounding: Newton's way for the present signs
+and the column that violates optimality most, followed to the least value on it, kinks included; where that way does
+not go down, the column alone. Nothing is ever worse than the start, or than zero.
 
 Source: feature-sign search (Lee, Battle, Raina and Ng, NeurIPS 2006).
 """
