@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +15,14 @@ from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
+from torchreg.linear.problem import Problem
 from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
 
 Criterion = Literal["aic", "bic", "ebic"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """One point of a path.
 
@@ -52,9 +52,11 @@ class Fit:
         return self.datafit.predict(self.decision(X))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Path:
     """Solutions for descending strengths, as `fit_path` returns them.
+
+    Pickles and copies hold no data: they can do everything but `relax`.
 
     Attributes:
         alphas: (a,), float64, descending.
@@ -87,14 +89,17 @@ class Path:
     n_samples: int
     n_features: int
     _points: tuple[PathPoint, ...] = field(repr=False)
-    _frame: Frame = field(repr=False)
+    _frame: Frame | None = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_frame": None}
 
     def __len__(self) -> int:
         return len(self.alphas)
 
-    @cached_property
+    @property
     def coefs(self) -> Tensor:
-        """All coefficients, (a, p) or (a, p, K); stored sparse, made dense on access."""
+        """All coefficients, (a, p) or (a, p, K); stored sparse, made dense anew at each access."""
         return torch.stack([self.coef(k) for k in range(len(self))])
 
     def coef(self, k: int) -> Tensor:
@@ -104,7 +109,7 @@ class Path:
     @property
     def n_nonzero(self) -> Tensor:
         """Features with a coefficient that is not zero, (a,)."""
-        return torch.tensor([len(p.index) for p in self._points])
+        return torch.tensor([len(p.index) for p in self._points], device=self.alphas.device)
 
     def at(self, alpha: float) -> Fit:
         """The solution at ``alpha``; between two strengths of the path, the line between theirs.
@@ -158,36 +163,53 @@ class Path:
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
 
     def relax(self) -> Path:
-        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007)."""
-        refitted = {}
+        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
+
+        It looks at X and y again, which must not have changed.
+
+        Raises:
+            RuntimeError: if this path was unpickled or copied.
+        """
+        frame = self._frame
+        if frame is None:
+            raise RuntimeError("An unpickled or copied path has no data to refit; call relax() before, or fit again.")
+        refitted: dict[tuple[int, ...], PathPoint] = {}
         for point in self._points:
             key = tuple(point.index.tolist())
             if key not in refitted:
-                refitted[key] = unpenalised(self._frame, point.index)
+                refitted[key] = unpenalised(frame, point.index)
         points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
-        losses = torch.stack([p.loss for p in points])
-        return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)
+        columns = summary(points, torch.stack([p.loss for p in points]))
+        converged = is_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
+        return replace(self, **columns, converged=converged, _points=points)
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
         """An information criterion of each point, (a,); the least is the best.
 
-        ``2 n loss`` for likelihoods and ``n log(2 loss)`` for least squares (its variance profiled out), plus ``2 df``
-        (aic), ``log(n) df`` (bic) or ``log(n) df + 2 gamma log(binomial(p, df))`` (ebic); df counts the non-zeros.
+        ``2 n loss`` for likelihoods and ``n K log(2 loss / K)`` for least squares of K outputs (their common variance
+        profiled out), plus ``2 df`` (aic), ``log(n) df`` (bic) or ``log(n) df + 2 gamma log(binomial(p K, df))``
+        (ebic). df counts the coefficients that are not zero, which is right for L1; other penalties shrink more, or
+        less, than that says. A fit that explains y to the last digit has no variance: its criterion is -inf.
 
         Source:
             Zou, Hastie and Tibshirani, Annals of Statistics 35, 2007 (df of the lasso); Chen and Chen, Biometrika
             95, 2008 (ebic).
 
         Raises:
-            ValueError: if ``kind`` is another.
+            ValueError: if ``kind`` is another, or the loss is no likelihood.
         """
         if kind not in ("aic", "bic", "ebic"):
             raise ValueError(f"criterion takes 'aic', 'bic' or 'ebic', got {kind!r}.")
-        n, p, df = self.n_samples, self.n_features, self.n_nonzero.double().to(self.losses.device)
-        fit = n * (2.0 * self.losses).log() if self.datafit.quadratic else 2.0 * n * self.losses
+        if not self.datafit.quadratic and not self.datafit.likelihood:
+            raise ValueError(f"{self.datafit} is no likelihood, so it has no {kind}; choose by fit_cv instead.")
+        n, outputs = self.n_samples, self.intercepts[0].numel()
+        size = self.n_features * outputs
+        df = torch.stack([(p.values != 0).sum() for p in self._points]).double()
+        spread = (2.0 * self.losses / outputs).log()
+        fit = n * outputs * spread if self.datafit.quadratic else 2.0 * n * self.losses
         price = 2.0 * df if kind == "aic" else math.log(n) * df
         if kind == "ebic":
-            price = price + 2.0 * gamma * (math.lgamma(p + 1) - torch.lgamma(df + 1) - torch.lgamma(p - df + 1))
+            price = price + 2.0 * gamma * (math.lgamma(size + 1) - torch.lgamma(df + 1) - torch.lgamma(size - df + 1))
         return fit + price
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -204,5 +226,11 @@ def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:
         "violations": torch.stack([p.violation for p in points]),
         "losses": torch.stack([p.loss for p in points]),
         "objectives": objectives,
-        "n_iters": torch.tensor([p.n_iter for p in points]),
+        "n_iters": torch.tensor([p.n_iter for p in points], device=objectives.device),
     }
+
+
+def is_converged(problem: Problem, gaps: Tensor, violations: Tensor, tol: float) -> Tensor:
+    """Whether each point is as near to the minimum as asked for; without a gap, as near to being stationary."""
+    slope = problem.gradient(problem.null_eta()).abs().max()
+    return torch.where(gaps.isfinite(), gaps <= tol * problem.null_loss(), violations <= tol * slope)

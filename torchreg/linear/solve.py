@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
+from torchreg.linear.settings import checked
 from torchreg.penalties import Penalty
 
 _NUDGE = 0.25  # no label of a class moved by it is still a label
@@ -100,7 +101,7 @@ def solve(
         >>> torch.autograd.grad(fit.coef[0], alpha)  # d coef_0 / d alpha
         (tensor(-4.),)
     """
-    datafit = datafit or Quadratic()
+    datafit = checked(penalty, datafit, tol)
     alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
         frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, False, device)
