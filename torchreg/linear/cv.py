@@ -13,14 +13,14 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
-from torchreg.linear.folds import Fold, drawn_folds
+from torchreg.linear.fold_paths import training_paths
+from torchreg.linear.folds import Fold, check_weights, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
 from torchreg.linear.settings import checked
-from torchreg.linear.training import training_paths
 from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -168,6 +168,7 @@ def fit_cv(
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
     folds = drawn_folds(cv, frame.raw.n, y, random_state)
+    check_weights(folds, frame.weights)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)

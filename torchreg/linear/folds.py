@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,15 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
         random_state: seed with which a number of folds shuffles the rows first; None leaves their order.
 
     Raises:
+        TypeError: if ``cv`` is none of these.
         ValueError: if there are fewer than 2 folds or more than rows, a part is empty, or a row number is out of range.
     """
     if isinstance(cv, int) and not isinstance(cv, bool):
         return _equal_folds(cv, n, random_state)
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
         cv = cv.split(np.zeros((n, 1)), target)
-    elif not isinstance(cv, Iterable):
+    elif isinstance(cv, str) or not isinstance(cv, Iterable):
         raise TypeError(f"cv takes a number of folds, a splitter or pairs (train, test), got {cv!r}.")
     folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
     if not folds or any(not len(part) for fold in folds for part in fold):
@@ -55,6 +56,21 @@ def _numbers(rows: Any, n: int) -> Tensor:
     """Row numbers of a mask or of numbers."""
     given = torch.as_tensor(np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows))
     numbers = given.nonzero().flatten() if given.dtype == torch.bool else given.long()
-    if len(numbers) and not (int(numbers.min()) >= 0 and int(numbers.max()) < n):
-        raise ValueError(f"cv names row {int(numbers.max())}, but there are {n} rows; number them from 0 to {n - 1}.")
+    strange = numbers[(numbers < 0) | (numbers >= n)]
+    if len(strange):
+        raise ValueError(f"cv names row {int(strange[0])}, but there are {n} rows; number them from 0 to {n - 1}.")
     return numbers
+
+
+def check_weights(folds: Sequence[Fold], weights: Tensor) -> None:
+    """Refuse folds in which nothing counts.
+
+    Raises:
+        ValueError: if all training rows of a fold, or all held-out ones, weigh nothing.
+    """
+    for k, fold in enumerate(folds):
+        for what, rows in zip(("training", "held-out"), fold, strict=True):
+            if not bool(weights[rows.to(weights.device)].sum() > 0):
+                raise ValueError(
+                    f"All {what} rows of fold {k} have sample_weight 0; drop such rows, or draw other folds by cv."
+                )

@@ -14,6 +14,7 @@ from torchreg.plots.alpha_axis import as_array
 from torchreg.plots.canvas import Array
 
 _REFITS = 60  # alphas at which an estimator without a path is fitted
+_SPAN = 1e3  # of the alphas above and below a ridge's own
 _LEAST = 1e-3  # the least of them, as a share of the largest
 
 
@@ -64,24 +65,38 @@ def path_of(estimator: Any, X: Any, y: Any) -> tuple[Any, float | None]:  # noqa
         raise ValueError(f"{kind} has no path_: pass X and y to fit one, or draw fit_path's result by from_path.")
     params = estimator.get_params(deep=False)
     if "alpha" in params:
-        return _refitted(estimator, X, y, lambda alpha: {"alpha": alpha}), _number(params["alpha"])
+        own = _number(params["alpha"])
+        return _refitted(estimator, X, y, own, lambda alpha: {"alpha": alpha}), own
     if hasattr(params.get("penalty"), "with_alpha"):
         penalty = params["penalty"]
-        return _refitted(estimator, X, y, lambda alpha: {"penalty": penalty.with_alpha(alpha)}), _number(penalty.alpha)
+        own = _number(penalty.alpha)
+        return _refitted(estimator, X, y, own, lambda alpha: {"penalty": penalty.with_alpha(alpha)}), own
     if "C" in params:  # scikit-learn's inverse strength of a sum over rows
-        return _refitted(estimator, X, y, lambda alpha: {"C": 1.0 / (alpha * len(y))}), 1.0 / (params["C"] * len(y))
+        own = 1.0 / (params["C"] * len(y))
+        return _refitted(estimator, X, y, own, lambda alpha: {"C": 1.0 / (alpha * len(y))}), own
     raise ValueError(f"{kind} has neither path_ nor alpha; draw fit_path's result by from_path.")
 
 
-def _refitted(estimator: Any, X: Any, y: Any, parameters: Callable[[float], dict[str, Any]]) -> SimpleNamespace:  # noqa: N803
-    """The path of a copy of an estimator, fitted from its `alpha_max_` down; the estimator stays as it was."""
+def _refitted(
+    estimator: Any,
+    X: Any,  # noqa: N803
+    y: Any,
+    own: float | None,
+    parameters: Callable[[float], dict[str, Any]],
+) -> SimpleNamespace:
+    """The path of a copy of an estimator, fitted from its `alpha_max_` down; the estimator stays as it was.
+
+    Where no strength makes all coefficients 0, as with a ridge, the path spans so much above and below its own.
+    """
     mine = copy.deepcopy(estimator)
     if "warm_start" in mine.get_params(deep=False):
         mine.set_params(warm_start=True)
     top = _number(mine.fit(X, y).alpha_max_)
     if top is None or not 0 < top < np.inf:
-        raise ValueError(f"{type(estimator).__name__} has no least alpha at which all coefficients are 0, got {top}.")
-    alphas = np.geomspace(top, _LEAST * top, _REFITS)
+        top, least = _SPAN * (own or 1.0), (own or 1.0) / _SPAN
+    else:
+        least = _LEAST * top
+    alphas = np.geomspace(top, least, _REFITS)
     rows = [as_array(mine.set_params(**parameters(float(alpha))).fit(X, y).coef_).copy() for alpha in alphas]
     table = np.stack([row.T for row in rows])
     return SimpleNamespace(alphas=alphas, coefs=table[..., 0] if table.shape[2:] == (1,) else table)

@@ -109,7 +109,7 @@ def warn_unless_converged(name: str, *paths: Path) -> None:
     reached = (
         f"duality gap {gap:.3e}, tolerance {allowed:.3e}"
         if gap == gap
-        else (f"optimality violation {float(path.violations[i]):.3e}")
+        else f"distance from optimality {float(path.violations[i]):.3e}, tolerance {path.tol:.3e} of the null model's"
     )
     warnings.warn(
         f"{name} did not converge at {len(failed)} of {points} alphas. At alpha = {float(path.alphas[i]):.3e}: "
