@@ -97,6 +97,7 @@ class NewtonEngine(Engine):
         forms = [cast(L1Form, penalty.form(coef)) for penalty in penalties]
         count = next((k for k, form in enumerate(forms) if is_kinkless(form)), len(forms))
         if count:
+            start = None if start is None else allowed(start, forms[0])
             path = newton_path_for(problem, forms[0])(problem, start, self._tol, self._max_iter)
             for point in path.points(alphas[:count], forms[:count]):
                 start = (point.dense(len(coef)), point.intercept)
@@ -197,6 +198,13 @@ def engine_for(
     if isinstance(form, L1Form) and has_hessian(problem):
         return NewtonEngine(problem, start, tol, max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
+
+
+def allowed(start: Start, form: L1Form) -> Start:
+    """The start without what the penalty forbids."""
+    coef, intercept = start
+    l1 = torch.as_tensor(form.l1, dtype=coef.dtype, device=coef.device)
+    return torch.where(l1.isinf(), 0.0, coef.clamp(min=form.lower)), intercept
 
 
 def newton_path_for(problem: Problem, form: L1Form) -> type[NewtonPath | ColumnPath | MultinomialPath]:

@@ -1,4 +1,7 @@
-"""Paths on the training rows of folds; for least squares from the full Gram matrix less that of the test rows."""
+"""Paths on the training rows of folds: one by one, or all at once as one batch.
+
+For least squares with many rows they come from the full Gram matrix less that of the test rows.
+"""
 
 from __future__ import annotations
 

@@ -103,15 +103,25 @@ class Problem:
         return self.value(self.null_eta())
 
     def null_loss(self) -> Tensor:
-        """`null_value` above the least loss of each row, 0-d, >= 0: what tolerances are relative to.
+        """`null_value` above the least loss of each row, 0-d: what tolerances are relative to.
 
-        The least loss of a row is ``-f*(0)``, 0 for most losses; where no conjugate is known it is taken as 0.
+        The least loss of a row is ``-f*(0)``, 0 for most losses; where no conjugate is known it is taken as 0, which
+        need not be the least.
         """
         eta = self.null_eta()
         try:
             return mean_of(self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y), self.weights)
         except NoConjugate:
             return self.null_value()
+
+    def has_gaps(self) -> bool:
+        """Whether the datafit knows its conjugate, so that there are duality gaps."""
+        eta = self.null_eta()
+        try:
+            self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y)
+        except NoConjugate:
+            return False
+        return True
 
     @cached_property
     def _null_intercept(self) -> Tensor:

@@ -79,6 +79,7 @@ class NewtonPath:
         if len(kept):
             self._model.add(kept)
         self._state = self._at(torch.cat([intercept.reshape(1), coef[kept]])[1 - self._model.head :], eta)
+        self._has_gaps = problem.has_gaps()
         self._model.begin(self._state.w)
         self._trail: list[tuple[float, _State]] = []  # the last two solutions
         self._slack = self._before = -problem.gradient(eta)
@@ -96,12 +97,13 @@ class NewtonPath:
             end = done + 1
             while end < min(done + size, len(forms)) and alphas[end] >= _REACH * self._alpha:
                 end += 1
-            several = end - done > 1
-            found = (
-                self._block(alphas[done:end], forms[done:end]) if several else [self._alone(alphas[done], forms[done])]
-            )
+            if end - done > 1:
+                found = self._block(alphas[done:end], forms[done:end])
+                size = _BLOCK if len(found) == end - done else 1
+            else:
+                found = [self._alone(alphas[done], forms[done])]
+                size = 1 if bool(found[0].gap > self._goal) else _BLOCK
             yield from found
-            size = _BLOCK if len(found) == end - done else 1
             done += len(found)
 
     def _block(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> list[PathPoint]:
@@ -115,7 +117,7 @@ class NewtonPath:
             trail = [*trail, self._trail[-1]]
         points, slack, beyond = self._certified([state for _, state in trail[-len(forms) :]], forms, steps)
         gaps = torch.stack([point.gap for point in points])
-        good = int((~beyond.any(0) & (gaps <= self._goal)).long().cumprod(0).sum())
+        good = int((~beyond.any(0) & ~(gaps > self._goal)).long().cumprod(0).sum())
         self._trail = trail[: len(trail) - len(forms) + good][-2:]
         self._state = self._widened(self._trail[-1][1])
         if good:
@@ -158,8 +160,9 @@ class NewtonPath:
         ahead, here = (alpha - second) / (second - first), self._widened(last)
         w = here.w + ahead * (here.w - self._widened(before).w)
         guess, inside = self._at(w, here.eta + ahead * (here.eta - before.eta)), self._model.within(form)
-        lower = guess.loss + _penalty(inside, guess.w) < here.loss + _penalty(inside, here.w)
-        self._state = guess if bool(lower) else here
+        falls = guess.loss + _penalty(inside, guess.w) < here.loss + _penalty(inside, here.w)
+        inside_bound = (guess.w[self._model.head :] >= form.lower).all()
+        self._state = guess if bool(falls & inside_bound) else here
 
     def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
         several = len(alphas) > 1
@@ -187,40 +190,44 @@ class NewtonPath:
         return _State(w, eta, slopes, losses.dot(problem.weights), losses.abs().dot(problem.weights))
 
     def _descend(self, form: L1Form, goal: float, limit: int) -> int:
-        """Newton steps on the working set until its gap is about ``goal``; how many."""
+        """Newton steps on the working set until its gap is about ``goal``, or they do not help; how many."""
         inside, noise = self._model.within(form), float(self._slack.abs().max())
+        ridge = bool((columns(inside.l2, self._state.w) > 0.0).any())
+        positive = columns(inside.l1, self._state.w)
+        least = float(torch.where(positive > 0.0, positive, torch.inf).amin()) if len(positive) else math.inf
         last, best, idle = math.inf, math.inf, 0
         for step in range(max(limit, 1)):
             state = self._state
             g = -self._model.transposed(self._problem.weights * state.slopes)
             worst = float(violation(inside, state.w, g))
-            if worst <= _ROUNDING * noise or self._cost(worst, noise) <= goal:
+            if worst <= _ROUNDING * noise or self._cost(worst, least) <= goal:
                 return step
             best, idle = (worst, 0) if worst < 0.5 * best else (best, idle + 1)
-            if idle == (1 if worst <= _NEAR * noise else _IDLE) or not self._model.size:
+            if idle >= (1 if worst <= _NEAR * noise else _IDLE):
                 return step
             if worst > _WELL * last:
                 self._model.renew(state.eta)
-            fall = self._move(inside, g)
+            fall = self._move(inside, g, ridge=ridge)
             idle = 0 if fall > _FALL * self._goal else idle
             last = 0.0 if fall < 0.0 else worst
         return limit
 
-    def _cost(self, worst: float, noise: float) -> float:
-        """About the gap on the working set, from the violation there and the size of correlations.
+    def _cost(self, worst: float, least: float) -> float:
+        """About the gap on the working set, from the violation there and the least strength; inf without gaps.
 
         To first order it is the violation times the norm of the coefficients (for the intercept, times the width of
         the predictor); what makes the rows' slopes feasible costs at most about its square times the null model's loss.
         """
+        if not self._has_gaps:
+            return math.inf
         state, head = self._state, self._model.head
         width = state.w[head:].abs().sum()
         width = width + state.eta.abs().max() if head else width
-        return worst * float(width) + (worst / noise) ** 2 * self._null
+        return worst * float(width) + (worst / least) ** 2 * self._null
 
-    def _move(self, inside: L1Form, g: Tensor) -> float:
+    def _move(self, inside: L1Form, g: Tensor, *, ridge: bool) -> float:
         """To the minimiser of the model, or as far on the way as the objective falls; by how much, or -1."""
         state, weights = self._state, self._problem.weights
-        ridge = bool((columns(inside.l2, g) > 0.0).any())
         target = self._model.minimiser(state.w, g, inside, ridge=ridge)
         way = target - state.w
         change = self._model.times(way)
@@ -234,16 +241,18 @@ class NewtonPath:
                 self._state = fresh
                 self._model.learn(change, weights * (fresh.slopes - state.slopes), share, ridge=ridge)
                 return max(float(fall), 0.0)
-        self._model.learn(change, change, 0.0, ridge=ridge)
+        self._model.stiffen()
         return -1.0
 
     def _centred(self) -> _State:
-        """The present state, at its best intercept."""
-        problem, state = self._problem, self._state
-        if self._model.head:
-            lifted = state.eta - state.w[0]
-            shift = best_shift(problem.datafit, lifted, problem.y, problem.weights, state.w[0])
-            self._state = self._at(torch.cat([shift[None], state.w[1:]]), lifted + shift)
+        """The present state at its best intercept; its linear predictor anew, without the rounding of many steps."""
+        problem, state, head = self._problem, self._state, self._model.head
+        w, eta = state.w.clone(), problem.shifted(self._model.times(state.w))
+        if head:
+            eta = eta - w[0]
+            w[0] = best_shift(problem.datafit, eta, problem.y, problem.weights, state.w[0])
+            eta = eta + w[0]
+        self._state = self._at(w, eta)
         return self._state
 
     def _certified(

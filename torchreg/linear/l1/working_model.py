@@ -115,17 +115,26 @@ class WorkingModel:
         Args:
             change: of the linear predictor, had the step been taken in full, (n,).
             bent: change of the rows' derivatives, (n,).
-            share: of the step that was taken; 0 if none could be.
+            share: of the step that was taken, > 0.
             ridge: whether the penalty has a ridge, which a factor would turn into another at each step.
         """
-        cut = share < _FULL
-        self._floor = min(_STIFFER * self._floor, 1.0) if cut else max(_SOFTER * self._floor, _CURVED)
-        if share and not ridge:
+        if share < _FULL:
+            self.stiffen()
+        else:
+            self._floor = max(_SOFTER * self._floor, _CURVED)
+        if not ridge:
             ratio = float(bent @ change / (share * (self._curvature @ change.square())))
             if 0.0 < ratio < math.inf:
                 self._factor = min(max(ratio, 1.0 / _FACTOR), _FACTOR)
 
+    def stiffen(self) -> None:
+        """Raise the least curvature, after a step that had to be cut."""
+        self._floor = min(_STIFFER * self._floor, 1.0)
+
     def _bend(self, eta: Tensor) -> Tensor:
-        """Weighted second derivatives of the rows, kept away from zero."""
-        bend = self._problem.weights * self._problem.datafit.hessian(eta, self._problem.y)
+        """Weighted second derivatives of the rows, kept away from zero; their bound where none is curved."""
+        problem = self._problem
+        bend = problem.weights * problem.datafit.hessian(eta, problem.y)
+        if not bool(bend.max() > 0.0):
+            return problem.weights * (problem.datafit.curvature or 1.0)
         return bend.clamp(min=self._floor * bend.max())

@@ -210,7 +210,8 @@ class BatchedPivots:
             chosen[k, pair] = True
         signs = torch.where(chosen & ~active, here.g.sign(), here.sides.signs)
         active = (active ^ chosen) & self.alive
-        counts = [n + more - less for n, more, less in zip(here.sides.counts, entering, here.leaving, strict=True)]
+        changes = zip(here.sides.counts, entering, here.leaving, self.lost, strict=True)
+        counts = [0 if lost else n + more - less for n, more, less, lost in changes]
         self.sides = Sides(active, signs, active.sum(1).tolist() if limited else counts)
         self._factor = Factor.none()
 

@@ -6,8 +6,8 @@ For an active set and signs the tableau gives coefficients and correlations in o
 coefficient of the wrong sign, or a correlation beyond l1, change sides together (block principal pivoting), which
 from a neighbouring solution takes one or two exchanges. A column that is a combination of active ones enters only
 in exchange for the first of them that its growth brings to zero, as in the simplex method. If the number of
-violations stops falling, only the worst change. If that cycles, the way from the last solution to this one is followed
-from kink to kink (as least angle regression follows a path); where rounding ends that, accelerated proximal steps
+violations stops falling, only the worst quarter change. If that cycles, the way from the last solution to this one is
+followed from kink to kink (as least angle regression follows a path); where rounding ends that, accelerated steps
 guess the signs anew. What rounding leaves wrong descends from the last solution. Where the tableau's ridge is a little
 larger than the one asked for, proximal point steps take the difference off.
 
@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.pivoting.descent import accelerated, descended
+from torchreg.linear.pivoting.exchanges import DEPENDENT, Exchanges
 from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
-from torchreg.linear.pivoting.tableau import Tableau
 
-_DEPENDENT = 1e-10  # of its square norm is left of a column, after the active ones: it is their combination
-_SPARE = 3  # exchanges that need not lessen the violations, before only the worst change
+_SPARE = 3  # exchanges that need not lessen the violations, before only the worst quarter change
 _BLOCK_ROUNDS = 25
 _ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
 _KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
@@ -38,7 +37,7 @@ _CLOSE = 1.15  # ridges within this factor converge by proximal point steps: 13 
 _PROXIMAL_STEPS = 100
 
 
-class PivotSolver:
+class PivotSolver(Exchanges):
     """Solves subproblems over one growing set of columns, each from the solution of the one before.
 
     Args:
@@ -52,9 +51,7 @@ class PivotSolver:
     """
 
     def __init__(self, device: torch.device, limit: int, rank: int) -> None:
-        self._rank = rank
-        self.tableau = Tableau(device, limit)
-        self.signs = torch.zeros(0, dtype=torch.float64, device=device)
+        super().__init__(device, limit, rank)
         self.w = torch.zeros(0, dtype=torch.float64, device=device)
         self.rounds = 0
         self.fallbacks = 0
@@ -90,16 +87,20 @@ class PivotSolver:
         """
         if not self.tableau.size:
             return self.w, problem.c
-        start, self._settled = self._anchor[0], True
+        start = self._anchor[0]
         self._approach(problem.l2)
-        self._proximal_point(problem)
-        g = self._correlations(problem)
-        if self._settled and self._is_exact(problem, g):
-            return self.w, g
-        g, residual = self._refine(problem)
-        if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
-            return self.w, g
-        self.fallbacks += 1
+        for fresh in (False, True):
+            if fresh:  # a tableau that many exchanges have worn out, made anew
+                self.fallbacks += 1
+                self.begin(start)
+            self._settled = True
+            self._proximal_point(problem)
+            g = self._correlations(problem)
+            if self._settled and self._is_exact(problem, g):
+                return self.w, g
+            g, residual = self._refine(problem)
+            if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
+                return self.w, g
         return self._last_resort(problem, start)
 
     def _last_resort(self, problem: Subproblem, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,45 +184,8 @@ class PivotSolver:
                 spare -= 1
             else:
                 chosen = chosen[excess[chosen].topk(max(1, count // 4)).indices]
-            self._change(chosen, product, excess, g)
+            self._change(chosen, product, excess, g, problem)
         return None
-
-    def _change(self, chosen: Tensor, product: Tensor, excess: Tensor, g: Tensor) -> None:
-        """Exchange columns; those that enter take the sign of their correlation."""
-        table, active = self.tableau.table.diagonal(), self.tableau.active
-        inside = active[chosen]
-        entering, leaving = chosen[~inside], chosen[inside]
-        self.signs[entering] = g[entering].sign()
-        free = entering[table[entering] > _DEPENDENT * self.tableau.gram.diagonal()[entering]]
-        if self._rank < self.tableau.size and not bool(self.tableau.ridge.all()):
-            room = max(self._rank - int(active.sum()) + len(leaving), 0)
-            free = free if len(free) <= room else free[excess[free].topk(room).indices]
-        if len(free) or len(leaving):
-            self._pivot(torch.cat([leaving, free]))
-        else:
-            self._swap(entering[excess[entering].argmax()], product)
-
-    def _pivot(self, chosen: Tensor) -> None:
-        """Exchange columns together, or, where that block is singular, as many as are independent, one by one."""
-        block = self.tableau.table[chosen[:, None], chosen]
-        inverse, info = torch.linalg.inv_ex(block)
-        lost = (inverse.diagonal() * block.diagonal()).abs().max() * _DEPENDENT
-        if not info and lost < 1.0:
-            self.tableau.pivot(chosen, inverse)
-            return
-        for column in chosen:
-            entry = self.tableau.table[column, column]
-            if self.tableau.active[column] or entry > _DEPENDENT * self.tableau.gram[column, column]:
-                self.tableau.pivot(column[None])
-
-    def _swap(self, entering: Tensor, product: Tensor) -> None:
-        """Let a dependent column grow until an active coefficient is zero, and exchange the two."""
-        active = self.tableau.active
-        way = self.signs[entering] * self.tableau.table[:, entering]
-        shrinks = active & (way * product < 0.0)
-        if bool(shrinks.any()):
-            limit = torch.where(shrinks, -product / torch.where(shrinks, way, 1.0), torch.inf)
-            self._pivot(torch.stack([limit.argmin(), entering]))
 
     def _follow(self, problem: Subproblem, c: Tensor) -> Tensor | None:
         """From the linear part for which the last solution is optimal to the one asked for, kink by kink."""
@@ -247,6 +211,7 @@ class PivotSolver:
                 leaving.argmin() if leaving.min() <= reaching.min() else reaching.argmin(),
                 way - slope,
                 base + t * slope,
+                problem,
             )
         return None
 
@@ -258,13 +223,13 @@ class PivotSolver:
         base, slope = (self.tableau.table @ sides).unbind(1)
         return base, slope
 
-    def _pass(self, column: Tensor, rate: Tensor, product: Tensor) -> None:
+    def _pass(self, column: Tensor, rate: Tensor, product: Tensor, problem: Subproblem) -> None:
         """Exchange the column that has come to a kink."""
         if not self.tableau.active[column]:
             self.signs[column] = rate[column].sign()
             entry = self.tableau.table[column, column]
-            if not entry > _DEPENDENT * self.tableau.gram[column, column]:
-                self._swap(column, product)
+            if not entry > DEPENDENT * self.tableau.gram[column, column]:
+                self._swap(column, product, problem)
                 return
         self._pivot(column[None])
 

@@ -1,0 +1,86 @@
+"""L1 paths of other losses where starts, curvature or conjugates are unusual."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchreg import L1, NonNegative, Weighted
+from torchreg.linear import Huber, Logistic, Poisson, fit_path
+from torchreg.linear.datafits import Datafit
+
+RNG = np.random.default_rng(3)
+N, P = 70, 12
+X = RNG.standard_normal((N, P))
+ETA = X[:, 0] - X[:, 1] + 0.3 * RNG.standard_normal(N)
+LABELS, COUNTS = ETA > 0, np.floor(np.exp(ETA))
+
+
+class Counts(Datafit):
+    """Poisson's loss without its conjugate, and below zero."""
+
+    def value(self, eta, y):
+        return eta.exp() - y * eta - 5.0
+
+    def grad(self, eta, y):
+        return eta.exp() - y
+
+    def hessian(self, eta, y):
+        return eta.exp()
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("datafit", [Logistic(), Poisson()], ids=repr)
+def test_a_start_that_is_forbidden(datafit, intercept):
+    y = LABELS if isinstance(datafit, Logistic) else COUNTS
+    weights = torch.ones(P, dtype=torch.float64)
+    weights[[0, 5]] = torch.inf
+    for penalty in (NonNegative(L1(1.0)), Weighted(L1(1.0), weights)):
+        options = {"datafit": datafit, "alphas": [0.05, 0.02], "fit_intercept": intercept, "tol": 1e-10}
+        cold = fit_path(X, y, penalty, **options)
+        signed = fit_path(X, y, L1(1.0), **options)
+        warm = fit_path(X, y, penalty, init=(signed.coef(1), signed.intercepts[1]), **options)
+        assert (signed.coef(1) < 0.0).any()
+        assert warm.converged.all()
+        assert torch.allclose(warm.coefs, cold.coefs, atol=1e-5)
+        assert torch.allclose(warm.objectives, cold.objectives, rtol=1e-9)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_where_no_row_is_curved_at_first(intercept):
+    """All residuals of the null model lie in the linear part of Huber's loss."""
+    y = np.where(LABELS, 200.0, -200.0) + 20.0 * X[:, 2]
+    path = fit_path(X, y, L1(1.0), datafit=Huber(1.35), alphas=8, eps=0.05, fit_intercept=intercept)
+    assert path.converged.all()
+    assert int(path.n_nonzero[-1]) > 0
+    assert (path.objectives.diff() <= 0.0).all()
+
+
+@pytest.mark.parametrize("alphas", [12, [0.2, 0.19, 0.18, 0.02]], ids=["grid", "given"])
+def test_without_a_conjugate_steps_go_on_while_they_help(alphas):
+    own = fit_path(X, COUNTS, L1(1.0), datafit=Counts(), alphas=alphas, eps=0.05)
+    known = fit_path(X, COUNTS, L1(1.0), datafit=Poisson(), alphas=own.alphas, tol=1e-12)
+    assert own.dual_gaps.isnan().all()
+    assert own.converged.all()
+    assert torch.allclose(own.coefs, known.coefs, atol=1e-5)
+    assert torch.allclose(own.losses, known.losses - 5.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("datafit", [Logistic(), Poisson()], ids=repr)
+def test_columns_of_zeros(datafit):
+    y = LABELS if isinstance(datafit, Logistic) else COUNTS
+    path = fit_path(np.zeros((N, P)), y, L1(1.0), datafit=datafit, alphas=[1.0, 0.5, 0.01])
+    assert path.converged.all()
+    assert not path.coefs.any()
+
+
+def test_strengths_of_every_size_and_strengths_alone():
+    """A gap is met whatever the range of the weights, and wherever the path begins."""
+    weights = torch.logspace(-3, 3, P, dtype=torch.float64)
+    path = fit_path(X, LABELS, Weighted(L1(1.0), weights), datafit=Logistic(), alphas=20, eps=1e-4, tol=1e-9)
+    assert path.converged.all()
+    options = {"datafit": Logistic(), "alphas": [float(path.alphas[10])], "tol": 1e-9}
+    alone = fit_path(X, LABELS, Weighted(L1(1.0), weights), **options)
+        X, LABELS, Weighted(L1(1.0), weights), datafit=Logistic(), alphas=[float(path.alphas[10])], tol=1e-9
+    )
+    assert alone.converged.all()
+    assert torch.allclose(alone.objectives[0], path.objectives[10], rtol=1e-8)
