@@ -80,7 +80,5 @@ def test_strengths_of_every_size_and_strengths_alone():
     assert path.converged.all()
     options = {"datafit": Logistic(), "alphas": [float(path.alphas[10])], "tol": 1e-9}
     alone = fit_path(X, LABELS, Weighted(L1(1.0), weights), **options)
-        X, LABELS, Weighted(L1(1.0), weights), datafit=Logistic(), alphas=[float(path.alphas[10])], tol=1e-9
-    )
     assert alone.converged.all()
     assert torch.allclose(alone.objectives[0], path.objectives[10], rtol=1e-8)
