@@ -135,7 +135,7 @@ def assembled(
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
-        n_samples=frame.n, n_features=problem.design.p, _points=outward, _frame=frame,
+        n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, _points=outward, _frame=frame,
     )  # fmt: skip
 
 

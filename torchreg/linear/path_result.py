@@ -6,20 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
 from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
-
-Criterion = Literal["aic", "bic", "ebic"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Path:
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
-        n_samples, n_features: shape of X.
+        n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
     """
 
     alphas: Tensor
@@ -86,6 +85,7 @@ class Path:
     penalty: Penalty
     n_samples: int
     n_features: int
+    n_weighted: int
     _points: tuple[PathPoint, ...] = field(repr=False)
     _frame: Frame = field(repr=False)
 
@@ -169,26 +169,33 @@ class Path:
         return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
-        """An information criterion of each point, (a,); the least is the best.
+        """An information criterion of each point; the least is the best.
 
-        ``2 n loss`` for likelihoods and ``n log(2 loss)`` for least squares (its variance profiled out), plus ``2 df``
-        (aic), ``log(n) df`` (bic) or ``log(n) df + 2 gamma log(binomial(p, df))`` (ebic); df counts the non-zeros.
+        ``2 n loss + price``, for least squares with K outputs ``n K log(2 loss / K) + price``: the outputs share one
+        variance, which is profiled out, and ``loss`` is their sum. The price is ``2 df`` (aic), ``log(n) df`` (bic) or
+        ``log(n) df + 2 gamma log(binomial(p K, df))`` (ebic).
+
+        df is the number of coefficients that are not zero, and n that of the rows with a weight (of chunks, all rows).
+        That df is right for L1, whose shrinkage pays for its choice, weighted or not, and after `relax` only if the
+        support was not chosen by y. It is more than the degrees of freedom of what shrinks further (L2, L1L2, Group,
+        SLOPE, Nuclear), and a guess for concave penalties. Least squares without residuals has -inf.
+
+        Args:
+            kind: "aic", "bic" or "ebic".
+            gamma: >= 0, of ebic alone; 0 is bic.
+
+        Shapes:
+            returns: (a,), float64.
+
+        Raises:
+            ValueError: if ``kind`` or ``gamma`` is another, or the datafit is no likelihood.
 
         Source:
             Zou, Hastie and Tibshirani, Annals of Statistics 35, 2007 (df of the lasso); Chen and Chen, Biometrika
             95, 2008 (ebic).
-
-        Raises:
-            ValueError: if ``kind`` is another.
         """
-        if kind not in ("aic", "bic", "ebic"):
-            raise ValueError(f"criterion takes 'aic', 'bic' or 'ebic', got {kind!r}.")
-        n, p, df = self.n_samples, self.n_features, self.n_nonzero.double().to(self.losses.device)
-        fit = n * (2.0 * self.losses).log() if self.datafit.quadratic else 2.0 * n * self.losses
-        price = 2.0 * df if kind == "aic" else math.log(n) * df
-        if kind == "ebic":
-            price = price + 2.0 * gamma * (math.lgamma(p + 1) - torch.lgamma(df + 1) - torch.lgamma(p - df + 1))
-        return fit + price
+        df = torch.stack([point.values.count_nonzero() for point in self._points]).double()
+        return information(self, df, kind, gamma)
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of the path by name, ``coefs`` included."""

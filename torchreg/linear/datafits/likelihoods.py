@@ -44,6 +44,7 @@ class Multinomial(Datafit):
     """
 
     curvature = 0.5
+    likelihood = True
     relative = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
@@ -120,6 +121,8 @@ class Poisson(Datafit):
         >>> Poisson().grad(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 3.0]))
         tensor([ 0., -2.])
     """
+
+    likelihood = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         return torch.exp(eta) - y * eta

@@ -33,6 +33,7 @@ class Logistic(Datafit):
     """
 
     curvature = 0.25
+    likelihood = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         return -torch.nn.functional.logsigmoid(_signs(y) * eta)

@@ -1,0 +1,143 @@
+"""What follows from a fitted path: criteria, copies and refits; and what fits refuse before they look at data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from torchreg import L1
+from torchreg.linear import fit_path
+from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
+
+F64 = torch.float64
+N, P = 60, 6
+ROUNDED = 1e-12  # of sums of logarithms, relative
+
+
+def drawn(seed=0, outputs=None):
+    draw = np.random.default_rng(seed)
+    X = draw.standard_normal((N, P))
+    coef = np.zeros((P, outputs or 1))
+    coef[:2] = draw.standard_normal((2, outputs or 1)) + 1.0
+    y = X @ coef + draw.standard_normal((N, outputs or 1))
+    return X, y if outputs else y[:, 0]
+
+
+def labels(y):
+    return (y > 0).astype(float)
+
+
+def price_of(kind, n, size, df):
+    combinations = math.log(math.comb(size, df))
+    return {"aic": 2 * df, "bic": math.log(n) * df, "ebic": math.log(n) * df + 2 * 0.5 * combinations}[kind]
+
+
+each_kind = pytest.mark.parametrize("kind", ["aic", "bic", "ebic"])
+
+
+def assert_criterion(path, kind, deviances, n, size):
+    found = path.criterion(kind, gamma=0.5)
+    dfs = [int(np.count_nonzero(coef)) for coef in path.coefs.numpy()]
+    assert max(dfs) > min(dfs)
+    expected = [d + price_of(kind, n, size, df) for d, df in zip(deviances, dfs, strict=True)]
+    assert found.dtype == F64
+    np.testing.assert_allclose(found, expected, rtol=ROUNDED)
+
+
+@each_kind
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_criterion_of_least_squares(kind, outputs):
+    X, y = drawn(outputs=outputs)
+    path = fit_path(X, y, L1(1.0), alphas=6, eps=1e-2)
+    many, solutions = outputs or 1, (path.coefs.numpy(), path.intercepts.numpy())
+    squares = [float(((y - (X @ c + b)) ** 2).sum()) for c, b in zip(*solutions, strict=True)]
+    deviances = [N * many * math.log(s / (N * many)) for s in squares]  # all outputs share one variance
+    assert_criterion(path, kind, deviances, N, P * many)
+    partly = path.n_nonzero * many > (path.coefs != 0).reshape(6, -1).sum(1)
+    assert bool(partly.any()) == (many > 1)  # coefficients are counted, not rows: some rows are partly zero
+
+
+@each_kind
+@pytest.mark.parametrize("datafit", [Logistic(), Poisson(), Multinomial()], ids=lambda d: type(d).__name__)
+def test_criterion_of_likelihoods(kind, datafit):
+    X, y = drawn()
+    if isinstance(datafit, Multinomial):
+        y = np.digitize(y, [-0.5, 0.5])
+    else:
+        y = labels(y) if isinstance(datafit, Logistic) else np.random.default_rng(1).poisson(np.exp(y / 4))
+    path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=6, eps=1e-2)
+    deviances = []
+    for c, b in zip(path.coefs.numpy(), path.intercepts.numpy(), strict=True):
+        eta = X @ c + b
+        if isinstance(datafit, Poisson):
+            rows_of = np.exp(eta) - y * eta
+        elif isinstance(datafit, Logistic):
+            rows_of = np.log1p(np.exp(eta)) - y * eta
+        else:
+            rows_of = np.log(np.exp(eta).sum(1)) - eta[np.arange(N), y]
+        deviances.append(2 * rows_of.sum())
+    assert_criterion(path, kind, deviances, N, path.coefs[0].numel())
+
+
+@each_kind
+@pytest.mark.parametrize("datafit", [Quadratic(), Logistic()], ids=lambda d: type(d).__name__)
+def test_rows_of_weight_zero_do_not_count(kind, datafit):
+    X, y = drawn()
+    y = labels(y) if isinstance(datafit, Logistic) else y
+    weights = (np.arange(N) % 3 > 0).astype(float)
+    arguments = {"datafit": datafit, "alphas": [0.1, 0.01], "tol": 1e-12}
+    weighted = fit_path(X, y, L1(1.0), sample_weight=weights, **arguments)
+    fewer = fit_path(X[weights > 0], y[weights > 0], L1(1.0), **arguments)
+    assert (weighted.n_samples, weighted.n_weighted) == (N, 40)
+    np.testing.assert_allclose(weighted.criterion(kind), fewer.criterion(kind), rtol=1e-9)  # the gaps, by n
+
+
+def test_rows_of_chunks_count():
+    X, y = drawn()
+    whole = fit_path(X, y, L1(1.0), alphas=[0.1])
+    parts = fit_path([(X[:40], y[:40]), (X[40:], y[40:])], None, L1(1.0), alphas=[0.1])
+    np.testing.assert_allclose(parts.criterion(), whole.criterion(), rtol=1e-9)
+
+
+def test_no_residuals_are_minus_infinity():
+    path = fit_path(torch.eye(4), torch.tensor([1.0, 0.0, 0.0, 0.0]), L1(1.0), alphas=[0.1, 0.0], fit_intercept=False)
+    assert path.criterion().isinf().tolist() == [False, True]
+
+
+def test_bad_criteria():
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=[0.1])
+    with pytest.raises(ValueError, match="'aic', 'bic' or 'ebic', got 'mdl'"):
+        path.criterion("mdl")
+    for gamma in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="gamma must be a finite number >= 0"):
+            path.criterion("ebic", gamma=gamma)
+
+
+class Own(Datafit):
+    """Logistic, by the two methods that a user has to write."""
+
+    def value(self, eta, y):
+        return torch.nn.functional.softplus(eta) - y * eta
+
+    def grad(self, eta, y):
+        return torch.sigmoid(eta) - y
+
+
+class OwnLikelihood(Own):
+    likelihood = True
+
+
+def test_a_datafit_that_is_no_likelihood_has_no_criterion():
+    X, y = drawn()
+    for datafit in (Huber(1.0), SquaredHinge(), Own()):
+        target = y if isinstance(datafit, Huber) else labels(y)
+        path = fit_path(X, target, L1(1.0), datafit=datafit, alphas=[0.1], tol=1e-5)
+        with pytest.raises(ValueError, match=r"is no likelihood.*fit_cv.*likelihood = True"):
+            path.criterion("bic")
+    own = fit_path(X, labels(y), L1(1.0), datafit=OwnLikelihood(), alphas=[0.1], tol=1e-9)
+    logistic = fit_path(X, labels(y), L1(1.0), datafit=Logistic(), alphas=[0.1], tol=1e-9)
+    np.testing.assert_allclose(own.criterion("aic"), logistic.criterion("aic"), rtol=1e-6)
