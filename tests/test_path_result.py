@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 from torchreg import L1
-from torchreg.linear import fit_path
+from torchreg.linear import LassoCV, fit_cv, fit_path
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
 
 F64 = torch.float64
@@ -141,3 +143,70 @@ def test_a_datafit_that_is_no_likelihood_has_no_criterion():
     own = fit_path(X, labels(y), L1(1.0), datafit=OwnLikelihood(), alphas=[0.1], tol=1e-9)
     logistic = fit_path(X, labels(y), L1(1.0), datafit=Logistic(), alphas=[0.1], tol=1e-9)
     np.testing.assert_allclose(own.criterion("aic"), logistic.criterion("aic"), rtol=1e-6)
+
+
+def same(one, other):
+    tensors = ("alphas", "coefs", "intercepts", "dual_gaps", "losses", "n_iters", "n_nonzero", "converged")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+
+
+def unpickled(path):
+    return pickle.loads(pickle.dumps(path))
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_a_pickled_path_does_all_but_relax(outputs):
+    X, y = drawn(outputs=outputs)
+    path = fit_path(X, y, L1(1.0), alphas=6)
+    loaded = unpickled(path)
+    assert same(loaded, path)
+    assert torch.equal(loaded.criterion(), path.criterion())
+    assert torch.equal(loaded.predict(X), path.predict(X))
+    assert torch.equal(loaded.at(float(path.alphas[2])).coef, path.coef(2))
+    with pytest.raises(RuntimeError, match=r"pickles hold no data.*relax\(\) before pickling, or fit_path"):
+        loaded.relax()
+    assert same(unpickled(path.relax()), path.relax())
+
+
+def test_pickles_do_not_hold_the_training_data():
+    X = np.random.default_rng(0).standard_normal((20_000, 30))
+    y = X[:, 0] + np.random.default_rng(1).standard_normal(20_000)
+    estimator = LassoCV(alphas=10, cv=[(np.arange(100), np.arange(100, 200))]).fit(X, y)
+    chosen = fit_cv(X, y, L1(1.0), alphas=10, cv=[(np.arange(100), np.arange(100, 200))] * 2)
+    assert hasattr(estimator, "path_")
+    for fitted in (estimator, chosen, chosen.path, chosen.path.relax()):
+        held = pickle.dumps(fitted)
+        assert len(held) < 60_000  # y alone is 160 000 bytes; paths of 10 points in 30 features are 10 000
+        assert y[5000:5002].tobytes() not in held
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X[:5]), estimator.predict(X[:5]))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_refer_to_the_same_data(copied):
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=6)
+    other = copied(path)
+    assert other is not path
+    assert other._frame is path._frame
+    assert same(other, path)
+    assert same(other.relax(), path.relax())
+    assert copied(unpickled(path))._frame is None
+
+
+def test_deep_copies_share_no_results():
+    path = fit_path(*drawn(), L1(1.0), alphas=6)
+    other, twice = copy.deepcopy(path), copy.deepcopy([path, path])
+    other.alphas.zero_()
+    other._points[-1].values.zero_()
+    assert path.alphas.all()
+    assert path.coef(5).any()
+    assert twice[0] is twice[1]  # one object in, one object out
+    estimator = LassoCV(alphas=5, cv=3).fit(*drawn())
+    assert same(copy.deepcopy(estimator).path_.path.relax(), estimator.path_.path.relax())
+
+
+def test_dense_coefficients_are_not_kept():
+    path = fit_path(*drawn(), L1(1.0), alphas=6)
+    before = set(vars(path))
+    assert path.coefs is not path.coefs
+    assert set(vars(path)) == before

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,9 @@ class Fit:
 class Path:
     """Solutions for descending strengths, as `fit_path` returns them.
 
+    A path refers to the data that it was fitted to, for `relax`. Pickles leave the data out: what is loaded does all
+    but `relax`. Copies, deep ones too, refer to the same data, which nothing writes to.
+
     Attributes:
         alphas: (a,), float64, descending.
         intercepts: (a,) or (a, K).
@@ -87,14 +90,24 @@ class Path:
     n_features: int
     n_weighted: int
     _points: tuple[PathPoint, ...] = field(repr=False)
-    _frame: Frame = field(repr=False)
+    _frame: Frame | None = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_frame": None}
+
+    def __copy__(self) -> Path:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Path:
+        copied = {name: copy.deepcopy(part, memo) for name, part in self.__getstate__().items()}
+        return replace(self, **copied | {"_frame": self._frame})
 
     def __len__(self) -> int:
         return len(self.alphas)
 
-    @cached_property
+    @property
     def coefs(self) -> Tensor:
-        """All coefficients, (a, p) or (a, p, K); stored sparse, made dense on access."""
+        """All coefficients, (a, p) or (a, p, K); stored sparse, made dense anew at each access."""
         return torch.stack([self.coef(k) for k in range(len(self))])
 
     def coef(self, k: int) -> Tensor:
@@ -158,12 +171,22 @@ class Path:
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
 
     def relax(self) -> Path:
-        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007)."""
-        refitted = {}
+        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
+
+        Raises:
+            RuntimeError: if this path was unpickled, since pickles hold no data.
+        """
+        frame = self._frame
+        if frame is None:
+            raise RuntimeError(
+                "This path was unpickled, and pickles hold no data to refit on; call relax() before pickling, or "
+                "fit_path(...) again with the same data and relax that."
+            )
+        refitted: dict[tuple[int, ...], PathPoint] = {}
         for point in self._points:
             key = tuple(point.index.tolist())
             if key not in refitted:
-                refitted[key] = unpenalised(self._frame, point.index)
+                refitted[key] = unpenalised(frame, point.index)
         points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
         losses = torch.stack([p.loss for p in points])
         return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)
