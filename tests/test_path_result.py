@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torchreg import L1
 from torchreg.linear import LassoCV, fit_cv, fit_path
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
+from torchreg.linear.path_result import summary
 
 F64 = torch.float64
 N, P = 60, 6
@@ -210,3 +212,102 @@ def test_dense_coefficients_are_not_kept():
     before = set(vars(path))
     assert path.coefs is not path.coefs
     assert set(vars(path)) == before
+
+
+def overlapping(datafit, X, seed=3):
+    """Targets for which the loss has a minimum without a penalty."""
+    draw = np.random.default_rng(seed)
+    noisy = X[:, 0] + draw.standard_normal(len(X))
+    if isinstance(datafit, Poisson):
+        return draw.poisson(np.exp(X[:, 0])).astype(float)
+    if isinstance(datafit, Multinomial):
+        return np.digitize(noisy, [-0.5, 0.5])
+    return noisy if isinstance(datafit, Huber) else labels(noisy)
+
+
+each_datafit = pytest.mark.parametrize(
+    "datafit", [Logistic(), Multinomial(), Poisson(), Huber(1.0)], ids=lambda d: type(d).__name__
+)
+
+
+@each_datafit
+def test_a_refit_has_converged_where_the_gradient_vanishes(datafit):
+    X, _ = drawn()
+    y = overlapping(datafit, X)
+    path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=5, eps=1e-2)
+    relaxed = path.relax()
+    assert relaxed.converged.all()
+    for coef, intercept in zip(relaxed.coefs, relaxed.intercepts, strict=True):
+        gradient = datafit.grad(torch.from_numpy(X) @ coef + intercept, datafit.prepare(torch.from_numpy(y)))
+        assert ((torch.from_numpy(X).T @ gradient / N)[coef != 0].abs() < 1e-6).all()
+
+
+@each_datafit
+def test_a_refit_that_was_stopped_has_not_converged(datafit, monkeypatch):
+    X, _ = drawn()
+    path = fit_path(X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=[0.05], tol=1e-9)
+    monkeypatch.setattr("torchreg.linear.unpenalised._MAX_ITER", 1)
+    stopped = path.relax()
+    assert path.converged.all()
+    assert not stopped.converged.any()
+
+
+def separated(kind, X):
+    """Targets, and columns to see them by, without a maximum of the likelihood."""
+    few = (np.arange(N) < 4).astype(float)
+    if kind == "all rows":
+        return Logistic(), X, labels(X[:, 0] - X[:, 1])
+    if kind == "classes":
+        return Multinomial(), X, np.digitize(X[:, 0], [-0.5, 0.5])
+    columns = np.column_stack([X, few])  # the last column separates four rows from nothing
+    if kind == "counts":
+        return Poisson(), columns, np.where(few > 0, 0.0, 1.0 + overlapping(Poisson(), X))
+    return Logistic(), columns, np.where(few > 0, 1.0, overlapping(Logistic(), X))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("kind", ["all rows", "some rows", "classes", "counts"])
+def test_a_loss_without_a_minimum_is_never_converged(kind, scale):
+    X, _ = drawn()
+    datafit, X, y = separated(kind, X)
+    path = fit_path(scale * X, y, L1(1.0), datafit=datafit, alphas=4, eps=1e-4)
+    relaxed = path.relax()
+    full = path.n_nonzero == X.shape[1]
+    assert path.converged.all()
+    assert full.any()
+    assert not relaxed.converged[full].any()
+    assert relaxed.converged[0]  # the intercept alone
+    assert (relaxed.dual_gaps[full] < 1e-9).all()  # which is true: the objective is as near to its bound
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_units_do_not_decide_whether_a_refit_converged(scale):
+    X, _ = drawn()
+    for datafit in (Logistic(), Poisson()):
+        path = fit_path(scale * X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=4, eps=1e-2)
+        assert path.relax().converged.all()
+
+
+def test_rows_of_weight_zero_do_not_keep_a_refit_from_converging():
+    X, _ = drawn()
+    y, weights = overlapping(Logistic(), X), np.ones(N)
+    X[0], weights[0] = 1e9, 0.0
+    assert fit_path(X, y, L1(1.0), datafit=Logistic(), alphas=3, sample_weight=weights).relax().converged.all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_results_lie_on_one_device():
+    X, y = (torch.from_numpy(part).cuda() for part in drawn())
+    path = fit_path(X, y, L1(1.0), alphas=4)
+    for one in (path, path.relax()):
+        found = one.n_nonzero, one.n_iters, one.converged, one.criterion(), one.coefs, one.dual_gaps
+        assert all(part.device == one.alphas.device for part in found)
+
+
+def test_results_lie_where_the_alphas_lie():
+    """As on a GPU, on the device that holds no numbers."""
+    path = fit_path(*drawn(), L1(1.0), alphas=4)
+    moved = replace(path, alphas=path.alphas.to("meta"))
+    assert moved.n_nonzero.device.type == "meta"
+    assert summary(path._points, path.objectives.to("meta"))["n_iters"].device.type == "meta"

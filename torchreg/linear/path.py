@@ -16,7 +16,7 @@ from torchreg.linear.designs.base import Design, divided
 from torchreg.linear.engines import Start, engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
-from torchreg.linear.path_result import Fit, Path, summary
+from torchreg.linear.path_result import Fit, Path, are_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
@@ -129,9 +129,7 @@ def assembled(
     outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
     null = float(problem.null_loss())
-    slope = float(problem.gradient(problem.null_eta()).abs().max())
-    known = columns["dual_gaps"].isfinite()
-    converged = torch.where(known, columns["dual_gaps"] <= tol * null, columns["violations"] <= tol * slope)
+    converged = are_converged(problem, columns["dual_gaps"], columns["violations"], tol)
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,

@@ -17,6 +17,7 @@ from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
+from torchreg.linear.problem import Problem
 from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
 
@@ -117,7 +118,7 @@ class Path:
     @property
     def n_nonzero(self) -> Tensor:
         """Features with a coefficient that is not zero, (a,)."""
-        return torch.tensor([len(p.index) for p in self._points])
+        return torch.tensor([len(p.index) for p in self._points], device=self.alphas.device)
 
     def at(self, alpha: float) -> Fit:
         """The solution at ``alpha``; between two strengths of the path, the line between theirs.
@@ -173,6 +174,9 @@ class Path:
     def relax(self) -> Path:
         """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
 
+        A refit has converged as a point of `fit_path` has; never where the loss has no minimum without a penalty, as
+        for classes that the support separates. Its objective is its loss.
+
         Raises:
             RuntimeError: if this path was unpickled, since pickles hold no data.
         """
@@ -182,14 +186,14 @@ class Path:
                 "This path was unpickled, and pickles hold no data to refit on; call relax() before pickling, or "
                 "fit_path(...) again with the same data and relax that."
             )
-        refitted: dict[tuple[int, ...], PathPoint] = {}
-        for point in self._points:
-            key = tuple(point.index.tolist())
-            if key not in refitted:
-                refitted[key] = unpenalised(frame, point.index)
-        points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
-        losses = torch.stack([p.loss for p in points])
-        return replace(self, **summary(points, losses), converged=torch.ones_like(self.converged), _points=points)
+        keys = [tuple(point.index.tolist()) for point in self._points]
+        supports = {key: point.index for key, point in zip(keys, self._points, strict=True)}
+        refits = {key: unpenalised(frame, index) for key, index in supports.items()}
+        points = tuple(refits[key].point for key in keys)
+        columns = summary(points, torch.stack([point.loss for point in points]))
+        attained = torch.tensor([refits[key].attained for key in keys], device=self.alphas.device)
+        converged = attained & are_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
+        return replace(self, **columns, converged=converged, _points=points)
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
         """An information criterion of each point; the least is the best.
@@ -234,5 +238,11 @@ def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:
         "violations": torch.stack([p.violation for p in points]),
         "losses": torch.stack([p.loss for p in points]),
         "objectives": objectives,
-        "n_iters": torch.tensor([p.n_iter for p in points]),
+        "n_iters": torch.tensor([p.n_iter for p in points], device=objectives.device),
     }
+
+
+def are_converged(problem: Problem, gaps: Tensor, violations: Tensor, tol: float) -> Tensor:
+    """Whether the gaps, or the violations where there is no gap, are small beside the null model's, (a,)."""
+    slope = problem.gradient(problem.null_eta()).abs().max()
+    return torch.where(gaps.isfinite(), gaps <= tol * problem.null_loss(), violations <= tol * slope)
