@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg import L1
-from torchreg.linear import LassoCV, fit_cv, fit_path
+from torchreg import L1, Group, rows
+from torchreg.linear import LassoCV, fit_cv, fit_path, solve
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
 from torchreg.linear.path_result import summary
 
@@ -311,3 +311,75 @@ def test_results_lie_where_the_alphas_lie():
     moved = replace(path, alphas=path.alphas.to("meta"))
     assert moved.n_nonzero.device.type == "meta"
     assert summary(path._points, path.objectives.to("meta"))["n_iters"].device.type == "meta"
+
+
+def test_a_refit_is_that_of_least_squares():
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=5, eps=0.05)
+    relaxed = path.relax()
+    assert relaxed.converged.all()
+    assert (relaxed.losses <= path.losses + 1e-12).all()
+    for k, coef in enumerate(relaxed.coefs.numpy()):
+        chosen = path.coef(k).numpy() != 0
+        answer = np.linalg.lstsq(np.column_stack([np.ones(N), X[:, chosen]]), y, rcond=None)[0]
+        np.testing.assert_allclose(coef[chosen], answer[1:], atol=1e-9)
+        assert not coef[~chosen].any()
+
+
+def test_results_are_compared_by_identity():
+    """Equality of fields is that of tensors, which is no yes or no."""
+    X, y = drawn()
+
+    def results():
+        path = fit_path(X, y, L1(1.0), alphas=3)
+        return path, path.at(float(path.alphas[1])), fit_cv(X, y, L1(1.0), alphas=3), solve(X, y, L1(0.1))
+
+    for one, other in zip(results(), results(), strict=True):
+        assert one == one
+        assert one != other
+        assert len({one, other}) == 2
+
+
+@pytest.mark.parametrize("fit", [fit_path, fit_cv, solve])
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"penalty": "l1"}, TypeError, "penalty must be a Penalty like L1.*got 'l1'"),
+        ({"penalty": L1}, TypeError, "got the class L1; make one: L1"),
+        ({"datafit": "logistic"}, TypeError, "datafit must be a Datafit like Logistic.*got 'logistic'"),
+        ({"penalty": None}, TypeError, "penalty must be a Penalty like L1.*got None"),
+        ({"penalty": 0.1}, TypeError, "penalty must be a Penalty like L1.*got 0.1"),
+        ({"datafit": Logistic}, TypeError, "got the class Logistic; make one: Logistic"),
+        ({"tol": -1e-3}, ValueError, "tol must be a finite number >= 0, got -0.001"),
+        ({"tol": math.nan}, ValueError, "tol must be a finite number >= 0, got nan"),
+        ({"tol": math.inf}, ValueError, "tol must be a finite number >= 0, got inf"),
+        ({"tol": None}, ValueError, "tol must be a finite number >= 0, got None"),
+        ({"tol": "small"}, ValueError, "tol must be a finite number >= 0, got 'small'"),
+        ({"max_iter": 0}, ValueError, "max_iter must be an int >= 1.*got 0"),
+        ({"max_iter": -3}, ValueError, "max_iter must be an int >= 1.*got -3"),
+        ({"max_iter": 2.5}, ValueError, "max_iter must be an int >= 1.*got 2.5"),
+        ({"max_iter": True}, ValueError, "max_iter must be an int >= 1.*got True"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused(fit, change, error, words):
+    X, y = drawn()
+    if fit is solve and "max_iter" in change:
+        pytest.skip("solve has no limit")
+    options = dict(change)
+    penalty = options.pop("penalty", L1(0.1))
+    with pytest.raises(error, match=words):
+        fit(X, y, penalty, **options)
+
+
+@pytest.mark.parametrize("fit", [fit_path, fit_cv])
+def test_settings_that_are_taken(fit):
+    """The edges of what is allowed, and numbers of numpy."""
+    X, y = drawn()
+    fit(X, y, L1(1.0), alphas=3, tol=0, max_iter=1)
+    fit(X, y, Group(L1(1.0), rows), alphas=3, tol=np.float32(1e-6), max_iter=np.int64(50))
+
+
+def test_settings_are_looked_at_before_the_data():
+    with pytest.raises(TypeError, match="penalty must be a Penalty"):
+        fit_path(None, None, "l1")

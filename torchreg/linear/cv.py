@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
 from torchreg.linear.folds import Fold, drawn_folds
@@ -19,6 +19,7 @@ from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
+from torchreg.linear.settings import checked
 from torchreg.linear.training import training_paths
 from torchreg.penalties import Penalty
 
@@ -27,7 +28,7 @@ Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
 _BLOCK = 1 << 22  # coefficients made dense at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CVPath:
     """A path on all rows, and what its strengths lose on held-out rows.
 
@@ -164,7 +165,8 @@ def fit_cv(
     """
     if not (callable(rule) or rule in ("min", "1se")):
         raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
-    frame = framed(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
+    datafit = checked(penalty, datafit, tol, max_iter)
+    frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
     folds = drawn_folds(cv, frame.raw.n, y, random_state)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
-from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design, divided
 from torchreg.linear.engines import Start, engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
-from torchreg.linear.path_result import Fit, Path, are_converged, summary
+from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
+from torchreg.linear.settings import checked
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -53,7 +54,8 @@ def fit_path(
     ``minimise (1 / sum s_i) sum_i s_i loss(x_i' coef + intercept + offset_i, y_i) + penalty(coef)``
 
     The penalty's own alpha is replaced by each of ``alphas``. The intercept is never penalised. Everything is
-    computed in float64, whatever the dtype of X, which is never copied, made dense or written to.
+    computed in float64, whatever the dtype of X, which is never made dense or written to; a dense X of floats that lies
+    on the device is not copied, a sparse one is kept by rows and by columns.
 
     Least squares on more rows than memory holds: X may be `RowChunks`, or any iterable of pairs (X, y) or triples
     (X, y, sample_weight) that can be iterated again. They are read once; what is kept are second moments, so that the
@@ -64,9 +66,11 @@ def fit_path(
         y: (n,) or, for several outputs, (n, K); None with chunks.
         penalty: any penalty on coefficients (p,) or (p, K).
         datafit: the loss of a row; None for `Quadratic`, half the squared error.
-        alphas: strengths > 0 in any order, or how many, geometrically from ``alpha_max`` to ``eps * alpha_max``.
+        alphas: strengths >= 0 in any order, 0 for no penalty; or how many, geometrically from ``alpha_max`` to
+            ``eps * alpha_max``.
         eps: ratio of the ends of that grid, in (0, 1).
-        tol: a point has converged if its gap is at most ``tol`` times the null model's objective.
+        tol: a point has converged if its gap is at most ``tol`` times the null model's objective; without a gap, if its
+            distance from optimality is at most ``tol`` times the null model's largest gradient.
         max_iter: limit for iterative engines; None for 20000.
         sample_weight: >= 0, (n,).
         offset: added to the linear predictor, (n,) or (n, K).
@@ -77,9 +81,9 @@ def fit_path(
         init: (coef, intercept) to start from.
 
     Raises:
-        ValueError: if shapes, alphas, weights or targets do not fit, or something is not finite; if chunks come with
-            another datafit, with an offset, or with weights or a target beside them.
-        TypeError: if chunks can be read only once, as a generator can.
+        ValueError: if shapes, alphas, ``tol``, ``max_iter``, weights or targets do not fit, or something is not
+            finite; if chunks come with another datafit, with an offset, or with weights or a target beside them.
+        TypeError: if the penalty or the datafit is not one; if chunks can be read only once, as a generator can.
 
     Example:
         >>> import torch
@@ -92,7 +96,9 @@ def fit_path(
         True
     """
     make = framed_chunks if are_chunks(X, y) else framed
-    frame = make(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
+    frame = make(
+        X, y, checked(penalty, datafit, tol, max_iter), sample_weight, offset, fit_intercept, standardize, device
+    )
     return fit_framed(frame, penalty, alphas=alphas, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
 
 
@@ -129,7 +135,7 @@ def assembled(
     outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
     null = float(problem.null_loss())
-    converged = are_converged(problem, columns["dual_gaps"], columns["violations"], tol)
+    converged = is_converged(problem, columns["dual_gaps"], columns["violations"], tol)
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,

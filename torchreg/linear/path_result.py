@@ -22,7 +22,7 @@ from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """One point of a path.
 
@@ -52,7 +52,7 @@ class Fit:
         return self.datafit.predict(self.decision(X))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Path:
     """Solutions for descending strengths, as `fit_path` returns them.
 
@@ -175,7 +175,8 @@ class Path:
         """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
 
         A refit has converged as a point of `fit_path` has; never where the loss has no minimum without a penalty, as
-        for classes that the support separates. Its objective is its loss.
+        for classes that the support separates. Its objective is its loss. X and y are looked at again: they must not
+        have changed.
 
         Raises:
             RuntimeError: if this path was unpickled, since pickles hold no data.
@@ -192,7 +193,7 @@ class Path:
         points = tuple(refits[key].point for key in keys)
         columns = summary(points, torch.stack([point.loss for point in points]))
         attained = torch.tensor([refits[key].attained for key in keys], device=self.alphas.device)
-        converged = attained & are_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
+        converged = attained & is_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
         return replace(self, **columns, converged=converged, _points=points)
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
@@ -242,7 +243,7 @@ def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:
     }
 
 
-def are_converged(problem: Problem, gaps: Tensor, violations: Tensor, tol: float) -> Tensor:
-    """Whether the gaps, or the violations where there is no gap, are small beside the null model's, (a,)."""
+def is_converged(problem: Problem, gaps: Tensor, violations: Tensor, tol: float) -> Tensor:
+    """Whether each point is as near to the minimum as asked for; without a gap, as near to being stationary."""
     slope = problem.gradient(problem.null_eta()).abs().max()
     return torch.where(gaps.isfinite(), gaps <= tol * problem.null_loss(), violations <= tol * slope)

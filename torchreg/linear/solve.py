@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
+from torchreg.linear.settings import checked
 from torchreg.penalties import Penalty
 
 _NUDGE = 0.25  # no label of a class moved by it is still a label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """A minimiser that remembers what it depends on.
 
@@ -79,6 +80,7 @@ def solve(
         device: where to compute; None for where X is.
 
     Raises:
+        TypeError: as `fit_path`.
         ValueError: as `fit_path`; if class labels or a sparse X require grad, or a prox breaks the graph.
         RuntimeError: from a second backward pass with respect to the first.
 
@@ -100,7 +102,7 @@ def solve(
         >>> torch.autograd.grad(fit.coef[0], alpha)  # d coef_0 / d alpha
         (tensor(-4.),)
     """
-    datafit = datafit or Quadratic()
+    datafit = checked(penalty, datafit, tol)
     alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
         frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, False, device)
