@@ -1,103 +1,343 @@
-"""What follows from a path: information criteria by hand, refits, pickles; and what a fit refuses to be told."""
+"""What follows from a fitted path: criteria, copies and refits; and what fits refuse before they look at data."""
 
+from __future__ import annotations
+
+import copy
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers import F64
 
 from torchreg import L1, Group, rows
-from torchreg.linear import Huber, Logistic, Multinomial, Poisson, SquaredHinge, fit_cv, fit_path, solve
+from torchreg.linear import LassoCV, fit_cv, fit_path, solve
+from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
+from torchreg.linear.path_result import summary
 
-RNG = np.random.default_rng(0)
-N, P = 80, 12
-X = RNG.standard_normal((N, P))
-ETA = X[:, 0] - X[:, 1]
-Y = ETA + 0.5 * RNG.standard_normal(N)
-TASKS = np.stack([Y, RNG.standard_normal(N), 2.0 * X[:, 2]], 1)
-CLASSES = (Y > 0).astype(float) + (Y > 1)
-TARGETS = {"least squares": Y, "tasks": TASKS, "logistic": Y > 0, "classes": CLASSES, "counts": np.round(np.exp(ETA))}
-LOSSES = {"logistic": Logistic(), "classes": Multinomial(), "counts": Poisson()}
+F64 = torch.float64
+N, P = 60, 6
+ROUNDED = 1e-12  # of sums of logarithms, relative
 
 
-def log_likelihood(name, path, k):
-    """Of one point, up to terms without coefficients; Gaussian noise has its best variance, one for all outputs."""
-    eta = X @ path.coef(k).numpy() + path.intercepts[k].numpy()
-    y = TARGETS[name]
-    if name == "logistic":
-        return -np.log1p(np.exp(-(2.0 * y - 1.0) * eta)).sum()
-    if name == "classes":
-        return (eta[np.arange(N), y.astype(int)] - np.log(np.exp(eta).sum(1))).sum()
-    if name == "counts":
-        return (y * eta - np.exp(eta)).sum()
-    variance = ((y - eta) ** 2).mean()
-    return -0.5 * y.size * math.log(variance)
+def drawn(seed=0, outputs=None):
+    draw = np.random.default_rng(seed)
+    X = draw.standard_normal((N, P))
+    coef = np.zeros((P, outputs or 1))
+    coef[:2] = draw.standard_normal((2, outputs or 1)) + 1.0
+    y = X @ coef + draw.standard_normal((N, outputs or 1))
+    return X, y if outputs else y[:, 0]
 
 
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("gamma", [0.5, 1.0])
-def test_information_criteria_by_hand(name, gamma):
-    path = fit_path(X, TARGETS[name], L1(1.0), datafit=LOSSES.get(name), alphas=5, eps=0.05)
-    for k in range(len(path)):
-        coef = path.coef(k).numpy()
-        df, fit = np.count_nonzero(coef), -2.0 * log_likelihood(name, path, k)
-        prices = {"aic": 2 * df, "bic": math.log(N) * df}
-        prices["ebic"] = prices["bic"] + 2.0 * gamma * math.log(math.comb(coef.size, df))
-        for kind, price in prices.items():
-            assert float(path.criterion(kind, gamma=gamma)[k]) == pytest.approx(fit + price, rel=1e-9, abs=1e-9)
+def labels(y):
+    return (y > 0).astype(float)
 
 
-def test_criteria_that_do_not_exist():
-    with pytest.raises(ValueError, match="'aic', 'bic' or 'ebic', got 'cv'"):
-        fit_path(X, Y, L1(1.0), alphas=2).criterion("cv")
-    for datafit, y in ((Huber(), Y), (SquaredHinge(), Y > 0)):
-        with pytest.raises(ValueError, match="no likelihood"):
-            fit_path(X, y, L1(1.0), datafit=datafit, alphas=2, tol=1e-2).criterion()
+def price_of(kind, n, size, df):
+    combinations = math.log(math.comb(size, df))
+    return {"aic": 2 * df, "bic": math.log(n) * df, "ebic": math.log(n) * df + 2 * 0.5 * combinations}[kind]
 
 
-def test_a_pickle_holds_no_data():
-    wide = RNG.standard_normal((200, 1000))
-    path = fit_path(wide, wide[:, 0], L1(1.0), alphas=5, eps=0.5)
-    data = pickle.dumps(path)
-    assert len(data) < wide.nbytes / 20
-    back = pickle.loads(data)
-    assert torch.equal(back.coefs, path.coefs)
-    assert torch.equal(back.criterion("ebic"), path.criterion("ebic"))
-    assert torch.equal(back.predict(wide), path.predict(wide))
-    with pytest.raises(RuntimeError, match="no data to refit"):
-        back.relax()
+each_kind = pytest.mark.parametrize("kind", ["aic", "bic", "ebic"])
 
 
-def test_refits_are_judged():
-    path = fit_path(X, Y, L1(1.0), alphas=5, eps=0.05)
+def assert_criterion(path, kind, deviances, n, size):
+    found = path.criterion(kind, gamma=0.5)
+    dfs = [int(np.count_nonzero(coef)) for coef in path.coefs.numpy()]
+    assert max(dfs) > min(dfs)
+    expected = [d + price_of(kind, n, size, df) for d, df in zip(deviances, dfs, strict=True)]
+    assert found.dtype == F64
+    np.testing.assert_allclose(found, expected, rtol=ROUNDED)
+
+
+@each_kind
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_criterion_of_least_squares(kind, outputs):
+    X, y = drawn(outputs=outputs)
+    path = fit_path(X, y, L1(1.0), alphas=6, eps=1e-2)
+    many, solutions = outputs or 1, (path.coefs.numpy(), path.intercepts.numpy())
+    squares = [float(((y - (X @ c + b)) ** 2).sum()) for c, b in zip(*solutions, strict=True)]
+    deviances = [N * many * math.log(s / (N * many)) for s in squares]  # all outputs share one variance
+    assert_criterion(path, kind, deviances, N, P * many)
+    partly = path.n_nonzero * many > (path.coefs != 0).reshape(6, -1).sum(1)
+    assert bool(partly.any()) == (many > 1)  # coefficients are counted, not rows: some rows are partly zero
+
+
+@each_kind
+@pytest.mark.parametrize("datafit", [Logistic(), Poisson(), Multinomial()], ids=lambda d: type(d).__name__)
+def test_criterion_of_likelihoods(kind, datafit):
+    X, y = drawn()
+    if isinstance(datafit, Multinomial):
+        y = np.digitize(y, [-0.5, 0.5])
+    else:
+        y = labels(y) if isinstance(datafit, Logistic) else np.random.default_rng(1).poisson(np.exp(y / 4))
+    path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=6, eps=1e-2)
+    deviances = []
+    for c, b in zip(path.coefs.numpy(), path.intercepts.numpy(), strict=True):
+        eta = X @ c + b
+        if isinstance(datafit, Poisson):
+            rows_of = np.exp(eta) - y * eta
+        elif isinstance(datafit, Logistic):
+            rows_of = np.log1p(np.exp(eta)) - y * eta
+        else:
+            rows_of = np.log(np.exp(eta).sum(1)) - eta[np.arange(N), y]
+        deviances.append(2 * rows_of.sum())
+    assert_criterion(path, kind, deviances, N, path.coefs[0].numel())
+
+
+@each_kind
+@pytest.mark.parametrize("datafit", [Quadratic(), Logistic()], ids=lambda d: type(d).__name__)
+def test_rows_of_weight_zero_do_not_count(kind, datafit):
+    X, y = drawn()
+    y = labels(y) if isinstance(datafit, Logistic) else y
+    weights = (np.arange(N) % 3 > 0).astype(float)
+    arguments = {"datafit": datafit, "alphas": [0.1, 0.01], "tol": 1e-12}
+    weighted = fit_path(X, y, L1(1.0), sample_weight=weights, **arguments)
+    fewer = fit_path(X[weights > 0], y[weights > 0], L1(1.0), **arguments)
+    assert (weighted.n_samples, weighted.n_weighted) == (N, 40)
+    np.testing.assert_allclose(weighted.criterion(kind), fewer.criterion(kind), rtol=1e-9)  # the gaps, by n
+
+
+def test_rows_of_chunks_count():
+    X, y = drawn()
+    whole = fit_path(X, y, L1(1.0), alphas=[0.1])
+    parts = fit_path([(X[:40], y[:40]), (X[40:], y[40:])], None, L1(1.0), alphas=[0.1])
+    np.testing.assert_allclose(parts.criterion(), whole.criterion(), rtol=1e-9)
+
+
+def test_no_residuals_are_minus_infinity():
+    path = fit_path(torch.eye(4), torch.tensor([1.0, 0.0, 0.0, 0.0]), L1(1.0), alphas=[0.1, 0.0], fit_intercept=False)
+    assert path.criterion().isinf().tolist() == [False, True]
+
+
+def test_bad_criteria():
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=[0.1])
+    with pytest.raises(ValueError, match="'aic', 'bic' or 'ebic', got 'mdl'"):
+        path.criterion("mdl")
+    for gamma in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="gamma must be a finite number >= 0"):
+            path.criterion("ebic", gamma=gamma)
+
+
+class Own(Datafit):
+    """Logistic, by the two methods that a user has to write."""
+
+    def value(self, eta, y):
+        return torch.nn.functional.softplus(eta) - y * eta
+
+    def grad(self, eta, y):
+        return torch.sigmoid(eta) - y
+
+
+class OwnLikelihood(Own):
+    likelihood = True
+
+
+def test_a_datafit_that_is_no_likelihood_has_no_criterion():
+    X, y = drawn()
+    for datafit in (Huber(1.0), SquaredHinge(), Own()):
+        target = y if isinstance(datafit, Huber) else labels(y)
+        path = fit_path(X, target, L1(1.0), datafit=datafit, alphas=[0.1], tol=1e-5)
+        with pytest.raises(ValueError, match=r"is no likelihood.*fit_cv.*likelihood = True"):
+            path.criterion("bic")
+    own = fit_path(X, labels(y), L1(1.0), datafit=OwnLikelihood(), alphas=[0.1], tol=1e-9)
+    logistic = fit_path(X, labels(y), L1(1.0), datafit=Logistic(), alphas=[0.1], tol=1e-9)
+    np.testing.assert_allclose(own.criterion("aic"), logistic.criterion("aic"), rtol=1e-6)
+
+
+def same(one, other):
+    tensors = ("alphas", "coefs", "intercepts", "dual_gaps", "losses", "n_iters", "n_nonzero", "converged")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+
+
+def unpickled(path):
+    return pickle.loads(pickle.dumps(path))
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_a_pickled_path_does_all_but_relax(outputs):
+    X, y = drawn(outputs=outputs)
+    path = fit_path(X, y, L1(1.0), alphas=6)
+    loaded = unpickled(path)
+    assert same(loaded, path)
+    assert torch.equal(loaded.criterion(), path.criterion())
+    assert torch.equal(loaded.predict(X), path.predict(X))
+    assert torch.equal(loaded.at(float(path.alphas[2])).coef, path.coef(2))
+    with pytest.raises(RuntimeError, match=r"pickles hold no data.*relax\(\) before pickling, or fit_path"):
+        loaded.relax()
+    assert same(unpickled(path.relax()), path.relax())
+
+
+def test_pickles_do_not_hold_the_training_data():
+    X = np.random.default_rng(0).standard_normal((20_000, 30))
+    y = X[:, 0] + np.random.default_rng(1).standard_normal(20_000)
+    estimator = LassoCV(alphas=10, cv=[(np.arange(100), np.arange(100, 200))]).fit(X, y)
+    chosen = fit_cv(X, y, L1(1.0), alphas=10, cv=[(np.arange(100), np.arange(100, 200))] * 2)
+    assert hasattr(estimator, "path_")
+    for fitted in (estimator, chosen, chosen.path, chosen.path.relax()):
+        held = pickle.dumps(fitted)
+        assert len(held) < 60_000  # y alone is 160 000 bytes; paths of 10 points in 30 features are 10 000
+        assert y[5000:5002].tobytes() not in held
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X[:5]), estimator.predict(X[:5]))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_refer_to_the_same_data(copied):
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=6)
+    other = copied(path)
+    assert other is not path
+    assert other._frame is path._frame
+    assert same(other, path)
+    assert same(other.relax(), path.relax())
+    assert copied(unpickled(path))._frame is None
+
+
+def test_deep_copies_share_no_results():
+    path = fit_path(*drawn(), L1(1.0), alphas=6)
+    other, twice = copy.deepcopy(path), copy.deepcopy([path, path])
+    other.alphas.zero_()
+    other._points[-1].values.zero_()
+    assert path.alphas.all()
+    assert path.coef(5).any()
+    assert twice[0] is twice[1]  # one object in, one object out
+    estimator = LassoCV(alphas=5, cv=3).fit(*drawn())
+    assert same(copy.deepcopy(estimator).path_.path.relax(), estimator.path_.path.relax())
+
+
+def test_dense_coefficients_are_not_kept():
+    path = fit_path(*drawn(), L1(1.0), alphas=6)
+    before = set(vars(path))
+    assert path.coefs is not path.coefs
+    assert set(vars(path)) == before
+
+
+def overlapping(datafit, X, seed=3):
+    """Targets for which the loss has a minimum without a penalty."""
+    draw = np.random.default_rng(seed)
+    noisy = X[:, 0] + draw.standard_normal(len(X))
+    if isinstance(datafit, Poisson):
+        return draw.poisson(np.exp(X[:, 0])).astype(float)
+    if isinstance(datafit, Multinomial):
+        return np.digitize(noisy, [-0.5, 0.5])
+    return noisy if isinstance(datafit, Huber) else labels(noisy)
+
+
+each_datafit = pytest.mark.parametrize(
+    "datafit", [Logistic(), Multinomial(), Poisson(), Huber(1.0)], ids=lambda d: type(d).__name__
+)
+
+
+@each_datafit
+def test_a_refit_has_converged_where_the_gradient_vanishes(datafit):
+    X, _ = drawn()
+    y = overlapping(datafit, X)
+    path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=5, eps=1e-2)
     relaxed = path.relax()
     assert relaxed.converged.all()
-    for k in range(len(path)):
-        chosen = path.coef(k).nonzero().flatten().numpy()
-        table = np.column_stack([np.ones(N), X[:, chosen]])
-        answer = np.linalg.lstsq(table, Y, rcond=None)[0]
-        assert np.allclose(relaxed.coef(k)[chosen].numpy(), answer[1:], atol=1e-9)
-        assert float(relaxed.losses[k]) <= float(path.losses[k]) + 1e-12
-    counted = fit_path(X, TARGETS["counts"], L1(1.0), datafit=Poisson(), alphas=3, eps=0.1).relax()
-    assert counted.converged.all()
-    assert float(counted.dual_gaps.max()) <= counted.tol * counted.null_objective
+    for coef, intercept in zip(relaxed.coefs, relaxed.intercepts, strict=True):
+        gradient = datafit.grad(torch.from_numpy(X) @ coef + intercept, datafit.prepare(torch.from_numpy(y)))
+        assert ((torch.from_numpy(X).T @ gradient / N)[coef != 0].abs() < 1e-6).all()
 
 
-def test_paths_and_fits_are_compared_by_identity():
-    path = fit_path(X, Y, L1(1.0), alphas=3)
-    assert path == path
-    assert path != fit_path(X, Y, L1(1.0), alphas=3)
-    assert path.at(float(path.alphas[1])) != path.at(float(path.alphas[1]))
+@each_datafit
+def test_a_refit_that_was_stopped_has_not_converged(datafit, monkeypatch):
+    X, _ = drawn()
+    path = fit_path(X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=[0.05], tol=1e-9)
+    monkeypatch.setattr("torchreg.linear.unpenalised._MAX_ITER", 1)
+    stopped = path.relax()
+    assert path.converged.all()
+    assert not stopped.converged.any()
+
+
+def separated(kind, X):
+    """Targets, and columns to see them by, without a maximum of the likelihood."""
+    few = (np.arange(N) < 4).astype(float)
+    if kind == "all rows":
+        return Logistic(), X, labels(X[:, 0] - X[:, 1])
+    if kind == "classes":
+        return Multinomial(), X, np.digitize(X[:, 0], [-0.5, 0.5])
+    columns = np.column_stack([X, few])  # the last column separates four rows from nothing
+    if kind == "counts":
+        return Poisson(), columns, np.where(few > 0, 0.0, 1.0 + overlapping(Poisson(), X))
+    return Logistic(), columns, np.where(few > 0, 1.0, overlapping(Logistic(), X))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("kind", ["all rows", "some rows", "classes", "counts"])
+def test_a_loss_without_a_minimum_is_never_converged(kind, scale):
+    X, _ = drawn()
+    datafit, X, y = separated(kind, X)
+    path = fit_path(scale * X, y, L1(1.0), datafit=datafit, alphas=4, eps=1e-4)
+    relaxed = path.relax()
+    full = path.n_nonzero == X.shape[1]
+    assert path.converged.all()
+    assert full.any()
+    assert not relaxed.converged[full].any()
+    assert relaxed.converged[0]  # the intercept alone
+    assert (relaxed.dual_gaps[full] < 1e-9).all()  # which is true: the objective is as near to its bound
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_units_do_not_decide_whether_a_refit_converged(scale):
+    X, _ = drawn()
+    for datafit in (Logistic(), Poisson()):
+        path = fit_path(scale * X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=4, eps=1e-2)
+        assert path.relax().converged.all()
+
+
+def test_rows_of_weight_zero_do_not_keep_a_refit_from_converging():
+    X, _ = drawn()
+    y, weights = overlapping(Logistic(), X), np.ones(N)
+    X[0], weights[0] = 1e3, 0.0
+    assert fit_path(X, y, L1(1.0), datafit=Logistic(), alphas=3, sample_weight=weights).relax().converged.all()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_everything_lies_on_the_device():
-    path = fit_path(torch.tensor(X, device="cuda"), Y, L1(1.0), alphas=4)
-    assert {t.device.type for t in (path.n_iters, path.n_nonzero, path.converged, path.coefs)} == {"cuda"}
-    assert path.n_iters[path.converged].shape == (4,)
+def test_results_lie_on_one_device():
+    X, y = (torch.from_numpy(part).cuda() for part in drawn())
+    path = fit_path(X, y, L1(1.0), alphas=4)
+    for one in (path, path.relax()):
+        found = one.n_nonzero, one.n_iters, one.converged, one.criterion(), one.coefs, one.dual_gaps
+        assert all(part.device == one.alphas.device for part in found)
+
+
+def test_results_lie_where_the_alphas_lie():
+    """As on a GPU, on the device that holds no numbers."""
+    path = fit_path(*drawn(), L1(1.0), alphas=4)
+    moved = replace(path, alphas=path.alphas.to("meta"))
+    assert moved.n_nonzero.device.type == "meta"
+    assert summary(path._points, path.objectives.to("meta"))["n_iters"].device.type == "meta"
+
+
+def test_a_refit_is_that_of_least_squares():
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=5, eps=0.05)
+    relaxed = path.relax()
+    assert relaxed.converged.all()
+    assert (relaxed.losses <= path.losses + 1e-12).all()
+    for k, coef in enumerate(relaxed.coefs.numpy()):
+        chosen = path.coef(k).numpy() != 0
+        answer = np.linalg.lstsq(np.column_stack([np.ones(N), X[:, chosen]]), y, rcond=None)[0]
+        np.testing.assert_allclose(coef[chosen], answer[1:], atol=1e-9)
+        assert not coef[~chosen].any()
+
+
+def test_results_are_compared_by_identity():
+    """Equality of fields is that of tensors, which is no yes or no."""
+    X, y = drawn()
+
+    def results():
+        path = fit_path(X, y, L1(1.0), alphas=3)
+        return path, path.at(float(path.alphas[1])), fit_cv(X, y, L1(1.0), alphas=3), solve(X, y, L1(0.1))
+
+    for one, other in zip(results(), results(), strict=True):
+        assert one == one
+        assert one != other
+        assert len({one, other}) == 2
 
 
 @pytest.mark.parametrize("fit", [fit_path, fit_cv, solve])
@@ -107,26 +347,39 @@ def test_everything_lies_on_the_device():
         ({"penalty": "l1"}, TypeError, "penalty must be a Penalty like L1.*got 'l1'"),
         ({"penalty": L1}, TypeError, "got the class L1; make one: L1"),
         ({"datafit": "logistic"}, TypeError, "datafit must be a Datafit like Logistic.*got 'logistic'"),
+        ({"penalty": None}, TypeError, "penalty must be a Penalty like L1.*got None"),
+        ({"penalty": 0.1}, TypeError, "penalty must be a Penalty like L1.*got 0.1"),
         ({"datafit": Logistic}, TypeError, "got the class Logistic; make one: Logistic"),
         ({"tol": -1e-3}, ValueError, "tol must be a finite number >= 0, got -0.001"),
         ({"tol": math.nan}, ValueError, "tol must be a finite number >= 0, got nan"),
+        ({"tol": math.inf}, ValueError, "tol must be a finite number >= 0, got inf"),
+        ({"tol": None}, ValueError, "tol must be a finite number >= 0, got None"),
         ({"tol": "small"}, ValueError, "tol must be a finite number >= 0, got 'small'"),
         ({"max_iter": 0}, ValueError, "max_iter must be an int >= 1.*got 0"),
+        ({"max_iter": -3}, ValueError, "max_iter must be an int >= 1.*got -3"),
         ({"max_iter": 2.5}, ValueError, "max_iter must be an int >= 1.*got 2.5"),
         ({"max_iter": True}, ValueError, "max_iter must be an int >= 1.*got True"),
     ],
     ids=str,
 )
 def test_settings_that_are_refused(fit, change, error, words):
+    X, y = drawn()
     if fit is solve and "max_iter" in change:
         pytest.skip("solve has no limit")
     options = dict(change)
     penalty = options.pop("penalty", L1(0.1))
     with pytest.raises(error, match=words):
-        fit(X, Y, penalty, **options)
+        fit(X, y, penalty, **options)
 
 
-def test_numbers_of_numpy_are_settings_too():
-    path = fit_path(X, TASKS, Group(L1(1.0), rows), alphas=3, tol=np.float32(1e-6), max_iter=np.int64(50))
-    assert path.converged.all()
-    assert path.coefs.dtype == F64
+@pytest.mark.parametrize("fit", [fit_path, fit_cv])
+def test_settings_that_are_taken(fit):
+    """The edges of what is allowed, and numbers of numpy."""
+    X, y = drawn()
+    fit(X, y, L1(1.0), alphas=3, tol=0, max_iter=1)
+    fit(X, y, Group(L1(1.0), rows), alphas=3, tol=np.float32(1e-6), max_iter=np.int64(50))
+
+
+def test_settings_are_looked_at_before_the_data():
+    with pytest.raises(TypeError, match="penalty must be a Penalty"):
+        fit_path(None, None, "l1")

@@ -45,7 +45,7 @@ class FitResult:
     @property
     def coef(self) -> Array:
         """On the scale of the file's columns, a column for each output, (p, K)."""
-        return np.asarray(self.path.coefs[self.index].cpu().numpy().reshape(len(self.table.names), -1))
+        return np.asarray(self.path.coef(self.index).cpu().numpy().reshape(len(self.table.names), -1))
 
     @property
     def intercept(self) -> Array:

@@ -28,7 +28,7 @@ Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
 _BLOCK = 1 << 22  # coefficients made dense at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CVPath:
     """A path on all rows, and what its strengths lose on held-out rows.
 

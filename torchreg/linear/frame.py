@@ -111,6 +111,11 @@ class Frame:
             return self.known
         return moments_of(self.problem) if moments_pay(self.problem) else None
 
+    @property
+    def n_weighted(self) -> int:
+        """How many rows have a weight that is not zero; of chunks, how many rows there are."""
+        return self.n if len(self.weights) != self.n else int(self.weights.count_nonzero())
+
     def subset(self, rows: Tensor) -> Frame:
         """Some of the rows, centred and scaled by themselves."""
         lift = None if self.lift is None else self.lift[rows]

@@ -81,8 +81,8 @@ def fit_path(
         init: (coef, intercept) to start from.
 
     Raises:
-        ValueError: if shapes, alphas, ``tol``, weights or targets do not fit, or something is not finite; if chunks
-            come with another datafit, with an offset, or with weights or a target beside them.
+        ValueError: if shapes, alphas, ``tol``, ``max_iter``, weights or targets do not fit, or something is not
+            finite; if chunks come with another datafit, with an offset, or with weights or a target beside them.
         TypeError: if the penalty or the datafit is not one; if chunks can be read only once, as a generator can.
 
     Example:
@@ -139,7 +139,7 @@ def assembled(
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
-        n_samples=frame.n, n_features=problem.design.p, _points=outward, _frame=frame,
+        n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, _points=outward, _frame=frame,
     )  # fmt: skip
 
 

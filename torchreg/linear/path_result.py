@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
@@ -18,8 +20,6 @@ from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
 from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
-
-Criterion = Literal["aic", "bic", "ebic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,8 @@ class Fit:
 class Path:
     """Solutions for descending strengths, as `fit_path` returns them.
 
-    Pickles and copies hold no data: they can do everything but `relax`.
+    A path refers to the data that it was fitted to, for `relax`. Pickles leave the data out: what is loaded does all
+    but `relax`. Copies, deep ones too, refer to the same data, which nothing writes to.
 
     Attributes:
         alphas: (a,), float64, descending.
@@ -70,7 +71,7 @@ class Path:
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
-        n_samples, n_features: shape of X.
+        n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
     """
 
     alphas: Tensor
@@ -88,11 +89,19 @@ class Path:
     penalty: Penalty
     n_samples: int
     n_features: int
+    n_weighted: int
     _points: tuple[PathPoint, ...] = field(repr=False)
     _frame: Frame | None = field(repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_frame": None}
+        return vars(self) | {"_frame": None}
+
+    def __copy__(self) -> Path:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Path:
+        copied = {name: copy.deepcopy(part, memo) for name, part in self.__getstate__().items()}
+        return replace(self, **copied | {"_frame": self._frame})
 
     def __len__(self) -> int:
         return len(self.alphas)
@@ -165,52 +174,56 @@ class Path:
     def relax(self) -> Path:
         """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
 
-        It looks at X and y again, which must not have changed.
+        A refit has converged as a point of `fit_path` has; never where the loss has no minimum without a penalty, as
+        for classes that the support separates. Its objective is its loss. X and y are looked at again: they must not
+        have changed.
 
         Raises:
-            RuntimeError: if this path was unpickled or copied.
+            RuntimeError: if this path was unpickled, since pickles hold no data.
         """
         frame = self._frame
         if frame is None:
-            raise RuntimeError("An unpickled or copied path has no data to refit; call relax() before, or fit again.")
-        refitted: dict[tuple[int, ...], PathPoint] = {}
-        for point in self._points:
-            key = tuple(point.index.tolist())
-            if key not in refitted:
-                refitted[key] = unpenalised(frame, point.index)
-        points = tuple(refitted[tuple(point.index.tolist())] for point in self._points)
-        columns = summary(points, torch.stack([p.loss for p in points]))
-        converged = is_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
+            raise RuntimeError(
+                "This path was unpickled, and pickles hold no data to refit on; call relax() before pickling, or "
+                "fit_path(...) again with the same data and relax that."
+            )
+        keys = [tuple(point.index.tolist()) for point in self._points]
+        supports = {key: point.index for key, point in zip(keys, self._points, strict=True)}
+        refits = {key: unpenalised(frame, index) for key, index in supports.items()}
+        points = tuple(refits[key].point for key in keys)
+        columns = summary(points, torch.stack([point.loss for point in points]))
+        attained = torch.tensor([refits[key].attained for key in keys], device=self.alphas.device)
+        converged = attained & is_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
         return replace(self, **columns, converged=converged, _points=points)
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
-        """An information criterion of each point, (a,); the least is the best.
+        """An information criterion of each point; the least is the best.
 
-        ``2 n loss`` for likelihoods and ``n K log(2 loss / K)`` for least squares of K outputs (their common variance
-        profiled out), plus ``2 df`` (aic), ``log(n) df`` (bic) or ``log(n) df + 2 gamma log(binomial(p K, df))``
-        (ebic). df counts the coefficients that are not zero, which is right for L1; other penalties shrink more, or
-        less, than that says. A fit that explains y to the last digit has no variance: its criterion is -inf.
+        ``2 n loss + price``, for least squares with K outputs ``n K log(2 loss / K) + price``: the outputs share one
+        variance, which is profiled out, and ``loss`` is their sum. The price is ``2 df`` (aic), ``log(n) df`` (bic) or
+        ``log(n) df + 2 gamma log(binomial(p K, df))`` (ebic).
+
+        df is the number of coefficients that are not zero, and n that of the rows with a weight (of chunks, all rows).
+        That df is right for L1, whose shrinkage pays for its choice, weighted or not, and after `relax` only if the
+        support was not chosen by y. It is more than the degrees of freedom of what shrinks further (L2, L1L2, Group,
+        SLOPE, Nuclear), and a guess for concave penalties. Least squares without residuals has -inf.
+
+        Args:
+            kind: "aic", "bic" or "ebic".
+            gamma: >= 0, of ebic alone; 0 is bic.
+
+        Shapes:
+            returns: (a,), float64.
+
+        Raises:
+            ValueError: if ``kind`` or ``gamma`` is another, or the datafit is no likelihood.
 
         Source:
             Zou, Hastie and Tibshirani, Annals of Statistics 35, 2007 (df of the lasso); Chen and Chen, Biometrika
             95, 2008 (ebic).
-
-        Raises:
-            ValueError: if ``kind`` is another, or the loss is no likelihood.
         """
-        if kind not in ("aic", "bic", "ebic"):
-            raise ValueError(f"criterion takes 'aic', 'bic' or 'ebic', got {kind!r}.")
-        if not self.datafit.quadratic and not self.datafit.likelihood:
-            raise ValueError(f"{self.datafit} is no likelihood, so it has no {kind}; choose by fit_cv instead.")
-        n, outputs = self.n_samples, self.intercepts[0].numel()
-        size = self.n_features * outputs
-        df = torch.stack([(p.values != 0).sum() for p in self._points]).double()
-        spread = (2.0 * self.losses / outputs).log()
-        fit = n * outputs * spread if self.datafit.quadratic else 2.0 * n * self.losses
-        price = 2.0 * df if kind == "aic" else math.log(n) * df
-        if kind == "ebic":
-            price = price + 2.0 * gamma * (math.lgamma(size + 1) - torch.lgamma(df + 1) - torch.lgamma(size - df + 1))
-        return fit + price
+        df = torch.stack([point.values.count_nonzero() for point in self._points]).double()
+        return information(self, df, kind, gamma)
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of the path by name, ``coefs`` included."""

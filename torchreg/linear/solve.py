@@ -23,7 +23,7 @@ from torchreg.penalties import Penalty
 _NUDGE = 0.25  # no label of a class moved by it is still a label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """A minimiser that remembers what it depends on.
 
@@ -80,6 +80,7 @@ def solve(
         device: where to compute; None for where X is.
 
     Raises:
+        TypeError: as `fit_path`.
         ValueError: as `fit_path`; if class labels or a sparse X require grad, or a prox breaks the graph.
         RuntimeError: from a second backward pass with respect to the first.
 

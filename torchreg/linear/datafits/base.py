@@ -33,8 +33,8 @@ class Datafit(ABC):
         curvature: an upper bound of the second derivative in ``eta`` (of its largest eigenvalue,
             for K outputs); None if there is none, so that solvers search along the line.
         quadratic: whether the loss is half the squared distance of ``eta`` from ``y``.
-        likelihood: whether the loss is a negative log likelihood but for what does not depend on ``eta``, so that
-            information criteria mean something; least squares profiles its variance out instead.
+        likelihood: whether the loss is a negative log likelihood, but for terms without ``eta``. Information criteria
+            ask; least squares, whose variance is unknown, says no and has a formula of its own.
         relative: whether only differences between the outputs of a row matter (softmax).
     """
 

@@ -44,8 +44,8 @@ class Multinomial(Datafit):
     """
 
     curvature = 0.5
-    relative = True
     likelihood = True
+    relative = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         below = eta - eta.amax(-1, keepdim=True)
