@@ -21,7 +21,7 @@ from torchreg.linear.certificate import columns, dual_scale, penalty_gap, table,
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem
-from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
+from torchreg.linear.points import PathPoint, zero_intercept
 from torchreg.penalties import L1Form
 
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
@@ -73,7 +73,7 @@ class L1Path:
             w = self._start[self._oracle.chosen]
             self._solver.begin(w)
             g = self._oracle.correlations(w[:, None])[0]
-            self._slack = self._before = _slacks(table([form], g), self._dense(w[:, None]), g)[:, 0]
+            self._slack = self._before = _less_ridge(g, table([form], g), self._oracle.chosen, w[:, None])[:, 0]
 
     def _add(self, new: Tensor, form: L1Form) -> None:
         if len(new):
@@ -86,17 +86,26 @@ class L1Path:
         self._screen(alphas, forms)
         solved, rounds = self._solve(forms)
         g, squares = self._oracle.correlations(solved)
-        form, coef = table(forms, g), self._dense(solved)
-        slack = _slacks(form, coef, g)
+        form, order = table(forms, g), self._oracle.chosen.argsort()
+        index, w = self._oracle.chosen[order], solved[order]
+        slack = _less_ridge(g, form, index, w)
         reach = slack if form.lower == 0.0 else slack.abs()
-        beyond = (reach > (1.0 + _SLACK) * form.l1) & ~self._chosen[:, None]
-        good = int((~beyond.any(0)).long().cumprod(0).sum())
-        yield from _points(form, coef, g, squares, rounds)[:good]
+        over = (reach - form.l1).masked_fill_(self._chosen[:, None], -torch.inf).amax(0)  # of columns not in the set
+        beyond = self._beyond(reach, form, over)
+        good = len(forms) if beyond is None else int((~beyond.any(0)).long().cumprod(0).sum())
+        yield from _points(form, index, w, g, squares, over, rounds)[:good]
         if good:
             self._remember(slack[:, :good], alphas[:good])
-        if good < len(forms):
+        if beyond is not None:
             self._add(beyond.any(1).nonzero().flatten(), forms[0])
         return good
+
+    def _beyond(self, reach: Tensor, form: L1Form, over: Tensor) -> Tensor | None:
+        """Columns not in the set that violate optimality, (p, batch); None if there are none."""
+        if not bool((over > 0.0).any()):
+            return None
+        beyond = (reach > (1.0 + _SLACK) * form.l1) & ~self._chosen[:, None]
+        return beyond if bool(beyond.any()) else None
 
     def _screen(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> None:
         """Add the columns that the block will need, as far as one can tell."""
@@ -126,10 +135,6 @@ class L1Path:
         value = columns(strength, like)
         return value.expand(self._p)[self._oracle.chosen] if value.dim() else value.expand(len(like))
 
-    def _dense(self, solved: Tensor) -> Tensor:
-        """Coefficients of all columns, (p, batch)."""
-        return solved.new_zeros(solved.shape[1], self._p).index_copy_(1, self._oracle.chosen, solved.T).T
-
     def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
         if slack.shape[1] > 1:
             self._before, self._at_before = slack[:, -2].clone(), alphas[-2]
@@ -138,21 +143,48 @@ class L1Path:
         self._slack, self._at = slack[:, -1].clone(), alphas[-1]
 
 
-def _points(form: L1Form, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequence[int]) -> list[PathPoint]:
-    """One point for each of a table of strengths."""
-    scale = dual_scale(form, g)
-    gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(form, coef, scale * g)
-    off, none = violation(form, coef, g), zero_intercept(g, None)
+def _points(
+    form: L1Form, index: Tensor, w: Tensor, g: Tensor, squares: Tensor, over: Tensor, rounds: Sequence[int]
+) -> list[PathPoint]:
+    """One point for each of a table of strengths.
+
+    Columns outside of the set, whose correlations are within their strengths, count in no certificate.
+
+    Args:
+        form: the penalties of all columns.
+        index: numbers of the columns of the set, ascending, (m,).
+        w: their coefficients, (m, batch).
+        g: correlations of all columns, (p, batch).
+        squares: residual sums of squares, (batch,).
+        over: how far correlations outside of the set go beyond their strengths, (batch,).
+        rounds: of each.
+    """
+    seen: Tensor | slice = index
+    coef = w
+    if bool((over > 0.0).any()):  # by rounding, or where a column has yet to join
+        seen, coef = slice(None), torch.zeros_like(g).index_copy_(0, index, w)
+    part = L1Form(_rows(form.l1, seen), _rows(form.l2, seen), form.lower)
+    g = g[seen]
+    scale = dual_scale(part, g)
+    gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(part, coef, scale * g)
+    off, none = violation(part, coef, g), zero_intercept(g, None)
     found = []
-    for k, w in enumerate(coef.unbind(1)):
-        kept = nonzero_rows(w)
-        found.append(PathPoint(kept, w[kept], none, gaps[k], off[k], 0.5 * squares[k], rounds[k]))
+    for k, values in enumerate(w.unbind(1)):
+        kept = values != 0.0
+        found.append(PathPoint(index[kept], values[kept], none, gaps[k], off[k], 0.5 * squares[k], rounds[k]))
     return found
 
 
-def _slacks(form: L1Form, coef: Tensor, g: Tensor) -> Tensor:
+def _rows(strengths: float | Tensor, seen: Tensor | slice) -> Tensor:
+    """Some rows of a table of strengths, which has one row where all columns have the same."""
+    assert isinstance(strengths, Tensor)
+    return strengths if len(strengths) == 1 else strengths[seen]
+
+
+def _less_ridge(g: Tensor, form: L1Form, index: Tensor, w: Tensor) -> Tensor:
     """Correlations less the ridge's part, (p, batch), for a table of strengths."""
-    return g - form.l2 * coef if bool((columns(form.l2, g) > 0.0).any()) else g
+    l2 = _rows(form.l2, index)
+    return g.index_add(0, index, l2 * w, alpha=-1.0) if bool((l2 > 0.0).any()) else g
 
 
 def _is_nothing(strength: float | Tensor) -> bool:
