@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from fit_peers import SOLVERS, quiet, version
 from fit_problem import Problem, write_coefs
+from scipy import sparse
 
 
 def main(name: str, folder: Path, device: str = "cpu") -> None:
@@ -54,7 +55,8 @@ def on_device(solve, problem: Problem, tol: float, device: str):
 def write(stem: str, found: object) -> None:
     """Coefficients per alpha, or the held-out losses (a, folds) of a cross-validation."""
     if hasattr(found, "coefs"):
-        found = found.coefs.cpu().numpy(), found.intercepts.cpu().numpy()
+        rows = (found.coef(k).cpu().numpy().reshape(1, -1) for k in range(len(found.alphas)))  # dense one by one
+        found = sparse.vstack([sparse.csr_matrix(row) for row in rows]), found.intercepts.cpu().numpy()
     write_coefs(stem, found.cpu().numpy() if hasattr(found, "cpu") else found)
 
 
