@@ -13,7 +13,7 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
-from torchreg.linear.folds import Fold, drawn_folds
+from torchreg.linear.folds import Fold, check_fold_weights, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
@@ -152,7 +152,8 @@ def fit_cv(
         init: as for `fit_path`.
 
     Raises:
-        ValueError: as `fit_path`; also if folds are empty, or fewer than 2.
+        ValueError: as `fit_path`; also if folds are empty or fewer than 2, or if all training or all test rows of one
+            have weight 0.
 
     Example:
         >>> import torch
@@ -166,6 +167,7 @@ def fit_cv(
         raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
     frame = framed(X, y, datafit or Quadratic(), sample_weight, offset, fit_intercept, standardize, device)
     folds = drawn_folds(cv, frame.raw.n, y, random_state)
+    check_fold_weights(folds, frame.weights)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)

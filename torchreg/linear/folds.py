@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,21 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
         order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
     parts = [part.sort().values for part in torch.tensor_split(order, count)]
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
+
+
+def check_fold_weights(folds: Sequence[Fold], weights: Tensor) -> None:
+    """Ask that each part of each fold has a row that counts: without one it has no mean loss.
+
+    Raises:
+        ValueError: if the weights of all training or of all test rows of a fold are 0.
+    """
+    for number, fold in enumerate(folds, 1):
+        for name, part in zip(("training", "test"), fold, strict=True):
+            if not bool((weights[part.to(weights.device)] > 0).any()):
+                raise ValueError(
+                    f"Fold {number} of {len(folds)} has {len(part)} {name} rows, all of weight 0; leave rows of weight "
+                    "0 out of X, or draw folds that mix them with others: cv=KFold(5, shuffle=True), or random_state=0."
+                )
 
 
 def _numbers(rows: Any, n: int) -> Tensor:
