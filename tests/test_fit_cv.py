@@ -3,16 +3,178 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.model_selection import KFold
+from sklearn import linear_model
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from torchreg import L1
-from torchreg.linear import LassoCV, Logistic, SparseClassifierCV, fit_cv
+from torchreg.linear import LassoCV, Logistic, SparseClassifierCV, fit_cv, fit_path
 
 N, P = 60, 6
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((N, P)) + 1.0
 Y = X[:, :2] @ [2.0, -1.0] + DRAW.standard_normal(N) + 3.0
-CLASSES = (Y > Y.mean()).astype(float)
+CLASSES = (DRAW.uniform(size=N) < 1 / (1 + np.exp(-X[:, 0] + X[:, 1]))).astype(float)
+
+
+# --- folds
+
+
+REFUSED = {
+    "one fold": (1, ValueError, "cv must be >= 2, got 1"),
+    "more folds than rows": (N + 1, ValueError, f"n_splits={N + 1} greater than the number of samples: {N}"),
+    "no fold": ([], ValueError, "cv has no fold"),
+    "no test row": ([([0, 1], [])], ValueError, "test rows are empty"),
+    "no training row": ([([], [0, 1])], ValueError, "training or test rows are empty"),
+    "a mask without a row": ([(np.ones(N, bool), np.zeros(N, bool))], ValueError, "are empty"),
+    "a short mask": ([(np.ones(N - 1, bool), np.ones(N, bool))], ValueError, f"mask of {N - 1} entries, but there are"),
+    "a row too far": ([([0, N, 1], [2])], ValueError, f"cv names row {N}, but there are {N} rows; number them from 0"),
+    "a negative row": ([([0, 5, -2, 7], [2])], ValueError, "cv names row -2, but"),
+    "a string": ("5", TypeError, "cv takes a number of folds.*got '5'"),
+    "bytes": (b"5", TypeError, "got b'5'"),
+    "a share": (0.2, TypeError, "an object with split.*got 0.2"),
+    "a truth value": (True, TypeError, "got True"),
+    "nothing": (None, TypeError, "got None"),
+}
+
+
+@pytest.mark.parametrize(("cv", "error", "said"), REFUSED.values(), ids=REFUSED)
+def test_folds_that_are_none_are_refused(cv, error, said):
+    with pytest.raises(error, match=said):
+        fit_cv(X, Y, L1(1.0), cv=cv, alphas=3)
+
+
+PAIRS = list(KFold(4).split(X))
+SAME = {
+    "a number": 4,
+    "a numpy number": np.int64(4),
+    "a splitter": KFold(4),
+    "arrays": PAIRS,
+    "a generator": (pair for pair in PAIRS),
+    "lists": [tuple(part.tolist() for part in pair) for pair in PAIRS],
+    "tensors": [tuple(map(torch.as_tensor, pair)) for pair in PAIRS],
+    "masks": [tuple(np.isin(np.arange(N), part) for part in pair) for pair in PAIRS],
+    "masks of tensors": [tuple(torch.as_tensor(np.isin(np.arange(N), part)) for part in pair) for pair in PAIRS],
+    "lists of truth values": [tuple(np.isin(np.arange(N), part).tolist() for part in pair) for pair in PAIRS],
+}
+
+
+@pytest.mark.parametrize("cv", SAME.values(), ids=SAME)
+def test_all_ways_to_say_the_same_folds(cv):
+    fitted = fit_cv(X, Y, L1(1.0), cv=cv, alphas=5)
+    for ours, theirs in zip(fitted.folds, PAIRS, strict=True):
+        for rows, expected in zip(ours, theirs, strict=True):
+            assert np.array_equal(rows.numpy(), expected)
+    assert torch.equal(fitted.losses, fit_cv(X, Y, L1(1.0), cv=PAIRS, alphas=5).losses)
+
+
+def test_a_stratified_splitter_sees_the_target():
+    folds = fit_cv(X, torch.from_numpy(CLASSES), L1(1.0), datafit=Logistic(), cv=StratifiedKFold(3), alphas=3).folds
+    for _, test in folds:
+        assert abs(CLASSES[test].mean() - CLASSES.mean()) < 1 / len(test)
+
+
+def test_a_seed_shuffles_the_rows_and_decides_how():
+    first, again, other = (fit_cv(X, Y, L1(1.0), cv=7, random_state=seed, alphas=3) for seed in (0, 0, 1))
+    assert torch.equal(first.losses, again.losses)
+    assert not torch.equal(first.losses, other.losses)
+    for fitted in (first, other):
+        assert torch.equal(torch.cat([test for _, test in fitted.folds]).sort().values, torch.arange(N))
+        assert {len(test) for _, test in fitted.folds} == {8, 9}
+        assert all(torch.equal(torch.cat(fold).sort().values, torch.arange(N)) for fold in fitted.folds)
+        assert not torch.equal(fitted.folds[0][1], torch.arange(9))
+
+
+# --- losses
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", ""])
+def test_squared_errors_are_those_of_scikit_learn(weighted, fit_intercept):
+    weights = DRAW.uniform(0.2, 2.0, N) if weighted else None
+    ours = fit_cv(X, Y, L1(1.0), cv=5, alphas=20, sample_weight=weights, fit_intercept=fit_intercept)
+    theirs = linear_model.LassoCV(alphas=20, cv=5, tol=1e-12, max_iter=10**6, fit_intercept=fit_intercept)
+    theirs.fit(X, Y, weights)
+    np.testing.assert_allclose(ours.alphas, theirs.alphas_, rtol=1e-10)
+    np.testing.assert_allclose(ours.losses.T, theirs.mse_path_, rtol=1e-6)  # their gap's root
+    if not weighted:  # else theirs weighs the folds by their weights, where ours counts each once
+        assert ours.alpha_min == pytest.approx(theirs.alpha_, rel=1e-10)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("standardize", [False, True], ids=["", "standardize"])
+def test_likelihoods_are_those_of_a_loop(weighted, standardize):
+    weights = DRAW.uniform(0.2, 2.0, N) if weighted else np.ones(N)
+    options = {"datafit": Logistic(), "tol": 1e-12, "standardize": standardize}
+    fitted = fit_cv(X, CLASSES, L1(1.0), cv=4, alphas=6, sample_weight=weights, **options)
+    for (train, test), losses in zip(PAIRS, fitted.losses, strict=True):
+        path = fit_path(
+            X[train], CLASSES[train], L1(1.0), alphas=fitted.alphas, sample_weight=weights[train], **options
+        )
+        for alpha, loss in zip(fitted.alphas, losses, strict=True):
+            chance = path.at(alpha).predict(X[test]).numpy()
+            rows = -np.where(CLASSES[test] == 1.0, np.log(chance), np.log(1.0 - chance))
+            assert float(loss) == pytest.approx(np.average(rows, weights=weights[test]), rel=1e-6)  # the root of tol
+
+
+def test_a_metric_sees_the_target_the_prediction_and_weights_that_add_up_to_1():
+    weights, seen = DRAW.uniform(0.2, 2.0, N), []
+
+    def absolute(y, prediction, w):
+        seen.append((y, prediction, w))
+        return (w * (y - prediction).abs()).sum()
+
+    fitted = fit_cv(X, Y, L1(1.0), cv=4, alphas=5, metric=absolute, sample_weight=weights)
+    assert len(seen) == 20
+    for fold, (train, test) in enumerate(PAIRS):
+        path = fit_path(X[train], Y[train], L1(1.0), alphas=fitted.alphas, sample_weight=weights[train])
+        errors = np.abs(Y[test] - path.predict(X[test]).numpy())
+        np.testing.assert_allclose(fitted.losses[fold], np.average(errors, axis=1, weights=weights[test]), rtol=1e-9)
+        y, prediction, w = seen[5 * fold]
+        assert np.array_equal(y, Y[test])
+        assert prediction.shape == y.shape
+        np.testing.assert_allclose(w, weights[test] / weights[test].sum(), rtol=1e-12)
+
+
+def test_a_metric_sees_the_mean_response_of_a_likelihood():
+    def squared(y, prediction, w):
+        assert ((prediction > 0) & (prediction < 1)).all()
+        return (w * (y - prediction).square()).sum()
+
+    assert (fit_cv(X, CLASSES, L1(1.0), datafit=Logistic(), cv=4, eps=0.1, alphas=4, metric=squared).losses < 0.5).all()
+
+
+# --- rules
+
+
+def test_one_standard_error_is_what_its_definition_says():
+    fitted = fit_cv(X, Y, L1(1.0), cv=5, alphas=40, rule="1se")
+    losses = fitted.losses.numpy()
+    mean, se = losses.mean(0), losses.std(0, ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose(fitted.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(fitted.se, se, rtol=1e-12)
+    best = mean.argmin()
+    within = [alpha for alpha, loss in zip(fitted.alphas.tolist(), mean, strict=True) if loss <= mean[best] + se[best]]
+    assert fitted.alpha == fitted.alpha_1se == max(within) > fitted.alpha_min == float(fitted.alphas[best])
+    assert fitted.best.alpha == fitted.alpha
+    assert torch.equal(fitted.best.coef, fitted.path.coef(fitted.index_1se))
+
+
+def test_of_one_fold_there_is_no_standard_error_and_the_least_loss_is_chosen():
+    fitted = fit_cv(X, Y, L1(1.0), cv=PAIRS[:1], alphas=10, rule="1se")
+    assert fitted.se.isnan().all()
+    assert fitted.alpha == fitted.alpha_min
+
+
+def test_a_function_of_the_result_chooses():
+    fitted = fit_cv(X, Y, L1(1.0), cv=4, alphas=10, rule=lambda cv: cv.index_min + 1)
+    assert fitted.index == fitted.index_min + 1
+    assert fitted.alpha == float(fitted.alphas[fitted.index_min + 1]) < fitted.alpha_min
+
+
+@pytest.mark.parametrize("rule", ["best", None, 3])
+def test_rules_that_are_none_are_refused(rule):
+    with pytest.raises(ValueError, match=f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}"):
+        fit_cv(X, Y, L1(1.0), rule=rule)
 
 
 # --- weights

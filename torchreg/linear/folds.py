@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,20 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
         random_state: seed with which a number of folds shuffles the rows first; None leaves their order.
 
     Raises:
-        ValueError: if there are fewer than 2 folds or more than rows, a part is empty, or a row number is out of range.
+        ValueError: if there are fewer than 2 folds or more than rows, a part is empty, a row number is out of range, or
+            a mask has not as many entries as there are rows.
+        TypeError: if cv is none of these.
     """
-    if isinstance(cv, int) and not isinstance(cv, bool):
-        return _equal_folds(cv, n, random_state)
+    if isinstance(cv, Integral) and not isinstance(cv, bool):
+        return _equal_folds(int(cv), n, random_state)
+    if isinstance(cv, str | bytes) or not (hasattr(cv, "split") or isinstance(cv, Iterable)):
+        raise TypeError(
+            "cv takes a number of folds (cv=5), an object with split(X, y), or pairs (train, test) of row numbers or "
+            f"masks, got {cv!r}."
+        )
     if hasattr(cv, "split"):
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
         cv = cv.split(np.zeros((n, 1)), target)
-    elif not isinstance(cv, Iterable):
-        raise TypeError(f"cv takes a number of folds, a splitter or pairs (train, test), got {cv!r}.")
     folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise ValueError("cv has no fold, or one whose training or test rows are empty.")
@@ -69,7 +75,12 @@ def check_fold_weights(folds: Sequence[Fold], weights: Tensor) -> None:
 def _numbers(rows: Any, n: int) -> Tensor:
     """Row numbers of a mask or of numbers."""
     given = torch.as_tensor(np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows))
-    numbers = given.nonzero().flatten() if given.dtype == torch.bool else given.long()
-    if len(numbers) and not (int(numbers.min()) >= 0 and int(numbers.max()) < n):
-        raise ValueError(f"cv names row {int(numbers.max())}, but there are {n} rows; number them from 0 to {n - 1}.")
+    if given.dtype == torch.bool:
+        if len(given) != n:
+            raise ValueError(f"cv has a mask of {len(given)} entries, but there are {n} rows; give one for each row.")
+        return given.nonzero().flatten()
+    numbers = given.long()
+    outside = numbers[(numbers < 0) | (numbers >= n)]
+    if len(outside):
+        raise ValueError(f"cv names row {int(outside[0])}, but there are {n} rows; number them from 0 to {n - 1}.")
     return numbers
