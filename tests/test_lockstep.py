@@ -7,14 +7,14 @@ import torch
 
 from torchreg import L1, L1L2, NonNegative, Weighted
 from torchreg.linear import cv as cross_validation
-from torchreg.linear import fit_cv, training
+from torchreg.linear import fit_cv, fold_paths
 from torchreg.linear.datafits import Quadratic
+from torchreg.linear.fold_paths import training_paths, training_points
 from torchreg.linear.folds import drawn_folds
 from torchreg.linear.frame import framed
 from torchreg.linear.lockstep import factor, fold_oracle, path, pivoting
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.path import alpha_grid, strongest
-from torchreg.linear.training import training_paths, training_points
 
 F64 = torch.float64
 SAME = 1e-8  # both ways are exact to rounding, times the condition of the active columns
@@ -230,7 +230,7 @@ def test_a_gpu_takes_it_by_default(monkeypatch):
         taken.append(args)
         return lockstep_points(*args)
 
-    monkeypatch.setattr(training, "lockstep_points", watched)
+    monkeypatch.setattr(fold_paths, "lockstep_points", watched)
     X, y, _ = WIDE
     fit_cv(X, y, L1(1.0), alphas=5, device="cuda")
     assert len(taken) == 1

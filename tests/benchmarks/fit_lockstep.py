@@ -22,7 +22,7 @@ from torch import Tensor
 import torchreg
 from torchreg import L1
 from torchreg.linear import cv, fit_cv, fit_path
-from torchreg.linear.training import training_paths
+from torchreg.linear.fold_paths import training_paths
 
 SHAPES = {"20000x100000": (20_000, 100_000), "200000x5000": (200_000, 5_000), "sparse-1000000": (100_000, 1_000_000)}
 TRUE_FEATURES, SIGNAL_TO_NOISE, PER_ROW = 100, 3.0, 100

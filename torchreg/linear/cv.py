@@ -13,13 +13,13 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
+from torchreg.linear.fold_paths import training_paths
 from torchreg.linear.folds import Fold, check_fold_weights, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
-from torchreg.linear.training import training_paths
 from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from torchreg import L1, L2, Group, NonNegative, labels, rows
-from torchreg.linear import training
+from torchreg.linear import fold_paths
 from torchreg.linear.datafits import Quadratic
+from torchreg.linear.fold_paths import training_points
 from torchreg.linear.folds import drawn_folds
 from torchreg.linear.frame import framed
 from torchreg.linear.moments import remainder
 from torchreg.linear.path import alpha_grid, strongest
-from torchreg.linear.training import training_points
 
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((50, 12)) @ DRAW.standard_normal((12, 12)) + DRAW.uniform(-2, 2, 12)
@@ -66,7 +66,7 @@ def test_groups_on_moments_by_subtraction_are_those_of_the_rows(name, y, centre,
     folds = drawn_folds(3, 50, y, 0)
     options = {"tol": 1e-13, "max_iter": 5000}
     ours = [training_points(frame, fold, penalty, grid, **options) for fold in folds]
-    monkeypatch.setattr(training, "_needs_moments_alone", lambda *_: False)
+    monkeypatch.setattr(fold_paths, "_needs_moments_alone", lambda *_: False)
     theirs = [training_points(frame, fold, penalty, grid, **options) for fold in folds]
     for a, b in zip(chain(*ours), chain(*theirs), strict=True):
         torch.testing.assert_close(a.dense(12), b.dense(12), rtol=0, atol=1e-5)  # about the root of tol
