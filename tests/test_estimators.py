@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import L1, L2, MCP, Group, NonNegative, Weighted, labels, rows
-from torchreg.linear import Huber, Logistic, SquaredHinge, estimators, fit_path
+from torchreg.linear import Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge, estimators, fit_path
 from torchreg.linear.estimators import (
     ElasticNet,
     ElasticNetCV,
@@ -472,6 +472,27 @@ def test_bad_parameters(model, words):
 def test_bad_parameters_of_classifiers(model, words):
     with pytest.raises(ValueError, match=words):
         model.fit(X, three)
+
+
+class Bounded(Huber):
+    """A loss of one's own that says that its predictions are chances."""
+
+    classes = True
+
+    def predict(self, eta):
+        return eta.clamp(0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", [SparseClassifier, SparseClassifierCV])
+def test_classifiers_take_losses_of_classes_alone(kind):
+    for datafit in (Quadratic(), Huber(), Poisson()):
+        with pytest.raises(ValueError, match=rf"'datafit' parameter of {kind.__name__} must be a datafit of classes"):
+            kind(L1(0.1), datafit).fit(X, two)
+    for datafit, target in ((SquaredHinge(), two), (Multinomial(), three), (Bounded(), two)):
+        model = kind(L1(0.1), datafit, **(SMALL if kind is SparseClassifierCV else {})).fit(X, target)
+        chances = model.predict_proba(X)
+        assert ((chances >= 0) & (chances <= 1)).all()
+        np.testing.assert_allclose(chances.sum(1), 1.0, rtol=1e-12)
 
 
 DATA = {

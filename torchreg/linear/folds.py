@@ -29,14 +29,15 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
     """
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         return _equal_folds(int(cv), n, random_state)
-    if isinstance(cv, str | bytes) or not (hasattr(cv, "split") or isinstance(cv, Iterable)):
+    named = isinstance(cv, str | bytes)  # which have a method split of another kind
+    if hasattr(cv, "split") and not named:
+        target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+        cv = cv.split(np.zeros((n, 1)), target)
+    if named or not isinstance(cv, Iterable):
         raise TypeError(
             "cv takes a number of folds (cv=5), an object with split(X, y), or pairs (train, test) of row numbers or "
             f"masks, got {cv!r}."
         )
-    if hasattr(cv, "split"):
-        target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-        cv = cv.split(np.zeros((n, 1)), target)
     folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise ValueError("cv has no fold, or one whose training or test rows are empty.")

@@ -34,11 +34,13 @@ class Datafit(ABC):
             for K outputs); None if there is none, so that solvers search along the line.
         quadratic: whether the loss is half the squared distance of ``eta`` from ``y``.
         relative: whether only differences between the outputs of a row matter (softmax).
+        classes: whether ``y`` are classes and ``predict`` gives their chances, as classifiers need.
     """
 
     curvature: float | None = None
     quadratic: bool = False
     relative: bool = False
+    classes: bool = False
 
     @abstractmethod
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
