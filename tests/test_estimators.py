@@ -1,5 +1,7 @@
 """What the estimators do beyond scikit-learn's checks: torch, weights of features, tools around them, refusals."""
 
+import ast
+import inspect
 import pickle
 import warnings
 
@@ -18,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchreg import L1, L2, MCP, Group, NonNegative, Weighted, labels, rows
+from torchreg import L1, L2, MCP, Group, NonNegative, Weighted, labels, linear, rows
 from torchreg.linear import Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge, estimators, fit_path
 from torchreg.linear.estimators import (
     ElasticNet,
@@ -599,3 +601,16 @@ def test_on_a_gpu(model, target):
     assert stays.predict(torch.from_numpy(X).cuda()).is_cuda
     for have in (moved.coef_, stays.coef_.cpu()):
         assert_allclose(have, want.coef_, rtol=0, atol=1e-5)
+
+
+def test_every_estimator_is_named_and_typed_before_it_is_imported():
+    names = set(estimators.__all__)
+    assert names <= set(dir(linear))
+    assert names <= set(linear.__all__)
+    tree = ast.parse(inspect.getsource(linear))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    assert {alias.name for alias in guarded.body[0].names} == names
+    for name in names:
+        assert getattr(linear, name) is getattr(estimators, name)
+    with pytest.raises(AttributeError, match="no attribute 'Laso'"):
+        _ = linear.Laso
