@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import pickle
 import warnings
 
@@ -408,6 +409,17 @@ def test_no_convergence_is_one_warning():
     said = [str(w.message) for w in caught if issubclass(w.category, ConvergenceWarning)]
     assert len(said) == 1
     assert "of 5 alphas" in said[0]
+
+
+def test_the_warning_says_what_was_reached_and_what_is_allowed():
+    with pytest.warns(ConvergenceWarning, match=r"duality gap \S+, tolerance \S+, 1 iterations"):
+        SparseRegressor(L1(0.1), Huber(1.0), max_iter=1, tol=1e-12).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="optimality violation") as caught:
+        SparseRegressor(MCP(0.1), max_iter=1, tol=1e-12).fit(X, y)
+    violation, tolerance = re.search(r"violation (\S+), tolerance (\S+), ", str(caught[0].message)).groups()
+    slope = np.abs((X - X.mean(0)).T @ (y - y.mean())).max() / len(y)
+    assert float(tolerance) == pytest.approx(1e-12 * slope, rel=1e-3)  # four digits are printed
+    assert float(violation) > float(tolerance)
 
 
 def test_several_targets_warm():

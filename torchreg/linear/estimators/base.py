@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -105,15 +106,19 @@ def warn_unless_converged(name: str, *paths: Path) -> None:
         return
     path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
     points = sum(len(path.alphas) for path in paths)
-    gap, allowed = float(path.dual_gaps[i]), path.tol * abs(path.null_objective)
-    reached = (
-        f"duality gap {gap:.3e}, tolerance {allowed:.3e}"
-        if gap == gap
-        else (f"optimality violation {float(path.violations[i]):.3e}")
-    )
     warnings.warn(
         f"{name} did not converge at {len(failed)} of {points} alphas. At alpha = {float(path.alphas[i]):.3e}: "
-        f"{reached}, {int(path.n_iters[i])} iterations. Raise max_iter or tol, scale the features, or penalise more.",
+        f"{_reached(path, i)}, {int(path.n_iters[i])} iterations. Raise max_iter or tol, scale the features, or penalise more.",
         ConvergenceWarning,
         stacklevel=3,
     )
+
+
+def _reached(path: Path, i: int) -> str:
+    """How far a point is from optimal, and how far it may be, as `Path.converged` judges."""
+    gap = float(path.dual_gaps[i])
+    if math.isfinite(gap):
+        return f"duality gap {gap:.3e}, tolerance {path.tol * path.null_objective:.3e}"
+    problem = path._frame.problem
+    slope = float(problem.gradient(problem.null_eta()).abs().max())
+    return f"optimality violation {float(path.violations[i]):.3e}, tolerance {path.tol * slope:.3e}"
