@@ -2,8 +2,8 @@
 
 import ast
 import inspect
-import re
 import pickle
+import re
 import warnings
 
 import numpy as np

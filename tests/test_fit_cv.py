@@ -4,10 +4,22 @@ import numpy as np
 import pytest
 import torch
 from sklearn import linear_model
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from torchreg import L1
-from torchreg.linear import LassoCV, Logistic, SparseClassifierCV, fit_cv, fit_path
+from torchreg import L1, MCP, Group, labels, rows
+from torchreg.linear import (
+    Huber,
+    LassoCV,
+    Logistic,
+    LogisticRegressionCV,
+    Quadratic,
+    SparseClassifierCV,
+    SparseRegressorCV,
+    fit_cv,
+    fit_path,
+)
+from torchreg.linear.estimators.base import warn_unless_converged
 
 N, P = 60, 6
 DRAW = np.random.default_rng(0)
@@ -62,8 +74,8 @@ SAME = {
 def test_all_ways_to_say_the_same_folds(cv):
     fitted = fit_cv(X, Y, L1(1.0), cv=cv, alphas=5)
     for ours, theirs in zip(fitted.folds, PAIRS, strict=True):
-        for rows, expected in zip(ours, theirs, strict=True):
-            assert np.array_equal(rows.numpy(), expected)
+        for numbers, expected in zip(ours, theirs, strict=True):
+            assert np.array_equal(numbers.numpy(), expected)
     assert torch.equal(fitted.losses, fit_cv(X, Y, L1(1.0), cv=PAIRS, alphas=5).losses)
 
 
@@ -141,6 +153,57 @@ def test_a_metric_sees_the_mean_response_of_a_likelihood():
         return (w * (y - prediction).square()).sum()
 
     assert (fit_cv(X, CLASSES, L1(1.0), datafit=Logistic(), cv=4, eps=0.1, alphas=4, metric=squared).losses < 0.5).all()
+
+
+# --- convergence
+
+
+GROUPS = Group(L1(1.0), by=labels(torch.arange(P) // 2))
+KINDS = {
+    "lasso": (L1(1.0), Quadratic(), Y),
+    "groups": (GROUPS, Quadratic(), Y),
+    "no gap": (MCP(1.0), Quadratic(), Y),
+    "huber": (L1(1.0), Huber(1.0), Y),
+    "logistic": (L1(1.0), Logistic(), CLASSES),
+    "two targets": (Group(L1(1.0), by=rows), Quadratic(), np.stack([Y, Y[::-1]], 1)),
+    "constant in one fold's training rows": (GROUPS, Quadratic(), np.r_[Y[:15], np.full(45, 0.1)]),
+}
+
+
+@pytest.mark.parametrize("cut", [{}, {"max_iter": 2, "tol": 1e-9}], ids=["to the end", "cut short"])
+@pytest.mark.parametrize(("penalty", "datafit", "y"), KINDS.values(), ids=KINDS)
+def test_the_fits_of_folds_are_judged_as_paths_of_their_training_rows_are(penalty, datafit, y, cut):
+    fitted = fit_cv(X, y, penalty, datafit=datafit, cv=4, alphas=6, **cut)
+    assert fitted.converged.shape == fitted.losses.shape
+    if not cut:
+        assert fitted.converged.all()
+    elif isinstance(datafit, Huber) or isinstance(penalty, MCP):
+        assert not fitted.converged.all()
+    for (train, _), verdicts in zip(fitted.folds, fitted.converged, strict=True):
+        path = fit_path(X[train], y[train], penalty, datafit=datafit, alphas=fitted.alphas, **cut)
+        if not cut or isinstance(datafit, Huber | Logistic):  # whose engines are the same
+            assert torch.equal(verdicts, path.converged)
+
+
+def test_estimators_say_that_fits_of_folds_did_not_converge():
+    words = r"did not converge at \d of 5 alphas and in \d+ of 20 fits to the training rows of folds\. At alpha"
+    for model, target in (
+        (SparseRegressorCV(L1(1.0), Huber(1.0), alphas=5, cv=4, max_iter=1, tol=1e-12), Y),
+        (LogisticRegressionCV(Cs=[0.1, 0.5, 1.0, 2.0, 3.0], l1_ratios=[1.0], cv=4, max_iter=1, tol=1e-12), CLASSES),
+    ):
+        with pytest.warns(ConvergenceWarning, match=words):
+            model.fit(X, target)
+        assert not model.path_.converged.all()
+
+
+def test_a_warning_of_folds_alone_says_so():
+    verdicts = np.array([[True, False], [True, True]])
+    path = fit_path(X, Y, L1(1.0), alphas=2)
+    with pytest.warns(
+        ConvergenceWarning, match=r"^Mine did not converge in 1 of 4 fits to the training rows of folds\. R"
+    ):
+        warn_unless_converged("Mine", path, folds=[verdicts])
+    warn_unless_converged("Mine", path, folds=[verdicts | True])
 
 
 # --- rules

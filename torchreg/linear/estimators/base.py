@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,19 +100,30 @@ def iterations(path: Path, index: int) -> int:
     return max(1, int(path.n_iters[index]))
 
 
-def warn_unless_converged(name: str, *paths: Path) -> None:
-    """One ConvergenceWarning for all points of some paths that did not converge."""
+def warn_unless_converged(name: str, *paths: Path, folds: Sequence[np.ndarray] = ()) -> None:
+    """One ConvergenceWarning for all points of some paths that did not converge.
+
+    Args:
+        name: of the estimator.
+        paths: fitted to all rows.
+        folds: whether fits to the training rows of folds converged, arrays of any shape.
+    """
     failed = [(path, int(i)) for path in paths for i in np.flatnonzero(~path.converged.cpu().numpy())]
-    if not failed:
-        return
-    path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
-    points = sum(len(path.alphas) for path in paths)
-    warnings.warn(
-        f"{name} did not converge at {len(failed)} of {points} alphas. At alpha = {float(path.alphas[i]):.3e}: "
-        f"{_reached(path, i)}, {int(path.n_iters[i])} iterations. Raise max_iter or tol, scale the features, or penalise more.",
-        ConvergenceWarning,
-        stacklevel=3,
-    )
+    lost = sum(int((~each).sum()) for each in folds)
+    where, worst = [], ""
+    if failed:
+        path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
+        where.append(f"at {len(failed)} of {sum(len(path.alphas) for path in paths)} alphas")
+        worst = f" At alpha = {float(path.alphas[i]):.3e}: {_reached(path, i)}, {int(path.n_iters[i])} iterations."
+    if lost:
+        where.append(f"in {lost} of {sum(each.size for each in folds)} fits to the training rows of folds")
+    if where:
+        warnings.warn(
+            f"{name} did not converge {' and '.join(where)}.{worst} "
+            "Raise max_iter or tol, scale the features, or penalise more.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 def _reached(path: Path, i: int) -> str:

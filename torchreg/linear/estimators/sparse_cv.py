@@ -192,5 +192,5 @@ class SparseClassifierCV(CrossValidated, Accurate):
         self._keep(data, found.chosen.path, found.chosen.index)
         self.path_, self.alpha_ = found.chosen, found.chosen.alpha
         self.alphas_, self.loss_path_ = found.alphas(data), found.losses(data)
-        warn_unless_converged(type(self).__name__, found.chosen.path)
+        warn_unless_converged(type(self).__name__, found.chosen.path, folds=found.converged)
         return self
