@@ -1,6 +1,9 @@
 """What the estimators do beyond scikit-learn's checks: torch, weights of features, tools around them, refusals."""
 
+import ast
+import inspect
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -18,8 +21,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchreg import L1, L2, MCP, Group, NonNegative, Weighted, labels, rows
-from torchreg.linear import Huber, Logistic, SquaredHinge, estimators, fit_path
+from torchreg import L1, L2, MCP, Group, NonNegative, Weighted, labels, linear, rows
+from torchreg.linear import Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge, estimators, fit_path
 from torchreg.linear.estimators import (
     ElasticNet,
     ElasticNetCV,
@@ -408,6 +411,17 @@ def test_no_convergence_is_one_warning():
     assert "of 5 alphas" in said[0]
 
 
+def test_the_warning_says_what_was_reached_and_what_is_allowed():
+    with pytest.warns(ConvergenceWarning, match=r"duality gap \S+, tolerance \S+, 1 iterations"):
+        SparseRegressor(L1(0.1), Huber(1.0), max_iter=1, tol=1e-12).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="optimality violation") as caught:
+        SparseRegressor(MCP(0.1), max_iter=1, tol=1e-12).fit(X, y)
+    violation, tolerance = re.search(r"violation (\S+), tolerance (\S+), ", str(caught[0].message)).groups()
+    slope = np.abs((X - X.mean(0)).T @ (y - y.mean())).max() / len(y)
+    assert float(tolerance) == pytest.approx(1e-12 * slope, rel=1e-3)  # four digits are printed
+    assert float(violation) > float(tolerance)
+
+
 def test_several_targets_warm():
     model = Lasso(0.1, warm_start=True, tol=1e-12).fit(X, Y)
     before = model.coef_.copy()
@@ -472,6 +486,27 @@ def test_bad_parameters(model, words):
 def test_bad_parameters_of_classifiers(model, words):
     with pytest.raises(ValueError, match=words):
         model.fit(X, three)
+
+
+class Bounded(Huber):
+    """A loss of one's own that says that its predictions are chances."""
+
+    classes = True
+
+    def predict(self, eta):
+        return eta.clamp(0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", [SparseClassifier, SparseClassifierCV])
+def test_classifiers_take_losses_of_classes_alone(kind):
+    for datafit in (Quadratic(), Huber(), Poisson()):
+        with pytest.raises(ValueError, match=rf"'datafit' parameter of {kind.__name__} must be a datafit of classes"):
+            kind(L1(0.1), datafit).fit(X, two)
+    for datafit, target in ((SquaredHinge(), two), (Multinomial(), three), (Bounded(), two)):
+        model = kind(L1(0.1), datafit, **(SMALL if kind is SparseClassifierCV else {})).fit(X, target)
+        chances = model.predict_proba(X)
+        assert ((chances >= 0) & (chances <= 1)).all()
+        np.testing.assert_allclose(chances.sum(1), 1.0, rtol=1e-12)
 
 
 DATA = {
@@ -578,3 +613,16 @@ def test_on_a_gpu(model, target):
     assert stays.predict(torch.from_numpy(X).cuda()).is_cuda
     for have in (moved.coef_, stays.coef_.cpu()):
         assert_allclose(have, want.coef_, rtol=0, atol=1e-5)
+
+
+def test_every_estimator_is_named_and_typed_before_it_is_imported():
+    names = set(estimators.__all__)
+    assert names <= set(dir(linear))
+    assert names <= set(linear.__all__)
+    tree = ast.parse(inspect.getsource(linear))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    assert {alias.name for alias in guarded.body[0].names} == names
+    for name in names:
+        assert getattr(linear, name) is getattr(estimators, name)
+    with pytest.raises(AttributeError, match="no attribute 'Laso'"):
+        _ = linear.Laso

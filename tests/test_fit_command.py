@@ -323,8 +323,10 @@ def test_only_its_own_files_are_overwritten_and_no_old_picture_stays(diabetes, c
     with open("out/cv.png", "w", encoding="utf-8") as file:
         file.write("not of a run that left a record")
     os.remove("out/fit.json")
-    main(["fit", "diabetes.csv", "--target", "target", "--alphas", "5", "--out", "out", "--alpha", "3"])
-    assert os.path.exists("out/cv.png")
+    for _ in range(2):  # the second time there is a record, in which it does not stand
+        main(["fit", "diabetes.csv", "--target", "target", "--alphas", "5", "--out", "out", "--alpha", "3"])
+        assert os.path.exists("out/cv.png")
+        assert "out/cv.png is not of this run" in capsys.readouterr().out
 
 
 def test_a_seed_decides_everything_and_the_callers_state_stays(diabetes):
@@ -526,6 +528,33 @@ def test_without_matplotlib_it_names_the_extra_and_writes_the_numbers(folder):
     assert "No pictures" in done.stdout
     assert "pip install 'torchreg-penalty[plot]'" in done.stdout
     assert sorted(os.listdir("torchreg-fit")) == ["coefficients.csv", "fit.json"]
+
+
+def test_without_matplotlib_no_picture_of_an_earlier_run_stays_beside_new_numbers(folder):
+    frame()
+    main(["fit", "t.csv", "--target", "y", "--alphas", "5"])
+    done = shell(without("matplotlib"), "fit", "t.csv", "--target", "y", "--alpha", "0.1")
+    assert done.returncode == 0, done.stderr
+    for name in ("path.png", "cv.png"):
+        assert f"Removed {os.path.join('torchreg-fit', name)}, which was of an earlier run" in done.stdout
+    assert sorted(os.listdir("torchreg-fit")) == ["coefficients.csv", "fit.json"]
+    with open("torchreg-fit/path.png", "w", encoding="utf-8") as file:
+        file.write("mine")
+    done = shell(without("matplotlib"), "fit", "t.csv", "--target", "y", "--alpha", "0.1")
+    assert f"{os.path.join('torchreg-fit', 'path.png')} is not of this run" in done.stdout
+    with open("torchreg-fit/path.png", encoding="utf-8") as file:
+        assert file.read() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}'])
+def test_a_record_that_cannot_be_read_claims_nothing(folder, text):
+    frame()
+    os.mkdir("torchreg-fit")
+    for name, content in (("fit.json", text), ("cv.png", "mine")):
+        with open(f"torchreg-fit/{name}", "w", encoding="utf-8") as file:
+            file.write(content)
+    run("t.csv", "--target", "y", "--alpha", 0.1, "--out", "torchreg-fit")
+    assert os.path.exists("torchreg-fit/cv.png")
 
 
 def test_help_shows_examples_files_and_every_option(capsys):

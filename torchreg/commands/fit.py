@@ -35,10 +35,10 @@ from torchreg.commands.fit_result import FitResult
 from torchreg.commands.fit_task import Task, task_of
 from torchreg.linear.cv import CVPath, fit_cv
 from torchreg.linear.path import Path, fit_path
+from torchreg.linear.spans import ends_around
 from torchreg.penalties import L1, Penalty
 
 _EPS = 1e-3  # the path's least alpha, as a share of alpha_max
-_RIDGE_SPAN = 1e3  # ridge has no alpha_max: the path spans so much above and below the lasso's
 
 
 def run(options: FitOptions, say: Callable[[str], None] = tqdm.write) -> FitResult:
@@ -115,8 +115,7 @@ class _Fit:
         if self.options.sparse:
             top = self.path(self.penalty, 1).alpha_max or 1.0
             return top, _EPS * top
-        top = self.path(L1(1.0), 1).alpha_max or 1.0
-        return _RIDGE_SPAN * top, top / _RIDGE_SPAN
+        return ends_around(self.path(L1(1.0), 1).alpha_max or 1.0)
 
 
 def _grid(top: float, least: float, count: int, alpha: float | None = None) -> list[float]:

@@ -38,9 +38,7 @@ def check_folder(options: FitOptions) -> None:
 def write_files(result: FitResult) -> list[str]:
     """Write all results over those of an earlier run; returns lines that say what was written."""
     out, lines = result.options.out, []
-    stale = result.cv is None and (out / CV).exists() and (out / RECORD).exists()
-    if stale:
-        (out / CV).unlink()
+    earlier = _files_of(out / RECORD)
     with (out / COEFFICIENTS).open("w", newline="", encoding="utf-8") as file:
         _write_coefficients(result, file)
     written = [COEFFICIENTS]
@@ -50,11 +48,25 @@ def write_files(result: FitResult) -> list[str]:
         lines.append(f"No pictures: {error}")
     else:
         written += draw(result, path=out / PATH, cv=out / CV)
+    others = [name for name in (PATH, CV) if name not in written and (out / name).exists()]
+    for name in set(others) & earlier:
+        (out / name).unlink()
     written.append(RECORD)
     text = json.dumps(record(result, written), indent=2, allow_nan=False, ensure_ascii=False)
     (out / RECORD).write_text(f"{text}\n", encoding="utf-8")
     lines.append(f"Written to {out}: {', '.join(written)}")
-    return [*lines, f"Removed {out / CV}, which was of an earlier run"] if stale else lines
+    return lines + [
+        f"Removed {out / name}, which was of an earlier run" if name in earlier else f"{out / name} is not of this run"
+        for name in others
+    ]
+
+
+def _files_of(record: Path) -> set[str]:
+    """The files that an earlier run says it wrote; none where there is no record that can be read."""
+    try:
+        return set(json.loads(record.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _write_coefficients(result: FitResult, file: Any) -> None:

@@ -4,7 +4,7 @@ The estimators need scikit-learn, the extra ``sklearn``; they are imported when 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchreg.linear.chunks import RowChunks
 from torchreg.linear.cv import CVPath, fit_cv
@@ -22,51 +22,76 @@ from torchreg.linear.path import fit_path
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.solve import Solved, solve
 
-_ESTIMATORS = (
+if TYPE_CHECKING:
+    from torchreg.linear.estimators import (
+        ElasticNet,
+        ElasticNetCV,
+        GroupLasso,
+        GroupLassoCV,
+        Lasso,
+        LassoCV,
+        LogisticRegression,
+        LogisticRegressionCV,
+        MultiTaskLasso,
+        MultiTaskLassoCV,
+        PoissonRegressor,
+        Ridge,
+        RidgeCV,
+        SparseClassifier,
+        SparseClassifierCV,
+        SparseGroupLasso,
+        SparseGroupLassoCV,
+        SparseRegressor,
+        SparseRegressorCV,
+    )
+
+__all__ = [
+    "CVPath",
+    "Datafit",
     "ElasticNet",
     "ElasticNetCV",
+    "Fit",
     "GroupLasso",
     "GroupLassoCV",
+    "Huber",
     "Lasso",
     "LassoCV",
+    "Logistic",
     "LogisticRegression",
     "LogisticRegressionCV",
     "MultiTaskLasso",
     "MultiTaskLassoCV",
+    "Multinomial",
+    "NoHessian",
+    "Path",
+    "Poisson",
     "PoissonRegressor",
+    "Quadratic",
     "Ridge",
     "RidgeCV",
+    "RowChunks",
+    "Solved",
     "SparseClassifier",
     "SparseClassifierCV",
     "SparseGroupLasso",
     "SparseGroupLassoCV",
     "SparseRegressor",
     "SparseRegressorCV",
-)
-__all__ = [
-    "CVPath",
-    "Datafit",
-    "Fit",
-    "Huber",
-    "Logistic",
-    "Multinomial",
-    "NoHessian",
-    "Path",
-    "Poisson",
-    "Quadratic",
-    "RowChunks",
-    "Solved",
     "SquaredHinge",
     "fit_cv",
     "fit_path",
     "solve",
-    *_ESTIMATORS,
 ]
+
+
+def __dir__() -> list[str]:
+    """All names, those of the estimators too, which are imported when they are first named."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
     """An estimator, by its name."""
-    if name not in _ESTIMATORS:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module("torchreg.linear.estimators"), name)

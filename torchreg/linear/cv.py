@@ -13,8 +13,8 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
-from torchreg.linear.fold_paths import training_paths
-from torchreg.linear.folds import Fold, check_weights, drawn_folds
+from torchreg.linear.fold_paths import fold_converged, training_paths
+from torchreg.linear.folds import Fold, check_fold_weights, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
@@ -36,12 +36,14 @@ class CVPath:
         path: fitted to all rows.
         losses: held-out loss of each fold at each strength, (folds, a).
         folds: (train, test) row numbers.
+        converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
     """
 
     path: Path
     losses: Tensor
     folds: tuple[Fold, ...]
+    converged: Tensor
     rule: Rule = "min"
 
     @property
@@ -153,7 +155,8 @@ def fit_cv(
         init: as for `fit_path`.
 
     Raises:
-        ValueError: as `fit_path`; also if folds are empty, or fewer than 2.
+        ValueError: as `fit_path`; also if folds are empty or fewer than 2, or if all training or all test rows of one
+            have weight 0.
 
     Example:
         >>> import torch
@@ -168,14 +171,17 @@ def fit_cv(
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
     folds = drawn_folds(cv, frame.raw.n, y, random_state)
-    check_weights(folds, frame.weights)
+    check_fold_weights(folds, frame.weights)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
     paths = training_paths(frame, folds, penalty, grid, tol=tol, max_iter=limit)
     bar = shown(zip(folds, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
-    losses = [_held_out(frame, test.to(frame.raw.device), points, metric) for (_, test), points in bar]
-    return CVPath(path, torch.stack(losses), folds, rule)
+    losses, converged = [], []
+    for (train, test), points in bar:
+        losses.append(_held_out(frame, test.to(frame.raw.device), points, metric))
+        converged.append(fold_converged(frame, train, points, tol=tol))
+    return CVPath(path, torch.stack(losses), folds, torch.stack(converged), rule)
 
 
 def _held_out(frame: Frame, rows: Tensor, points: list[PathPoint], metric: Metric | None) -> Tensor:

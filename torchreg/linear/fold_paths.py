@@ -13,6 +13,7 @@ from torch import Tensor
 from torchreg.linear.engines import engine_for, fits_l1, grouped_rows, is_smooth
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
+from torchreg.linear.intercept import mean_of
 from torchreg.linear.lockstep.fold_oracle import is_complete
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder
@@ -20,6 +21,8 @@ from torchreg.linear.points import PathPoint
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
 
+_SLACK = 1.0 + 1e-9  # engines stop at the same tolerance, reckoned in another order
+_ROUNDING = 1e-14  # of the whole's energy: what is left of a target that is constant on the training rows
 _SMALL = 150  # rank up to which one thread of a CPU spends more time on the number of problems than on their size
 
 
@@ -67,6 +70,25 @@ def training_points(
     part = frame.subset(train)
     engine = engine_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
     return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
+
+
+def fold_converged(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Tensor:
+    """Whether the points of one fold are as good as `fit_path` asks of its own on the training rows alone, (a,)."""
+    gaps, violations = torch.stack([p.gap for p in points]), torch.stack([p.violation for p in points])
+    known, rows = gaps.isfinite(), train.to(frame.raw.device)
+    if frame.problem.datafit.quadratic and bool(known.all()):
+        return gaps <= _SLACK * tol * _energy(frame, rows) + _ROUNDING * frame.problem.null_loss()
+    problem = frame.subset(rows).problem
+    allowed, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
+    return torch.where(known, gaps <= _SLACK * allowed, violations <= _SLACK * slope)
+
+
+def _energy(frame: Frame, rows: Tensor) -> Tensor:
+    """The null model's loss on some rows of least squares, without a look at X."""
+    weights, y = frame.weights[rows], frame.problem.y[rows]
+    if frame.fit_intercept:
+        y = y - mean_of(y, weights / weights.sum())
+    return 0.5 * mean_of(y.square(), weights / weights.sum()).sum()
 
 
 def _needs_moments_alone(frame: Frame, penalty: Penalty) -> bool:

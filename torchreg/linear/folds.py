@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,21 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
         random_state: seed with which a number of folds shuffles the rows first; None leaves their order.
 
     Raises:
-        TypeError: if ``cv`` is none of these.
-        ValueError: if there are fewer than 2 folds or more than rows, a part is empty, or a row number is out of range.
+        ValueError: if there are fewer than 2 folds or more than rows, a part is empty, a row number is out of range, or
+            a mask has not as many entries as there are rows.
+        TypeError: if cv is none of these.
     """
-    if isinstance(cv, int) and not isinstance(cv, bool):
-        return _equal_folds(cv, n, random_state)
-    if hasattr(cv, "split") and not isinstance(cv, str):
+    if isinstance(cv, Integral) and not isinstance(cv, bool):
+        return _equal_folds(int(cv), n, random_state)
+    named = isinstance(cv, str | bytes)  # which have a method split of another kind
+    if hasattr(cv, "split") and not named:
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
         cv = cv.split(np.zeros((n, 1)), target)
-    elif isinstance(cv, str) or not isinstance(cv, Iterable):
-        raise TypeError(f"cv takes a number of folds, a splitter or pairs (train, test), got {cv!r}.")
+    if named or not isinstance(cv, Iterable):
+        raise TypeError(
+            "cv takes a number of folds (cv=5), an object with split(X, y), or pairs (train, test) of row numbers or "
+            f"masks, got {cv!r}."
+        )
     folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise ValueError("cv has no fold, or one whose training or test rows are empty.")
@@ -52,25 +58,30 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
 
 
+def check_fold_weights(folds: Sequence[Fold], weights: Tensor) -> None:
+    """Ask that each part of each fold has a row that counts: without one it has no mean loss.
+
+    Raises:
+        ValueError: if the weights of all training or of all test rows of a fold are 0.
+    """
+    for number, fold in enumerate(folds, 1):
+        for name, part in zip(("training", "test"), fold, strict=True):
+            if not bool((weights[part.to(weights.device)] > 0).any()):
+                raise ValueError(
+                    f"Fold {number} of {len(folds)} has {len(part)} {name} rows, all of weight 0; leave rows of weight "
+                    "0 out of X, or draw folds that mix them with others: cv=KFold(5, shuffle=True), or random_state=0."
+                )
+
+
 def _numbers(rows: Any, n: int) -> Tensor:
     """Row numbers of a mask or of numbers."""
     given = torch.as_tensor(np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows))
-    numbers = given.nonzero().flatten() if given.dtype == torch.bool else given.long()
-    strange = numbers[(numbers < 0) | (numbers >= n)]
-    if len(strange):
-        raise ValueError(f"cv names row {int(strange[0])}, but there are {n} rows; number them from 0 to {n - 1}.")
+    if given.dtype == torch.bool:
+        if len(given) != n:
+            raise ValueError(f"cv has a mask of {len(given)} entries, but there are {n} rows; give one for each row.")
+        return given.nonzero().flatten()
+    numbers = given.long()
+    outside = numbers[(numbers < 0) | (numbers >= n)]
+    if len(outside):
+        raise ValueError(f"cv names row {int(outside[0])}, but there are {n} rows; number them from 0 to {n - 1}.")
     return numbers
-
-
-def check_weights(folds: Sequence[Fold], weights: Tensor) -> None:
-    """Refuse folds in which nothing counts.
-
-    Raises:
-        ValueError: if all training rows of a fold, or all held-out ones, weigh nothing.
-    """
-    for k, fold in enumerate(folds):
-        for what, rows in zip(("training", "held-out"), fold, strict=True):
-            if not bool(weights[rows.to(weights.device)].sum() > 0):
-                raise ValueError(
-                    f"All {what} rows of fold {k} have sample_weight 0; drop such rows, or draw other folds by cv."
-                )

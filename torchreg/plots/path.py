@@ -153,7 +153,8 @@ class PathDisplay:
 
         Args:
             estimator: fitted with cross-validation, then its `path_` is drawn; or any other, then
-                the path of its penalty is fitted to X and y.
+                the path of its penalty is fitted to X and y, from `alpha_max_` down; where that is
+                infinite, as of ridge, around the estimator's own alpha.
             X: the data, needed where the estimator has no `path_`.
             y: the target of X.
             names: of all features; None takes the estimator's `feature_names_in_` where it has them.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from torchreg.linear.spans import ends_around
 from torchreg.plots.alpha_axis import as_array
 from torchreg.plots.canvas import Array
 
 _REFITS = 60  # alphas at which an estimator without a path is fitted
-_SPAN = 1e3  # of the alphas above and below a ridge's own
 _LEAST = 1e-3  # the least of them, as a share of the largest
 
 
@@ -63,40 +63,37 @@ def path_of(estimator: Any, X: Any, y: Any) -> tuple[Any, float | None]:  # noqa
     kind = type(estimator).__name__
     if X is None or y is None:
         raise ValueError(f"{kind} has no path_: pass X and y to fit one, or draw fit_path's result by from_path.")
-    params = estimator.get_params(deep=False)
+    own, parameters = _strength(estimator, len(y))
+    return _refitted(estimator, X, y, own, parameters), own
+
+
+def _strength(estimator: Any, rows: int) -> tuple[float, Callable[[float], dict[str, Any]]]:
+    """The alpha that an estimator has, and the parameters that give it another."""
+    kind, params = type(estimator).__name__, estimator.get_params(deep=False)
     if "alpha" in params:
-        own = _number(params["alpha"])
-        return _refitted(estimator, X, y, own, lambda alpha: {"alpha": alpha}), own
+        if np.ndim(params["alpha"]):
+            raise ValueError(f"{kind} has one alpha for each target; set alpha to one number to draw its path.")
+        return float(params["alpha"]), lambda alpha: {"alpha": alpha}
     if hasattr(params.get("penalty"), "with_alpha"):
         penalty = params["penalty"]
-        own = _number(penalty.alpha)
-        return _refitted(estimator, X, y, own, lambda alpha: {"penalty": penalty.with_alpha(alpha)}), own
+        return float(penalty.alpha), lambda alpha: {"penalty": penalty.with_alpha(alpha)}
     if "C" in params:  # scikit-learn's inverse strength of a sum over rows
-        own = 1.0 / (params["C"] * len(y))
-        return _refitted(estimator, X, y, own, lambda alpha: {"C": 1.0 / (alpha * len(y))}), own
+        return 1.0 / (params["C"] * rows), lambda alpha: {"C": 1.0 / (alpha * rows)}
     raise ValueError(f"{kind} has neither path_ nor alpha; draw fit_path's result by from_path.")
 
 
 def _refitted(
-    estimator: Any,
-    X: Any,  # noqa: N803
-    y: Any,
-    own: float | None,
-    parameters: Callable[[float], dict[str, Any]],
-) -> SimpleNamespace:
-    """The path of a copy of an estimator, fitted from its `alpha_max_` down; the estimator stays as it was.
-
-    Where no strength makes all coefficients 0, as with a ridge, the path spans so much above and below its own.
-    """
+    estimator: Any, X: Any, y: Any, own: float, parameters: Callable[[float], dict[str, Any]],  # noqa: N803
+) -> SimpleNamespace:  # fmt: skip
+    """The path of a copy of an estimator, which stays as it was: from `alpha_max_` down, or around its own alpha."""
     mine = copy.deepcopy(estimator)
     if "warm_start" in mine.get_params(deep=False):
         mine.set_params(warm_start=True)
-    top = _number(mine.fit(X, y).alpha_max_)
-    if top is None or not 0 < top < np.inf:
-        top, least = _SPAN * (own or 1.0), (own or 1.0) / _SPAN
-    else:
-        least = _LEAST * top
-    alphas = np.geomspace(top, least, _REFITS)
+    top = float(mine.fit(X, y).alpha_max_)
+    if not top > 0.0:
+        raise ValueError(f"{type(estimator).__name__} has alpha_max_ = {top}: all coefficients are 0 at every alpha.")
+    ends = (top, _LEAST * top) if np.isfinite(top) else ends_around(own if 0.0 < own < np.inf else 1.0)
+    alphas = np.geomspace(*ends, _REFITS)
     rows = [as_array(mine.set_params(**parameters(float(alpha))).fit(X, y).coef_).copy() for alpha in alphas]
     table = np.stack([row.T for row in rows])
     return SimpleNamespace(alphas=alphas, coefs=table[..., 0] if table.shape[2:] == (1,) else table)

@@ -36,12 +36,14 @@ class Datafit(ABC):
         likelihood: whether the loss is a negative log likelihood, but for terms without ``eta``. Information criteria
             ask; least squares, whose variance is unknown, says no and has a formula of its own.
         relative: whether only differences between the outputs of a row matter (softmax).
+        classes: whether ``y`` are classes and ``predict`` gives their chances, as classifiers need.
     """
 
     curvature: float | None = None
     quadratic: bool = False
     likelihood: bool = False
     relative: bool = False
+    classes: bool = False
 
     @abstractmethod
     def value(self, eta: Tensor, y: Tensor) -> Tensor:

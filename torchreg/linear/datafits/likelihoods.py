@@ -46,6 +46,7 @@ class Multinomial(Datafit):
     curvature = 0.5
     likelihood = True
     relative = True
+    classes = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         below = eta - eta.amax(-1, keepdim=True)

@@ -34,6 +34,7 @@ class Logistic(Datafit):
 
     curvature = 0.25
     likelihood = True
+    classes = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         return -torch.nn.functional.logsigmoid(_signs(y) * eta)
@@ -100,6 +101,7 @@ class SquaredHinge(Datafit):
     """
 
     curvature = 1.0
+    classes = True
 
     def value(self, eta: Tensor, y: Tensor) -> Tensor:
         return _shortfall(eta, y).square() / 2.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,22 +100,38 @@ def iterations(path: Path, index: int) -> int:
     return max(1, int(path.n_iters[index]))
 
 
-def warn_unless_converged(name: str, *paths: Path) -> None:
-    """One ConvergenceWarning for all points of some paths that did not converge."""
+def warn_unless_converged(name: str, *paths: Path, folds: Sequence[np.ndarray] = ()) -> None:
+    """One ConvergenceWarning for all points of some paths that did not converge.
+
+    Args:
+        name: of the estimator.
+        paths: fitted to all rows.
+        folds: whether fits to the training rows of folds converged, arrays of any shape.
+    """
     failed = [(path, int(i)) for path in paths for i in np.flatnonzero(~path.converged.cpu().numpy())]
-    if not failed:
-        return
-    path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
-    points = sum(len(path.alphas) for path in paths)
-    gap, allowed = float(path.dual_gaps[i]), path.tol * abs(path.null_objective)
-    reached = (
-        f"duality gap {gap:.3e}, tolerance {allowed:.3e}"
-        if gap == gap
-        else f"distance from optimality {float(path.violations[i]):.3e}, tolerance {path.tol:.3e} of the null model's"
-    )
-    warnings.warn(
-        f"{name} did not converge at {len(failed)} of {points} alphas. At alpha = {float(path.alphas[i]):.3e}: "
-        f"{reached}, {int(path.n_iters[i])} iterations. Raise max_iter or tol, scale the features, or penalise more.",
-        ConvergenceWarning,
-        stacklevel=3,
-    )
+    lost = sum(int((~each).sum()) for each in folds)
+    where, worst = [], ""
+    if failed:
+        path, i = max(failed, key=lambda point: float(point[0].violations[point[1]]))
+        where.append(f"at {len(failed)} of {sum(len(path.alphas) for path in paths)} alphas")
+        worst = f" At alpha = {float(path.alphas[i]):.3e}: {_reached(path, i)}, {int(path.n_iters[i])} iterations."
+    if lost:
+        where.append(f"in {lost} of {sum(each.size for each in folds)} fits to the training rows of folds")
+    if where:
+        warnings.warn(
+            f"{name} did not converge {' and '.join(where)}.{worst} "
+            "Raise max_iter or tol, scale the features, or penalise more.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def _reached(path: Path, i: int) -> str:
+    """How far a point is from optimal, and how far it may be, as `Path.converged` judges."""
+    gap = float(path.dual_gaps[i])
+    if math.isfinite(gap):
+        return f"duality gap {gap:.3e}, tolerance {path.tol * path.null_objective:.3e}"
+    assert path._frame is not None  # it was fitted just now
+    problem = path._frame.problem
+    slope = float(problem.gradient(problem.null_eta()).abs().max())
+    return f"optimality violation {float(path.violations[i]):.3e}, tolerance {path.tol * slope:.3e}"

@@ -115,6 +115,11 @@ class Search:
         """The alphas of each path, (paths, a), or (a,) where there is one."""
         return _stacked([data.out_exactly(each.path.alphas) for each in self.paths])
 
+    @property
+    def converged(self) -> list[np.ndarray]:
+        """Whether the fits of the folds converged, (folds, a) for each path."""
+        return [each.converged.cpu().numpy() for each in self.paths]
+
     def losses(self, data: Data) -> Array:
         """The losses of each path, (paths, a, folds), or (a, folds) where there is one."""
         return _stacked([data.out_exactly(each.losses.T) for each in self.paths])
@@ -192,5 +197,5 @@ class PathCV(CrossValidated, Regressor):
         self.path_, self.alpha_, self.alphas_ = chosen, chosen.alpha, found.alphas(data)
         self._keep_losses(found.losses(data))
         self._keep_choice(found.best)
-        warn_unless_converged(type(self).__name__, *(each.path for each in found.paths))
+        warn_unless_converged(type(self).__name__, *(each.path for each in found.paths), folds=found.converged)
         return self

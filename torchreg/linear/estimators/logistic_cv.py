@@ -167,13 +167,13 @@ class LogisticRegressionCV(CrossValidated, Classifier):
         share, place = grid.best()
         fitted = fitted_at(self, problem, problem.data, self.l1_ratios_[share])
         losses = -grid.scores[:, share]
-        self.path_ = cross_validated_path(fitted, losses, folds, self.rule)
+        self.path_ = cross_validated_path(fitted, losses, grid.converged[:, share], folds, self.rule)
         if self.rule != "min":
             place = fitted.chosen(losses.mean(0), self.path_)
         C, l1_ratio = self.Cs_[place], self.l1_ratios_[share]
         units = 1.0 if np.isinf(C) else C * problem.data.total
         self._keep(problem.data, fitted.path, int(fitted.places[place]), units)
-        warn_unless_converged(type(self).__name__, fitted.path)
+        warn_unless_converged(type(self).__name__, fitted.path, folds=[grid.converged])
         if not self.refit:
             shares, places = grid.best_of_folds()
             C, l1_ratio = self.Cs_[places].mean(), self.l1_ratios_[shares].mean()

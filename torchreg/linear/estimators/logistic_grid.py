@@ -24,11 +24,13 @@ class Grid:
         scores: (folds, shares, Cs).
         coefs: with the intercept last where there is one, (folds, shares, Cs, K, p + 1), K = 1 for two classes.
         iterations: (folds, shares, Cs).
+        converged: whether each fit met the tolerance, (folds, shares, Cs).
     """
 
     scores: np.ndarray
     coefs: np.ndarray
     iterations: np.ndarray
+    converged: np.ndarray
 
     def best(self) -> tuple[int, int]:
         """The share and the C with the best mean score; among equals the first C, then the first share."""
@@ -66,7 +68,8 @@ def search_grid(model: Any, problem: Labelled, folds: Any, scorer: Scorer, param
     ]
     coefs = [[_coefficients(model, fitted) for fitted in row] for row in paths]
     iterations = [[fitted.path.n_iters.cpu().numpy()[fitted.places] for fitted in row] for row in paths]
-    return Grid(np.array(scores), np.array(coefs), np.array(iterations))
+    converged = [[fitted.converged for fitted in row] for row in paths]
+    return Grid(np.array(scores), np.array(coefs), np.array(iterations), np.array(converged))
 
 
 def _coefficients(model: Classifier, fitted: Ordered) -> np.ndarray:

@@ -162,7 +162,7 @@ class RidgeCV(CrossValidated, Regressor):
             losses = -each.reshape(len(alphas), -1).mean(1, keepdims=True)
         if self.store_cv_results:
             self.cv_results_ = data.out(torch.from_numpy(np.moveaxis(results, 0, -1).copy()))
-        self._choose(data, alphas, losses.T, None)
+        self._choose(data, alphas, losses.T, np.ones_like(losses.T, dtype=bool), None)
         if self.alpha_per_target and data.y.ndim == 2:
             self._choose_for_each_target(data, np.array(alphas), each)
 
@@ -180,27 +180,28 @@ class RidgeCV(CrossValidated, Regressor):
         return torch.stack([left_out(shared, y, weights, alpha) for alpha in alphas]).cpu().numpy()
 
     def _leave_out_folds(self, data: Data, alphas: list[float], folds: Any, scored: dict[str, Any]) -> None:
-        scorer, scores = self._scorer(), []
+        scorer, scores, converged = self._scorer(), [], []
         scored = scored if takes_weights(scorer) else {k: v for k, v in scored.items() if k != "sample_weight"}
         for train, test in folds:
             fitted = self._fitted(data.only(train), alphas)
             scores.append(scores_on(self, data, fitted, data.y, test, scorer, scored))
-        self._choose(data, alphas, -np.array(scores), folds)
+            converged.append(fitted.converged)
+        self._choose(data, alphas, -np.array(scores), np.array(converged), folds)
 
     def _fitted(self, data: Data, alphas: list[float]) -> Ordered:
         penalty = entrywise(L2(1.0), self, data, outputs=data.y.ndim == 2)
         return fit_in_order(self, data, penalty, Quadratic(), [alpha / (2.0 * data.total) for alpha in alphas])
 
-    def _choose(self, data: Data, alphas: list[float], losses: np.ndarray, folds: Any) -> None:
-        """Keep the best of the alphas, by losses (folds, a)."""
+    def _choose(self, data: Data, alphas: list[float], losses: np.ndarray, converged: np.ndarray, folds: Any) -> None:
+        """Keep the best of the alphas, by losses (folds, a); ``converged``, of the same shape, is for a warning."""
         if isinstance(self.rule, str) and self.rule == "1se" and len(losses) == 1:
             raise ValueError("rule='1se' needs the scores of several folds; give cv, or scoring=None.")
         fitted = self._fitted(data, alphas)
-        self.path_ = cross_validated_path(fitted, losses, folds, self.rule)
+        self.path_ = cross_validated_path(fitted, losses, converged, folds, self.rule)
         best = fitted.chosen(losses.mean(0), self.path_)
         self.alpha_, self.best_score_ = alphas[best], -float(losses[:, best].mean())
         self._keep(data, fitted.path, int(fitted.places[best]), 2.0 * data.total)
-        warn_unless_converged(type(self).__name__, fitted.path)
+        warn_unless_converged(type(self).__name__, fitted.path, folds=[converged])
 
     def _choose_for_each_target(self, data: Data, alphas: np.ndarray, scores: np.ndarray) -> None:
         """Keep the best alpha of each target, by scores (a, K)."""

@@ -34,6 +34,11 @@ class Ordered:
     path: Path
     places: np.ndarray
 
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether each fit converged, in the order in which the alphas were asked for, (a,)."""
+        return self.path.converged.cpu().numpy()[self.places]
+
     def chosen(self, mean: np.ndarray, cross_validated: CVPath) -> int:
         """Which of the alphas a rule chooses: by "min" the first with the least mean loss, (a,)."""
         if isinstance(cross_validated.rule, str) and cross_validated.rule == "min":
@@ -47,11 +52,11 @@ def fit_in_order(model: Model, data: Data, penalty: Penalty, datafit: Datafit, a
     return Ordered(model._fit_path(data, penalty, datafit, [alphas[i] for i in order]), np.argsort(order))
 
 
-def cross_validated_path(fitted: Ordered, losses: np.ndarray, folds: Any, rule: Any) -> CVPath:
-    """The path with losses (folds, a), which are in the order in which the alphas were asked for."""
-    return CVPath(
-        path=fitted.path, losses=torch.from_numpy(losses[:, np.argsort(fitted.places)]), folds=folds, rule=rule
-    )
+def cross_validated_path(fitted: Ordered, losses: np.ndarray, converged: np.ndarray, folds: Any, rule: Any) -> CVPath:
+    """The path with losses and verdicts (folds, a), which are in the order in which the alphas were asked for."""
+    order = np.argsort(fitted.places)
+    sorted_losses, verdicts = torch.from_numpy(losses[:, order]), torch.from_numpy(converged[:, order])
+    return CVPath(path=fitted.path, losses=sorted_losses, folds=folds, converged=verdicts, rule=rule)
 
 
 def takes_weights(scorer: Scorer) -> bool:

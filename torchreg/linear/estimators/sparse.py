@@ -19,6 +19,8 @@ from torchreg.penalties import Penalty
 
 PENALTY = Rule("a torchreg penalty such as L1(0.1)", lambda v: isinstance(v, Penalty))
 DATAFIT = Rule("a datafit of torchreg.linear", lambda v: isinstance(v, Datafit)) | NONE
+_OF_CLASSES = "a datafit of classes, Logistic(), SquaredHinge(), Multinomial() or one of your own with classes = True"
+CLASSES_DATAFIT = Rule(_OF_CLASSES, lambda v: isinstance(v, Datafit) and v.classes) | NONE
 
 
 def targets_for(model: Any, X: Matrix, y: Any, sample_weight: Any) -> Data:
@@ -112,7 +114,8 @@ class SparseClassifier(SingleClassifier):
 
     Args:
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
-        datafit: a `torchreg.linear.Datafit` such as SquaredHinge(); None for the likelihood.
+        datafit: a `torchreg.linear.Datafit` of classes, Logistic(), SquaredHinge() or Multinomial(); None for
+            the likelihood.
         fit_intercept: whether there is an intercept, which is not penalised.
         max_iter: most iterations of the solver; None for its own limit.
         tol: at which the solver stops: duality gap relative to the objective of the model without
@@ -160,7 +163,7 @@ class SparseClassifier(SingleClassifier):
         return likelihood(classes) if self.datafit is None else self.datafit
 
     def _check(self) -> None:
-        check_parameters(self, penalty=PENALTY, datafit=DATAFIT)
+        check_parameters(self, penalty=PENALTY, datafit=CLASSES_DATAFIT)
 
     def _penalty(self, problem: Labelled) -> Penalty:
         return self.penalty

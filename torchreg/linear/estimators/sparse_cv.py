@@ -15,7 +15,7 @@ from torchreg.linear.estimators.classifier import Accurate
 from torchreg.linear.estimators.cross_validated import CrossValidated, PathCV, folds_of, search, split_metadata
 from torchreg.linear.estimators.logistic import likelihood
 from torchreg.linear.estimators.parameters import check_parameters
-from torchreg.linear.estimators.sparse import DATAFIT, PENALTY, targets_for
+from torchreg.linear.estimators.sparse import CLASSES_DATAFIT, DATAFIT, PENALTY, targets_for
 from torchreg.penalties import Penalty
 
 
@@ -114,7 +114,8 @@ class SparseClassifierCV(CrossValidated, Accurate):
 
     Args:
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
-        datafit: a `torchreg.linear.Datafit` such as SquaredHinge(); None for the likelihood.
+        datafit: a `torchreg.linear.Datafit` of classes, Logistic(), SquaredHinge() or Multinomial(); None for
+            the likelihood.
         metric: what is averaged over the test rows, lower is better: a function of (prepared y,
             prediction, weights) that returns a 0-d tensor; None for the mean loss.
         eps: least alpha of the grid over the largest.
@@ -182,7 +183,7 @@ class SparseClassifierCV(CrossValidated, Accurate):
                 folds count alike.
             params: metadata for the splitter, groups say, where routing is on.
         """
-        check_parameters(self, penalty=PENALTY, datafit=DATAFIT)
+        check_parameters(self, penalty=PENALTY, datafit=CLASSES_DATAFIT)
         problem = self._labelled(X, y, sample_weight)
         data, datafit = problem.data, self._datafit(len(problem.classes))
         split = split_metadata(self, sample_weight, params)
@@ -191,5 +192,5 @@ class SparseClassifierCV(CrossValidated, Accurate):
         self._keep(data, found.chosen.path, found.chosen.index)
         self.path_, self.alpha_ = found.chosen, found.chosen.alpha
         self.alphas_, self.loss_path_ = found.alphas(data), found.losses(data)
-        warn_unless_converged(type(self).__name__, found.chosen.path)
+        warn_unless_converged(type(self).__name__, found.chosen.path, folds=found.converged)
         return self
