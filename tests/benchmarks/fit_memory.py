@@ -23,7 +23,7 @@ from harness import result_file, save
 
 FOLDS = 5
 JUDGED = 64 * 2**20
-SIZES = [2**k for k in range(8, 19, 2)]
+SIZES = [2**k for k in range(8, 19)]
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ def ladder(*exponents: float) -> list[float]:
 
 
 LADDERS = {
-    "torchreg": ladder(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12),
+    "torchreg": ladder(3, 4, 5, 6, 7, 8, 9, 10, 12),
     "scikit-learn": ladder(2, 3, 4, 5, 6, 7, 8, 10),
-    "torchreg resident": ladder(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12),
+    "torchreg resident": ladder(3, 4, 5, 6, 7, 8, 9, 10, 12),
     "cuml emulated": ladder(2, 3, 4, 5, 6, 8),
     "liblinear": ladder(0, 1, 2, 3, 4, 5, 6, 8),
     "saga": ladder(1, 2, 3, 4, 5, 6, 8),

@@ -29,6 +29,7 @@ from torchreg.penalties import GroupForm, L1Form, Penalty
 
 Start = tuple[Tensor, Tensor]
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
+_LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
 
@@ -191,12 +192,12 @@ def engine_for(
         return L1Engine(problem, start, moments)
     rows = grouped_rows(problem, penalty)
     if rows is not None:
-        return GroupEngine(problem, rows, start, tol, max_iter, moments)
+        return GroupEngine(problem, rows, start, min(tol, _LOOSEST), max_iter, moments)
     form = penalty.form(problem.no_coef())
     if isinstance(form, L1Form) and problem.K is not None and problem.datafit.quadratic:
         return TaskEngine(problem, start, moments)
     if isinstance(form, L1Form) and has_hessian(problem):
-        return NewtonEngine(problem, start, tol, max_iter)
+        return NewtonEngine(problem, start, min(tol, _LOOSEST), max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 
