@@ -209,7 +209,7 @@ class DenseSelection(Selection):
     def append(self, new: Tensor) -> Tensor:
         self.add(new)
         columns = self._columns
-        return balanced(columns @ (columns[-len(new) :] * self._weights).T)
+        return balanced(columns @ (columns[len(columns) - len(new) :] * self._weights).T)
 
     def gram(self, weights: Tensor, start: int = 0) -> Tensor:
         columns = self._columns
