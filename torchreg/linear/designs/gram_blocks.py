@@ -66,10 +66,8 @@ def add_products(square: Tensor, rows: Tensor) -> None:
 
 
 def mirrored(square: Tensor) -> Tensor:
-    """``square`` with its upper triangle copied to the lower one, or of one strip the mean of both, in place."""
+    """``square`` with its upper triangle copied to the lower one, in place."""
     width = strip(len(square))
-    if len(square) <= width:  # one strip: both triangles are there
-        return square.add_(square.T.clone()).mul_(0.5)
     for start in range(0, len(square), width):
         end = start + width
         corner = square[start:end, start:end]
