@@ -426,11 +426,15 @@ def test_losses_that_explode_leave_the_least_mean_visible():
 
 
 def test_flat_losses_and_one_alpha_draw():
-    given = cv_path(points=1)
-    CVDisplay.from_path(given, ax=panels()[1][0]).figure_.draw_without_rendering()
-    given = cv_path()
-    given.mean[:], given.se[:] = 1.0, 0.0
-    CVDisplay.from_path(given, ax=panels()[1][0]).figure_.draw_without_rendering()
+    alone, flat = cv_path(points=1), cv_path()
+    flat.mean[:], flat.se[:] = 1.0, 0.0
+    for given in (alone, flat):
+        display = CVDisplay.from_path(given, ax=panels()[1][0])
+        display.figure_.draw_without_rendering()
+        (low, high), (left, right) = display.ax_.get_ylim(), display.ax_.get_xlim()
+        assert low < given.mean.min() <= given.mean.max() < high
+        assert left != right
+        assert np.isfinite([low, high, left, right]).all()
 
 
 def test_cv_refuses_what_it_cannot_draw():

@@ -163,8 +163,12 @@ def test_memory_outlives_the_callers_name_for_it():
 
 
 def test_float32_whose_sum_overflows_is_finite():
-    check_finite(torch.full((3, 4), 3e38), "X")
-    check_finite(torch.tensor([1e308, 1e308, -1e308], dtype=torch.float64), "X")
+    for huge in (torch.full((3, 4), 3e38), torch.tensor([1e308, 1e308, -1e308], dtype=torch.float64)):
+        assert not huge.abs().sum().isfinite()
+        check_finite(huge, "X")  # says nothing
+        huge.view(-1)[1] = torch.inf
+        with pytest.raises(ValueError, match="infinity"):
+            check_finite(huge, "X")
 
 
 def test_scipy_is_not_loaded_for_dense_data():
