@@ -1,0 +1,11 @@
+"""Ablations on penalty strength: a training function over penalties, strengths and seeds, resumable and parallel."""
+
+from torchreg.ablation.ablate import ablate
+from torchreg.ablation.cell import Cell
+from torchreg.ablation.ledger.lock import LedgerBusy
+from torchreg.ablation.ledger.shard import LedgerError
+from torchreg.ablation.merge import merge
+from torchreg.ablation.naming import logspace
+from torchreg.ablation.results.ablation import Ablation
+
+__all__ = ["Ablation", "Cell", "LedgerBusy", "LedgerError", "ablate", "logspace", "merge"]

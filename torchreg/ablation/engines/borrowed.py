@@ -1,0 +1,33 @@
+"""Cells run in an executor that the caller brings, such as Dask's."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from torchreg.ablation.engines.base import Engine, Function
+
+_AT_ONCE = 1000  # what an executor of unknown size is given, so that a long plan does not fill its memory
+
+
+class Borrowed(Engine):
+    """Any `concurrent.futures.Executor`. It is used and never shut down; what it runs cannot be ended from here."""
+
+    slots = _AT_ONCE
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._given: set[Future[Any]] = set()
+
+    def submit(self, function: Function, argument: Any) -> Future[Any]:
+        future = self._executor.submit(function, argument)
+        self._given.add(future)
+        future.add_done_callback(self._given.discard)
+        return future
+
+    def lost(self, error: BaseException) -> bool:
+        return True  # each executor has errors of its own for this; a cell's own errors are rows
+
+    def close(self) -> None:
+        for future in tuple(self._given):
+            future.cancel()

@@ -1,0 +1,1 @@
+"""What an ablation has found: tables, intervals, choices."""
