@@ -78,8 +78,8 @@ def named_penalties(penalties: Penalty | Iterable[Penalty] | Mapping[str, Penalt
         twin = next((n for n, p in found.items() if n == name or p.with_alpha(1.0) == penalty.with_alpha(1.0)), None)
         if twin is not None:
             raise ValueError(
-                f"Penalties {twin!r} and {name!r} are one: they differ in nothing but alpha, which `alphas` sets, or have "
-                "one name; leave one out, or name them by a dict."
+                f"Penalties {twin!r} and {name!r} are one: they differ in nothing but alpha, which `alphas` sets, or "
+                "have one name; leave one out, or name them by a dict."
             )
         found[name] = penalty
     if not found:

@@ -19,30 +19,32 @@ class Engine(ABC):
         stops: whether `stop` can end one that runs.
     """
 
-    slots: int = 1
-    stops: bool = False
+    slots: int
+    stops: bool
 
+    @abstractmethod
     def open(self, ledger: Path) -> None:
-        """Begin to work for a ledger; nothing to do by default."""
+        """Begin to work for a ledger."""
 
     @abstractmethod
     def submit(self, function: Function, argument: Any) -> Future[Any]:
         """Run ``function(argument)``; the future fails if the process dies that runs it."""
 
+    @abstractmethod
+    def settle(self, future: Future[Any]) -> None:
+        """Told once of every future that is done."""
+
+    @abstractmethod
     def lost(self, error: BaseException) -> bool:
         """Whether an error of a future says that its process is gone, so that the work may be given out again."""
-        return False
 
+    @abstractmethod
     def began(self, future: Future[Any]) -> float | None:
         """When it began to run, by `time.monotonic`; None if it has not, or if that is not known."""
-        return None
 
-    def settle(self, future: Future[Any]) -> None:
-        """Told once of every future that is done; nothing to do by default."""
-
+    @abstractmethod
     def stop(self, future: Future[Any]) -> None:
-        """End what runs for a future, its child processes too; the future fails."""
-        raise NotImplementedError
+        """End what runs for a future, its child processes too; the future fails. Only where ``stops``."""
 
     @abstractmethod
     def close(self) -> None:

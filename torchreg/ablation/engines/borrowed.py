@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.engines.base import Engine, Function
@@ -14,20 +15,32 @@ class Borrowed(Engine):
     """Any `concurrent.futures.Executor`. It is used and never shut down; what it runs cannot be ended from here."""
 
     slots = _AT_ONCE
+    stops = False
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._given: set[Future[Any]] = set()
 
+    def open(self, ledger: Path) -> None:
+        """It is open."""
+
     def submit(self, function: Function, argument: Any) -> Future[Any]:
         future = self._executor.submit(function, argument)
         self._given.add(future)
-        future.add_done_callback(self._given.discard)
         return future
+
+    def settle(self, future: Future[Any]) -> None:
+        self._given.discard(future)
 
     def lost(self, error: BaseException) -> bool:
         return True  # each executor has errors of its own for this; a cell's own errors are rows
 
+    def began(self, future: Future[Any]) -> float | None:
+        return None
+
+    def stop(self, future: Future[Any]) -> None:
+        raise NotImplementedError("An executor of the caller's has no way to end what it runs.")
+
     def close(self) -> None:
-        for future in tuple(self._given):
+        for future in self._given:
             future.cancel()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.engines.base import Engine, Function
 
 
 class Serial(Engine):
-    """The caller's own process: nothing to send, nothing to start, no process to lose."""
+    """The caller's own process: nothing to send, nothing to start, no process to lose, none to stop."""
+
+    slots = 1
+    stops = False
+
+    def open(self, ledger: Path) -> None:
+        """Nothing to do."""
 
     def submit(self, function: Function, argument: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -19,5 +26,17 @@ class Serial(Engine):
             future.set_exception(error)
         return future
 
+    def settle(self, future: Future[Any]) -> None:
+        """Nothing to do."""
+
+    def lost(self, error: BaseException) -> bool:
+        return False
+
+    def began(self, future: Future[Any]) -> float | None:
+        return None
+
+    def stop(self, future: Future[Any]) -> None:
+        raise NotImplementedError("What runs in this process cannot be ended from within.")
+
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to do."""
