@@ -11,7 +11,7 @@ import torchreg
 
 ROOT = Path(torchreg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-FLOOR_ONE = {f"torchreg.{name}" for name in ("shrinkage", "sums", "pieces", "groups", "select")}
+FLOOR_ONE = {f"torchreg.{name}" for name in ("shrinkage", "sums", "pieces", "groups", "select", "text_table")}
 STDLIB = sys.stdlib_module_names
 WINGS = ("training", "linear", "ablation")
 

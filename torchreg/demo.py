@@ -28,8 +28,8 @@ from tqdm import tqdm
 from torchreg.demo_choices import OPTIMIZERS, Options, Recipe, recipes
 from torchreg.demo_linear import LINEAR_ALPHA, LinearProblem, linear_table
 from torchreg.select import weights
+from torchreg.text_table import text_table
 from torchreg.training import ProxOptimizer, attach, sparsity
-from torchreg.training.term import table
 
 _HIDDEN = (128, 64)
 _BATCH = 64
@@ -221,7 +221,7 @@ def measured(name: str, model: nn.Module, data: Data, seconds: float) -> Result:
 def results_table(results: Iterable[Result], measure: str) -> str:
     """The results as text."""
     head = ("model", f"train {measure}", f"test {measure}", "exact zeros", "", "norm", "seconds")
-    return table(
+    return text_table(
         head,
         [
             (r.name, f"{r.train_score:.4f}", f"{r.test_score:.4f}", f"{r.zeros:>6} of {r.total}",

@@ -8,7 +8,7 @@ from torchreg.commands.fit_data import Table
 from torchreg.commands.fit_options import PENALTIES, FitOptions
 from torchreg.commands.fit_result import FitResult
 from torchreg.commands.fit_task import Task
-from torchreg.training.term import table as text_table
+from torchreg.text_table import text_table
 
 _ROWS = 30  # of the printed table; the file has all
 _UNITS = 10.0  # a larger ratio of standard deviations is worth a note

@@ -11,7 +11,8 @@ from torch.nn import Module
 
 from torchreg.groups import Groups
 from torchreg.select import weights
-from torchreg.training.term import Term, table
+from torchreg.text_table import text_table
+from torchreg.training.term import Term
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Sparsity:
         lines = [*self.parameters, self]
         grouped = self.groups is not None
         head = ("name", "zeros", "total", "fraction") + (("zero groups", "groups") if grouped else ())
-        return table(head, [line._cells(grouped) for line in lines])
+        return text_table(head, [line._cells(grouped) for line in lines])
 
     def _cells(self, grouped: bool) -> tuple[str, ...]:
         cells = (self.name, str(self.zeros), str(self.total), f"{self.fraction:.4f}")

@@ -14,6 +14,7 @@ from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar
+from torchreg.text_table import text_table
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -114,16 +115,7 @@ class Term:
             for part in self.parts
             for name, p in part.parameters.items()
         ]
-        return table(("name", "shape", "penalty", "alpha"), rows)
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Text columns as wide as their widest entry."""
-    lines = [head, *rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+        return text_table(("name", "shape", "penalty", "alpha"), rows)
 
 
 def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
