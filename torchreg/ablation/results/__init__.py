@@ -1,1 +1,1 @@
-"""What an ablation has found: tables, intervals, choices."""
+"""What came out of an ablation: rows, intervals over seeds, paired differences, choices, files."""
