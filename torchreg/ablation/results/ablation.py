@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -176,6 +176,12 @@ class Ablation:
         if self.dir is None:
             raise ValueError("These rows are of no directory, so that they have no learning curves; see Ablation.load.")
         return ledger.curves(self.dir)
+
+    def report(self, path: Path | str, *, minimize: Collection[str] | None = None, ci: float = 0.95) -> Path:
+        """Write tables, figures and the run record as one HTML file, by `torchreg.report.write_report`."""
+        from torchreg.report import write_report  # above this floor, and only when asked for
+
+        return write_report(self, path, minimize=minimize, ci=ci)
 
     def to_csv(self, path: Path | str) -> None:
         """Write all rows, by `Table.to_csv`."""

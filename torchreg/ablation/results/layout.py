@@ -14,14 +14,17 @@ _WIDTH = 60  # of a cell
 
 def as_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned columns; what belongs to a mean stands beside it, or is left out where it says nothing."""
-    shown = rows[:_ROWS]
-    cells = {name: [row[k] for row in shown] for k, name in enumerate(columns)}
-    told = [name for name in columns if _is_told(name, cells)]
-    texts = zip(*(_texts(name, cells) for name in told), strict=True)
-    lines = [text_table(tuple(map(_one_line, told)), texts)]
+    names, texts = zip(*shown(columns, rows[:_ROWS]), strict=True)
+    lines = [text_table(names, zip(*texts, strict=True))]
     if len(rows) > _ROWS:
         lines.append(f"... and {len(rows) - _ROWS} more rows; to_csv writes all.")
     return "\n".join(lines)
+
+
+def shown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[str, list[str]]]:
+    """The columns that are told, each with its name and a text for each row, all on one line."""
+    cells = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
+    return [(_one_line(name), _texts(name, cells)) for name in columns if _is_told(name, cells)]
 
 
 def _is_told(name: str, cells: dict[str, list[Any]]) -> bool:
