@@ -57,11 +57,12 @@ def train(penalty: Penalty, seed: int, cell: Cell, **asked: Any) -> Mapping[str,
     model = network(data, options)
     kind, settings = OPTIMIZERS[options.optimizer]
     base = kind(model.parameters(), **settings | ({} if options.lr is None else {"lr": options.lr}))
-    optimizer = ProxOptimizer(base, attach(penalty, model))
+    term = attach(penalty, model)
+    optimizer = ProxOptimizer(base, term)
     schedule = CosineAnnealingLR(optimizer, options.epochs * steps(data))
     draws = cell.seed_everything()
     for epoch in range(1, options.epochs + 1):
-        loss = train_epoch(model, data, lambda: 0.0, optimizer, schedule, draws)
+        loss = train_epoch(model, data, term, optimizer, schedule, draws)
         cell.report(epoch, loss=loss, val_loss=data.loss(model(validation.X_test), validation.y_test))
     measure = "r2" if data.regression else "accuracy"
     return {
