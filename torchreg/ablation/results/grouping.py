@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,5 +60,5 @@ def _sortable(value: Any) -> tuple[int, Any]:
     if isinstance(value, bool):
         return 0, value
     if isinstance(value, (int, float)):
-        return (2, None) if math.isnan(value) else (1, value)
+        return (1, value) if value == value else (2, None)
     return 4, json.dumps(value, sort_keys=True)
