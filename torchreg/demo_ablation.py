@@ -36,7 +36,7 @@ def run(options: Options) -> Ablation:
     """
     choice = PENALTIES[options.penalty]
     alphas = [float(f"{options.strength * factor:.6g}") for factor in _STRENGTHS]
-    asked = {
+    asked: dict[str, Any] = {
         "data": options.data, "optimizer": options.optimizer, "epochs": max(1, options.epochs // _EPOCHS),
         "lr": options.lr, "device": options.device,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchreg.ablation.naming import COLUMNS
+from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
 from torchreg.penalties import Penalty
 
@@ -68,7 +68,7 @@ class Cell:
             TypeError: if a value has no place in JSON.
             ValueError: if a name is taken.
         """
-        if taken := [name for name in metrics if name in COLUMNS or name in self.axes]:
+        if taken := [name for name in metrics if name in TAKEN or name in self.axes]:
             raise ValueError(f"report has a metric {taken[0]!r}, a name that is taken; choose another.")
         line = dumps({"epoch": plain(epoch, "epoch"), **plain(metrics, "report")})
         with (self.dir / CURVE).open("a" if self._reported else "w", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ from torchreg.ablation.plain import plain
 from torchreg.penalties import Penalty
 
 COLUMNS = ("penalty", "alpha", "seed", "mode", "status", "seconds", "attempt", "error", "key")
+TAKEN = (*COLUMNS, "n", "n_failed", "baseline")  # by columns of rows, and of tables that are made of them
 _GIVEN = ("penalty", "seed", "cell")  # what `run` may receive beside the axes
 _MARK = 1.2345e67  # stands for alpha while a name is made
 _DIGITS = 12  # of a grid's strengths: powers may differ in their last bit between machines, cells may not
@@ -129,7 +130,7 @@ def checked_grid(grid: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[An
     for name, values in (grid or {}).items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"An axis of grid is named as an argument of run, got {name!r}.")
-        if name in COLUMNS or name in _GIVEN:
+        if name in TAKEN or name in _GIVEN:
             raise ValueError(f"grid has an axis {name!r}, a name that is taken; choose another.")
         if isinstance(values, (str, bytes)):
             raise TypeError(f"grid[{name!r}] is a collection of values, got {values!r}; write [{values!r}].")

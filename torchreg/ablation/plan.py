@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -81,10 +81,9 @@ class Plan:
                 for alpha in self.alphas:
                     yield (CellSpec(name, penalty.with_alpha(alpha), alpha, seed, axes),)
             else:
-                order = sorted(self.alphas, reverse=self.path == "descending")
                 yield tuple(
-                    CellSpec(name, penalty.with_alpha(alpha), alpha, seed, axes, tuple(order[:k]))
-                    for k, alpha in enumerate(order)
+                    CellSpec(name, penalty.with_alpha(alpha), alpha, seed, axes, before)
+                    for alpha, before in steps(self.alphas, self.path)
                 )
 
     def describe(self) -> dict[str, Any]:
@@ -94,5 +93,11 @@ class Plan:
             "alphas": list(self.alphas),
             "seeds": list(self.seeds),
             "axes": {name: list(values) for name, values in self.axes.items()},
-            "mode": "independent" if self.path is None else "path",
+            "path": self.path,
         }
+
+
+def steps(alphas: Iterable[float], path: Direction) -> Iterator[tuple[float, tuple[float, ...]]]:
+    """The strengths of a path in its order, each with those before it."""
+    order = sorted(alphas, reverse=path == "descending")
+    return ((alpha, tuple(order[:k])) for k, alpha in enumerate(order))

@@ -18,7 +18,7 @@ from torchreg.ablation.ledger.mark import sees
 from torchreg.ablation.ledger.record import now
 from torchreg.ablation.ledger.rows import Row, cell_folder
 from torchreg.ablation.ledger.shard import LedgerError, append
-from torchreg.ablation.naming import COLUMNS
+from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
 from torchreg.ablation.plan import CellSpec
 
@@ -116,7 +116,7 @@ def _checked(returned: Any, spec: CellSpec) -> dict[str, Any]:
     metrics: dict[str, Any] = plain(returned, "metrics")
     if not metrics:
         raise ValueError("run returned no metric; return at least one, such as {'accuracy': 0.9}.")
-    if taken := [name for name in metrics if name in COLUMNS or name in spec.axes]:
+    if taken := [name for name in metrics if name in TAKEN or name in spec.axes]:
         raise ValueError(f"run returned a metric {taken[0]!r}, a name that a column has; name it otherwise.")
     return metrics
 
@@ -131,6 +131,7 @@ def _row(
         "seed": spec.seed,
         "axes": dict(spec.axes),
         "mode": spec.mode,
+        "before": spec.before,
         "status": status,
         "metrics": metrics,
         "seconds": round(seconds, 6),

@@ -65,8 +65,8 @@ class Ledger:
         specs = {name: penalty.with_alpha(1.0).spec() for name, penalty in plan.penalties.items()}
         add_penalties(self._manifest, specs)
         asked = plan.describe()
-        if asked not in self._manifest["grids"]:
-            self._manifest["grids"].append(asked)
+        earlier = [grid for grid in self._manifest["grids"] if grid != asked]
+        self._manifest["grids"] = [*earlier, asked]
         write_manifest(self.path, self._manifest)
 
     def rows(self) -> Mapping[str, Row]:

@@ -11,18 +11,24 @@ from torchreg.ablation.cell import CURVE
 from torchreg.ablation.ledger.manifest import Manifest, read_manifest
 from torchreg.ablation.ledger.shard import ROWS, LedgerError
 from torchreg.ablation.plain import dumps, loads
+from torchreg.ablation.plan import steps
 
 CELLS = "cells"
 Row = dict[str, Any]
 
 
 def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
-    """The row of each cell, flat, and the manifest. Rows of an earlier source of the function do not count."""
+    """The row of each cell, flat, and the manifest.
+
+    Rows of an earlier source of the function do not count, nor those of a path on which other strengths have been put
+    before theirs since.
+    """
     ledger = Path(ledger)
     manifest = read_manifest(ledger)
     raw = counted(ledger, manifest["run"]["sha256"] if manifest["run"] else None)
-    names = _names(manifest)
-    return [_flat(row, names) for row in raw.values()], manifest
+    names, ways = _names(manifest), _ways(manifest)
+    kept = (row for row in raw.values() if row["before"] in (None, ways.get(_point(row, names))))
+    return [_flat(row, names) for row in kept], manifest
 
 
 def counted(ledger: Path, source: str | None) -> dict[str, Row]:
@@ -55,13 +61,18 @@ def axes_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def planned(manifest: Mapping[str, Any]) -> set[tuple[str, float, int, str, str]]:
-    """Cells asked for so far: name, alpha, seed, axes as JSON, and mode."""
+    """Cells asked for so far: name, alpha, seed, axes as JSON in the order of their names, and mode."""
     names, cells = _names(manifest), set()
     for grid in manifest["grids"]:
-        points = [dict(zip(grid["axes"], point, strict=True)) for point in product(*grid["axes"].values())]
-        for name, alpha, seed, point in product(grid["penalties"], grid["alphas"], grid["seeds"], points):
-            cells.add((names.get(name, name), alpha, seed, dumps(point), grid["mode"]))
+        mode = "path" if grid["path"] else "independent"
+        for name, point, alpha, seed in product(grid["penalties"], _points(grid), grid["alphas"], grid["seeds"]):
+            cells.add((names.get(name, name), alpha, seed, point, mode))
     return cells
+
+
+def as_point(axes: Mapping[str, Any]) -> str:
+    """A point of the grid as JSON, the same whatever order its axes are in."""
+    return dumps(dict(sorted(axes.items())))
 
 
 def cell_folder(ledger: Path, key: str) -> Path:
@@ -100,6 +111,25 @@ def _names(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Each name of a penalty, and its last one: who renames a penalty keeps its rows."""
     last = {dumps(spec): name for name, spec in manifest["penalties"].items()}
     return {name: last[dumps(spec)] for name, spec in manifest["penalties"].items()}
+
+
+def _points(grid: Mapping[str, Any]) -> list[str]:
+    return [as_point(dict(zip(grid["axes"], point, strict=True))) for point in product(*grid["axes"].values())]
+
+
+def _ways(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int, float], list[float]]:
+    """For each cell of a path the strengths before it, as the last grid that has the cell wants them."""
+    names, ways = _names(manifest), {}
+    for grid in manifest["grids"]:
+        if grid["path"]:
+            for name, point, seed in product(grid["penalties"], _points(grid), grid["seeds"]):
+                for alpha, before in steps(grid["alphas"], grid["path"]):
+                    ways[names.get(name, name), point, seed, alpha] = list(before)
+    return ways
+
+
+def _point(row: Row, names: Mapping[str, str]) -> tuple[str, str, int, float]:
+    return names.get(row["penalty"], row["penalty"]), as_point(row["axes"]), row["seed"], row["alpha"]
 
 
 def _flat(row: Row, names: Mapping[str, str]) -> Row:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from torchreg.ablation.ledger.rows import planned
-from torchreg.ablation.plain import dumps, loads
+from torchreg.ablation.ledger.rows import as_point, planned
 from torchreg.ablation.results.grouping import Row
 
 Told = tuple[str, float, int, str, str]  # penalty, alpha, seed, axes as JSON, mode
@@ -32,28 +30,16 @@ class Status:
         return f"{self.done} done, {self.failed} failed, {'?' if self.missing is None else self.missing} missing"
 
 
-def status(rows: Sequence[Row], axes: Iterable[str], manifest: Mapping[str, Any]) -> Status:
+def status(rows: Sequence[Row], axes: Collection[str], manifest: Mapping[str, Any]) -> Status:
     """Count the cells of an ablation."""
     done = sum(row["status"] == "ok" for row in rows)
     missing = None
     if "grids" in manifest:
-        names = sorted(axes)
-        there = {_cell(row, names) for row in rows}
-        missing = len({_in_order(cell) for cell in planned(manifest)} - there)
+        there = {_cell(row, axes) for row in rows}
+        missing = len(planned(manifest) - there)
     return Status(done, len(rows) - done, missing)
 
 
-def _cell(row: Row, axes: Iterable[str]) -> Told:
-    point = dumps({name: row[name] for name in axes if name in row})
+def _cell(row: Row, axes: Collection[str]) -> Told:
+    point = as_point({name: row[name] for name in axes if name in row})
     return row["penalty"], row["alpha"], row["seed"], point, row["mode"]
-
-
-def _in_order(cell: Told) -> Told:
-    """The axes by name: two grids may name them in different orders."""
-    name, alpha, seed, point, mode = cell
-    return name, alpha, seed, _sorted(point), mode
-
-
-@lru_cache(maxsize=1024)
-def _sorted(point: str) -> str:
-    return dumps(dict(sorted(loads(point).items())))
