@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 from pathlib import Path
@@ -37,7 +37,8 @@ class Worker:
             1, multiprocessing.get_context("spawn"), _begin, (str(ledger), threads, dict(environment))
         )
         self._ready_at: float | None = None
-        self._pid = self._pool.submit(os.getpid)
+        with _no_interrupts():
+            self._pid = self._pool.submit(os.getpid)  # starts the process
         self._pid.add_done_callback(self._note_ready)
         self._given_at = 0.0
 
@@ -61,9 +62,21 @@ class Worker:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """A process that starts here does not hear of Ctrl-C before it has left the terminal's group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(ledger: str, threads: int, environment: Mapping[str, str]) -> None:
     """Runs first in the new process."""
     os.setsid()  # a group of its own: its children die with it, and Ctrl-C reaches the driver alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _print_to(Path(ledger))
     hold_as_worker(Path(ledger))
     threading.Thread(target=_die_with_driver, daemon=True).start()
