@@ -73,7 +73,9 @@ def curves_of(means: Table, axes: Sequence[str], metric: str) -> list[Curve]:
     """
     keys = ("alpha", metric, f"{metric}.low", f"{metric}.high", f"{metric}.n")
     found = {name: [row for row in line if row[f"{metric}.n"]] for name, line in lines(means, axes).items()}
-    return [Curve(name, *(np.array([row[key] for row in line]) for key in keys)) for name, line in found.items() if line]
+    return [
+        Curve(name, *(np.array([row[key] for row in line]) for key in keys)) for name, line in found.items() if line
+    ]
 
 
 def both(means: Table, axes: Sequence[str], x: str, y: str) -> tuple[list[Curve], list[Curve]]:

@@ -26,7 +26,7 @@ class MetricDisplay:
     """The mean of a metric over seeds against log alpha, with its interval, a line for each penalty.
 
     What alpha = 0 gave has no place on a logarithmic axis: it is a dashed horizontal line with its
-    own band, once where all penalties share it, else in each line's colour. Where a mean has no
+    own band, once where all lines share it, else in each line's colour. Where a mean has no
     interval, since n < 2, it has no band.
 
     Args:
@@ -117,7 +117,7 @@ class MetricDisplay:
         """Horizontal lines for alpha = 0 and their bands."""
         bases = {curve.name: curve.take(curve.alphas == 0) for curve in self.curves}
         values = {name: (c.mean[0], c.low[0], c.high[0]) for name, c in bases.items() if len(c.alphas)}
-        if len(values) > 1 and len({str(value) for value in values.values()}) == 1:
+        if len(values) == len(bases) and len({str(value) for value in values.values()}) == 1:
             values = {"": next(iter(values.values()))}
         lines, bands = {}, {}
         for name, (mean, low, high) in values.items():
