@@ -26,8 +26,8 @@ from torchreg.report.html import element, text
 REMOTE = '"><img src=http://taken.invalid/a.png onerror="document.title=\'taken\'">'
 SESSION = {
     "start": "2030-01-02T03:04:05Z", "end": None, "argv": ["train.py", f"--tag={EVIL}"],
-    "directory": "/data/my project", "host": "node-7", "versions": {"torch": "9.8.7", "cuda": None}, "git": {"commit": "abc123" * 6, "dirty": True},
-    "device": REMOTE,
+    "directory": "/data/my project", "host": "node-7", "versions": {"torch": "9.8.7", "cuda": None},
+    "git": {"commit": "abc123" * 6, "dirty": True}, "device": REMOTE,
 }  # fmt: skip
 MANIFEST = {
     "penalties": {name: {"type": name} for name in ("L1", EVIL)},
