@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from torchreg.ablation import Ablation, ablate
 from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.penalties import (
@@ -32,6 +33,7 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "Ablation",
     "Group",
     "Groups",
     "NoConjugate",
@@ -46,6 +48,7 @@ __all__ = [
     "Towards",
     "Weighted",
     "__version__",
+    "ablate",
     "attach",
     "columns",
     "effective_step",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchreg import __version__, demo
+from torchreg import __version__, demo, demo_ablation
 from torchreg.ablation import LedgerBusy
 from torchreg.commands import ablate, fit
 from torchreg.commands import argument_types as types
@@ -16,7 +16,7 @@ from torchreg.demo_choices import DATA, OPTIMIZERS, Options
 from torchreg.demo_choices import PENALTIES as DEMO_PENALTIES
 
 _EXPECTED: dict[str, tuple[type[Exception], ...]] = {
-    "demo": (ImportError, OSError, FloatingPointError),
+    "demo": (ImportError, OSError, FloatingPointError, ValueError, LedgerBusy),
     "fit": (ImportError, OSError, ValueError),
     "ablate": (ImportError, OSError, TypeError, ValueError, LedgerBusy),
 }
@@ -38,20 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 if an extra is missing, a file cannot be read or written, the data cannot be
-        fitted, a grid cannot be run or the training diverges; 130 after Ctrl-C. Wrong arguments exit with 2
-        too, as `argparse` does.
+        The exit code: 0; 1 if cells of an ablation have failed; 2 if an extra is missing, a file cannot be
+        read or written, the data cannot be fitted, a grid cannot be run or the training diverges; 130 after
+        Ctrl-C. Wrong arguments exit with 2 too, as `argparse` does.
     """
     parser = _parser()
     given = vars(parser.parse_args(argv))
     command = given.pop("command")
     try:
         if command == "demo":
-            demo.run(Options(**given))
+            (demo_ablation if given.pop("ablate") else demo).run(Options(**given))
         elif command == "fit":
             fit.run(FitOptions(**given))
         else:
-            ablate.ACTIONS[given.pop("action")](**given)
+            return ablate.ACTIONS[given.pop("action")](**given) or 0
     except _EXPECTED[command] as error:
         parser.exit(2, f"torchreg {command}: {error}\n")
     except KeyboardInterrupt as stopped:
@@ -97,6 +97,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=default.out, help="folder for the CSV and PNG files (%(default)s)")
     add("--device", type=types.device, default=default.device, help="such as cpu or cuda (%(default)s)")
     add("--seed", type=types.seed, default=default.seed, help="of the split, the start and the batches (%(default)s)")
+    add("--ablate", action="store_true", help="instead of one strength, five of them with three seeds: tables, figures "
+        "and a report; run it again to resume")  # fmt: skip
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:

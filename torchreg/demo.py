@@ -173,7 +173,7 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
     kind, settings = OPTIMIZERS[options.optimizer]
     base = kind(model.parameters(), **settings | ({} if options.lr is None else {"lr": options.lr}))
     optimizer = ProxOptimizer(base, term) if recipe.prox else base
-    schedule = CosineAnnealingLR(optimizer, options.epochs * math.ceil(len(data.X) / _BATCH))
+    schedule = CosineAnnealingLR(optimizer, options.epochs * steps(data))
     draws = torch.Generator().manual_seed(options.seed)
     say(f"\n{recipe.name}")
     start = time.perf_counter()
@@ -187,6 +187,11 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
             place = f"{epoch:{len(str(options.epochs))}}/{options.epochs}"
             say(f"epoch {place}  loss {loss:.4f}  penalty {float(term().detach()):.4f}")
     return measured(recipe.name, model, data, time.perf_counter() - start)
+
+
+def steps(data: Data) -> int:
+    """Batches of an epoch."""
+    return math.ceil(len(data.X) / _BATCH)
 
 
 def train_epoch(

@@ -66,10 +66,17 @@ def report(name: str, times: dict[str, float], rows: list[tuple[str, str, str, f
     table = []
     for label, candidate, reference, bar in rows:
         ratio = times[candidate] / times[reference]
-        verdict = "" if bar is None else "met" if ratio <= bar else f"missed by {ratio / bar - 1:.0%}"
-        table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": verdict})
-        print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {verdict}")
+        found = verdict(ratio, bar)
+        table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": found})
+        print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {found}")
     save(name, {"rows": table, "milliseconds": {k: round(v, 3) for k, v in times.items()}}, chosen)
+
+
+def verdict(found: float, bar: float | None) -> str:
+    """Whether a bar is met, and by how much it is missed; nothing without one."""
+    if bar is None:
+        return ""
+    return "met" if found <= bar else f"missed by {found / bar - 1:.0%}"
 
 
 def save(name: str, record: dict[str, object], chosen: object) -> None:

@@ -1,6 +1,6 @@
 """Ablations on penalty strength: a training function over penalties, strengths and seeds, resumable and parallel."""
 
-from torchreg.ablation.ablate import ablate
+from torchreg.ablation.ablate import CellsFailed, ablate
 from torchreg.ablation.cell import Cell
 from torchreg.ablation.ledger.lock import LedgerBusy
 from torchreg.ablation.ledger.shard import LedgerError
@@ -8,4 +8,4 @@ from torchreg.ablation.merge import merge
 from torchreg.ablation.naming import logspace
 from torchreg.ablation.results.ablation import Ablation
 
-__all__ = ["Ablation", "Cell", "LedgerBusy", "LedgerError", "ablate", "logspace", "merge"]
+__all__ = ["Ablation", "Cell", "CellsFailed", "LedgerBusy", "LedgerError", "ablate", "logspace", "merge"]

@@ -16,6 +16,10 @@ from torchreg.ablation.session import OnChange, Session
 from torchreg.penalties import Penalty
 
 
+class CellsFailed(RuntimeWarning):
+    """Some cells of an ablation have failed; their rows say how."""
+
+
 def ablate(
     run: Run,
     penalties: Penalty | Iterable[Penalty] | Mapping[str, Penalty],
@@ -77,7 +81,7 @@ def ablate(
         LedgerError: if a row cannot be written: the disk is full, the directory read-only.
 
     Warns:
-        RuntimeWarning: if cells have failed.
+        CellsFailed: if cells have failed.
 
     Example:
         >>> import tempfile
@@ -114,8 +118,8 @@ def warn_of_failures(ablation: Ablation) -> None:
         first = failed[0]
         warnings.warn(
             f"{len(failed)} of {len(ablation.rows)} cells failed, the first ({first['penalty']}, "
-            f"alpha={first['alpha']:g}, seed={first['seed']}) by {first['error'].splitlines()[0]} "
-            "See the column error of .rows; the next call tries them again.",
-            RuntimeWarning,
+            f"alpha={first['alpha']:g}, seed={first['seed']}) by {first['error'].splitlines()[0]}; "
+            "see the column error of .rows; the next call tries them again.",
+            CellsFailed,
             stacklevel=3,
         )

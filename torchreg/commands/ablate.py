@@ -14,33 +14,40 @@ the directory is never run again: the same line resumes, a longer one extends.
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from torchreg.ablation import Ablation, ablate, merge
+from torchreg.ablation import Ablation, CellsFailed, ablate, merge
 from torchreg.ablation.function import Run
 from torchreg.commands.ablate_arguments import PENALTIES
 from torchreg.penalties import Penalty
 
 Say = Callable[[str], None]
+_ERRORS = 5  # different ones that are printed
 
 
 def run_cells(
     run: Run, penalties: Sequence[tuple[str, Penalty]] | None, alphas: Sequence[float], seeds: Sequence[int],
     grid: Sequence[tuple[str, Sequence[Any]]], ray: bool, gpus: float, say: Say = tqdm.write, **options: Any,
-) -> Ablation:  # fmt: skip
-    """Run the cells that are not done, and print the table."""
+) -> int:  # fmt: skip
+    """Run the cells that are not done, and print the table; returns 1 if cells have failed."""
     named = dict(penalties or [("l1", PENALTIES["l1"])])
     if len(named) < len(penalties or []):
         raise ValueError("two penalties have one name; give --penalty NAME=PENALTY.")
     if gpus and not ray:
         raise ValueError("--gpus is of a cell on Ray; give --ray, or --workers, each of which has one GPU in turn.")
-    ablation = ablate(run, named, alphas, seeds=seeds, grid=dict(grid), executor=_ray(gpus) if ray else None, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CellsFailed)  # said below
+        ablation = ablate(
+            run, named, alphas, seeds=seeds, grid=dict(grid), executor=_ray(gpus) if ray else None, **options
+        )
     say(repr(ablation.summary()))
-    return ablation
+    return _say_failures(ablation, say)
 
 
 def show_status(directory: Path, *, say: Say = tqdm.write) -> None:
@@ -85,13 +92,20 @@ def join(out: Path, sources: Sequence[Path], *, say: Say = tqdm.write) -> None:
     show_status(out, say=say)
 
 
+def _say_failures(ablation: Ablation, say: Say) -> int:
+    failed = [row for row in ablation.rows if row["status"] == "failed"]
+    for error, count in Counter(row["error"].splitlines()[0] for row in failed).most_common(_ERRORS):
+        say(f"{count} of {len(ablation.rows)} cells failed by {error}")
+    return 1 if failed else 0
+
+
 def _ray(gpus: float) -> Any:
     from torchreg.ablation import RayExecutor
 
     return RayExecutor(num_gpus=gpus)
 
 
-ACTIONS: Mapping[str, Callable[..., Any]] = {
+ACTIONS: Mapping[str, Callable[..., int | None]] = {
     "run": run_cells,
     "status": show_status,
     "table": show_table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,5 +34,6 @@ def numeric(rows: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict[s
         kinds = set(map(type, values))
         if kinds & _NUMBERS and kinds <= _NUMBERS | {type(None)}:
             present = np.array([v is not None for v in values]) if type(None) in kinds else np.ones(len(values), bool)
-            found[name] = Column(np.array(values, dtype=np.float64), present)
+            with contextlib.suppress(OverflowError):  # an int beyond float64 has no mean
+                found[name] = Column(np.array(values, dtype=np.float64), present)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
-_INT = np.int64
+_UNEQUAL = {str, int, float}  # Python's equality is right among these, and they are hashable
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,28 @@ class Grouping:
 
 def grouped(rows: Sequence[Row], by: Sequence[str]) -> Grouping:
     """Group rows by columns; a row that lacks a column has None there."""
-    codes = np.zeros(len(rows), _INT)
-    for name in by:
-        ranks = _ranks([row.get(name) for row in rows])
-        _, codes = np.unique(codes * (ranks.max(initial=0) + 1) + ranks, return_inverse=True)
+    codes = codes_of(rows, by)
     _, first = np.unique(codes, return_index=True)
     return Grouping(tuple(tuple(rows[k].get(name) for name in by) for k in first.tolist()), codes)
 
 
+def codes_of(rows: Sequence[Row], by: Sequence[str]) -> NDArray[np.int64]:
+    """The group of each row, as in `grouped`, where no keys are needed."""
+    codes = np.zeros(len(rows), np.int64)
+    for name in by:
+        ranks = _ranks([row.get(name) for row in rows])
+        _, codes = np.unique(codes * (ranks.max(initial=0) + 1) + ranks, return_inverse=True)
+    return codes
+
+
 def _ranks(column: Sequence[Any]) -> NDArray[np.int64]:
     """The place of each value among all that occur."""
-    found: dict[tuple[int, Any], int] = {}
-    places = [found.setdefault(_sortable(value), len(found)) for value in column]
-    ranks = np.empty(len(found), _INT)
-    ranks[[found[value] for value in sorted(found)]] = np.arange(len(found))
-    return ranks[places]
+    as_they_are = set(map(type, column)) <= _UNEQUAL
+    keys = column if as_they_are else list(map(_sortable, column))
+    sortable = {key: _sortable(key) if as_they_are else key for key in dict.fromkeys(keys)}
+    ranks = {value: rank for rank, value in enumerate(sorted(set(sortable.values())))}
+    places = {key: ranks[value] for key, value in sortable.items()}
+    return np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
 
 
 def _sortable(value: Any) -> tuple[int, Any]:
@@ -54,5 +60,5 @@ def _sortable(value: Any) -> tuple[int, Any]:
     if isinstance(value, bool):
         return 0, value
     if isinstance(value, (int, float)):
-        return (2, None) if math.isnan(value) else (1, value)
+        return (1, value) if value == value else (2, None)
     return 4, json.dumps(value, sort_keys=True)

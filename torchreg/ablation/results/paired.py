@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from torchreg.ablation.results.columns import numeric
-from torchreg.ablation.results.grouping import Row, grouped
+from torchreg.ablation.results.grouping import Row, codes_of, grouped
 from torchreg.ablation.results.intervals import check_confidence, means
 from torchreg.ablation.results.splits import in_order
 from torchreg.ablation.results.summary import Pairs, cell_columns, mean_columns, refuse_repeated
@@ -56,7 +56,7 @@ def paired(rows: Sequence[Row], axes: Sequence[str], metrics: Iterable[str], bas
 
 def _groups(rows: Sequence[Row], axes: Sequence[str], baseline_alpha: float) -> Iterable[_Group]:
     """Those of other strengths, each with the pairs that there are."""
-    settings = grouped(rows, (*axes, "mode")).codes.tolist()
+    settings = codes_of(rows, (*axes, "mode")).tolist()
     cells = grouped(rows, cell_columns(axes))
     ok: dict[int, Seeds] = defaultdict(dict)
     failed, setting = [0] * len(cells.keys), [0] * len(cells.keys)

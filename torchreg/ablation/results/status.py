@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torchreg.ablation.ledger.rows import planned
@@ -50,4 +51,9 @@ def _cell(row: Row, axes: Iterable[str]) -> Told:
 def _in_order(cell: Told) -> Told:
     """The axes by name: two grids may name them in different orders."""
     name, alpha, seed, point, mode = cell
-    return name, alpha, seed, dumps(dict(sorted(loads(point).items()))), mode
+    return name, alpha, seed, _sorted(point), mode
+
+
+@lru_cache(maxsize=1024)
+def _sorted(point: str) -> str:
+    return dumps(dict(sorted(loads(point).items())))

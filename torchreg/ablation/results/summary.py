@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchreg.ablation.results.columns import Column, numeric
-from torchreg.ablation.results.grouping import Row, grouped
+from torchreg.ablation.results.grouping import Row, codes_of, grouped
 from torchreg.ablation.results.intervals import KINDS, Means, check_confidence, means
 from torchreg.ablation.results.splits import in_order
 from torchreg.ablation.results.table import Table
@@ -62,10 +62,12 @@ def refuse_repeated(rows: Sequence[Row], axes: Iterable[str]) -> None:
     """
     if not rows:
         raise ValueError("This ablation has no rows yet; let `ablate` finish a cell first.")
-    cells = grouped(rows, (*cell_columns(axes), "seed"))
-    if len(cells.keys) < len(rows):
-        twice = cells.keys[int(np.argmax(np.bincount(cells.codes) > 1))]
-        told = ", ".join(f"{name}={value!r}" for name, value in zip((*cell_columns(axes), "seed"), twice, strict=True))
+    names = (*cell_columns(axes), "seed")
+    codes = codes_of(rows, names)
+    counts = np.bincount(codes)
+    if len(counts) < len(rows):
+        twice = rows[int(np.argmax(counts[codes] > 1))]
+        told = ", ".join(f"{name}={twice.get(name)!r}" for name in names)
         raise ValueError(f"Two rows are of one cell, {told}; a seed would count twice. Leave one of them out.")
 
 
