@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from torchreg.ablation import Ablation
+from torchreg import L1
+from torchreg.ablation import ablate
+from torchreg.ablation.results.overview import Overview
 from torchreg.plots import (
     Curve,
     CurvesDisplay,
@@ -22,7 +25,7 @@ from torchreg.plots import (
     panels,
     svg,
 )
-from torchreg.plots.ablation_figures import figures
+from torchreg.plots.ablation_figures import figures, pictures
 from torchreg.plots.canvas import INK
 
 ABLATION = ablation(grid())
@@ -51,14 +54,9 @@ def texts(artist):
     return {t.get_text(): t for t in found}
 
 
-def curves_on(tmp_path, points):
-    """An ablation whose learning curves are the points given."""
-
-    class Told(Ablation):
-        def curves(self):
-            return points
-
-    return Told((), (), (), tmp_path, {})
+def told(points):
+    """What `CurvesDisplay` asks of an ablation."""
+    return SimpleNamespace(curves=lambda: points, axes=())
 
 
 def point(alpha, seed, epoch, loss, penalty="L1"):
@@ -72,7 +70,7 @@ MAKERS = {
     "tradeoff": lambda **ax: TradeoffDisplay.from_ablation(ABLATION, "sparsity", "val_accuracy", **ax),
     "layers": lambda **ax: LayerSparsityDisplay.from_ablation(ABLATION, where={"penalty": "L1"}, **ax),
     "curves": lambda **ax: CurvesDisplay.from_ablation(
-        curves_on(None, [point(a, 0, e, a + e) for a in ALPHAS for e in range(3)]), "loss", **ax
+        told([point(a, 0, e, a + e) for a in ALPHAS for e in range(3)]), "loss", **ax
     ),
 }
 each_display = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -267,21 +265,34 @@ def test_a_heat_map_is_of_one_line(where):
 
 def test_curves_are_means_over_seeds_at_epochs_that_all_seeds_have():
     points = [point(0.1, seed, epoch, 10.0 * seed + epoch) for seed, last in ((0, 4), (1, 3)) for epoch in range(last)]
-    display = CurvesDisplay.from_ablation(curves_on(None, points), "loss", ax=axes())
+    display = CurvesDisplay.from_ablation(told(points), "loss", ax=axes())
     (line,) = display.lines_
     assert line.get_xdata().tolist() == [0, 1, 2]
     assert line.get_ydata().tolist() == [5.0, 6.0, 7.0]
 
 
+def test_curves_are_what_the_cells_of_an_ablation_reported(tmp_path):
+    def run(penalty, seed, cell):
+        for epoch in range(3):
+            cell.report(epoch, loss=penalty.alpha + seed - epoch)
+        return {"loss": penalty.alpha}
+
+    of = ablate(run, L1(1.0), [0.0, 0.5], seeds=(0, 1), out=tmp_path / "a", progress=False)
+    display = CurvesDisplay.from_ablation(of, "loss", ax=axes())
+    assert [line.get_ydata().tolist() for line in display.lines_] == [[0.5, -0.5, -1.5], [1.0, 0.0, -1.0]]
+    names = {picture.kind for picture in pictures(of, Overview.of(of))}
+    assert names == {"Metrics against alpha", "Learning curves"}
+
+
 def test_a_point_told_twice_counts_once():
     points = [point(0.1, 0, 0, 5.0), point(0.1, 0, 1, 4.0), point(0.1, 0, 0, 7.0)]
-    (line,) = CurvesDisplay.from_ablation(curves_on(None, points), "loss", ax=axes()).lines_
+    (line,) = CurvesDisplay.from_ablation(told(points), "loss", ax=axes()).lines_
     assert line.get_ydata().tolist() == [7.0, 4.0]
 
 
 def test_colours_ascend_with_alpha_and_zero_is_dashed():
     points = [point(a, 0, e, a + e) for a in (1.0, 0.0, 0.1, 10.0) for e in range(3)]
-    display = CurvesDisplay.from_ablation(curves_on(None, points), "loss", ax=axes())
+    display = CurvesDisplay.from_ablation(told(points), "loss", ax=axes())
     assert display.alphas.tolist() == [0.0, 0.1, 1.0, 10.0]
     assert [line.is_dashed() for line in display.lines_] == [True, False, False, False]
     light = [np.dot(line.get_color()[:3], [0.2126, 0.7152, 0.0722]) for line in display.lines_[1:]]
@@ -337,9 +348,9 @@ def test_only_alpha_0_has_no_place_on_a_logarithmic_axis():
         MetricDisplay.from_ablation(ablation(grid(alphas=(0.0,))), "val_loss", ax=axes())
 
 
-@pytest.mark.parametrize(("where", "told"), [({"seed": 0}, "where has 'seed'"), ({"penalty": "x"}, "No cell has")])
-def test_where_is_checked(where, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("where", "error"), [({"seed": 0}, "where has 'seed'"), ({"penalty": "x"}, "No cell has")])
+def test_where_is_checked(where, error):
+    with pytest.raises(ValueError, match=error):
         MetricDisplay.from_ablation(ABLATION, "val_loss", where=where, ax=axes())
 
 
@@ -355,4 +366,4 @@ def test_data_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="for each alpha"):
         CurvesDisplay(one, [], [], metric="loss")
     with pytest.raises(ValueError, match="no cells that reported 'loss'"):
-        CurvesDisplay.from_ablation(curves_on(None, []), "loss", ax=axes())
+        CurvesDisplay.from_ablation(told([]), "loss", ax=axes())

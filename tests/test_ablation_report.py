@@ -370,7 +370,11 @@ def shown(path, folder):
     log = folder / "net.json"
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    asked = {url for url in re.findall(r'"url":"(https?://[^"]*)"', log.read_text()) if not OWN.match(url)}
+    asked = {
+        url
+        for url in re.findall(r'"url":"(https?://[^"]*)"', log.read_text(encoding="utf-8", errors="replace"))
+        if not OWN.match(url)
+    }
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
 
 

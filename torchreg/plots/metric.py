@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from torchreg.plots.ablation_data import Curve, curves_of, narrowed
+from torchreg.plots.ablation_data import Curve, curves_of, means_of, narrowed
 from torchreg.plots.alpha_axis import check_alphas, limit, name_close_alphas, scale_alpha
 from torchreg.plots.canvas import INK, MARKERS, PALETTE, axes_or_new, figure_of, finite
 from torchreg.plots.words import legend, name_axes
@@ -77,9 +77,10 @@ class MetricDisplay:
             style: for the means, `matplotlib.axes.Axes.plot`.
 
         Raises:
-            ValueError: if no finished cell has the metric as a number, or none has alpha > 0.
+            ValueError: if no finished cell has the metric as a number, none of them has alpha > 0, or ``where`` leaves
+                no cells.
         """
-        curves = curves_of(narrowed(ablation, where, [metric]).summary(ci=ci), ablation.axes, metric)
+        curves = curves_of(means_of(narrowed(ablation, where), [metric], ci), ablation.axes, metric)
         return cls(curves, metric=metric, ci=ci).plot(ax, **style)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Self:
