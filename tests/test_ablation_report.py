@@ -330,6 +330,15 @@ def test_an_earlier_report_stays_whole_if_the_new_one_cannot_be_written(tmp_path
     assert os.listdir(tmp_path) == ["report.html"]
 
 
+def test_who_reads_the_earlier_report_meanwhile_reads_all_of_it(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("earlier")
+    with path.open() as reader:
+        write_report(ablation(grid(("L1",), seeds=1)), path)
+        assert reader.read() == "earlier"
+    assert Page(path).all("h1")
+
+
 def test_equal_results_give_equal_files_with_usual_rights(tmp_path):
     one, two = (ablation(grid(("L1",), seeds=2)).report(tmp_path / name) for name in ("a.html", "b.html"))
     assert one.read_bytes() == two.read_bytes()
