@@ -47,20 +47,30 @@ class Curve:
         return type(self)(self.name, *(part[chosen] for part in parts))
 
 
-def narrowed(ablation: Ablation, where: Row | None, metrics: Iterable[str]) -> Ablation:
+def narrowed(ablation: Ablation, where: Row | None) -> Ablation:
     """An ablation of those rows that have the values of ``where`` in its columns.
 
     Raises:
-        ValueError: if there are none, ``where`` names something that is no column, or a metric has no mean.
+        ValueError: if there are none, or ``where`` names something that is no column.
     """
+    if not where:
+        return ablation
     rows = [row for line in lines(ablation.rows, ablation.axes, where).values() for row in line]
-    if not rows and ablation.rows:
-        raise ValueError(f"No cell has {dict(where or {})}; there are {list(lines(ablation.rows, ablation.axes))}.")
-    chosen = replace(ablation, rows=tuple(rows))
-    means = chosen.summary()
+    if not rows:
+        raise ValueError(f"No cell has {dict(where)}; there are {list(lines(ablation.rows, ablation.axes))}.")
+    return replace(ablation, rows=tuple(rows))
+
+
+def means_of(ablation: Ablation, metrics: Iterable[str], ci: float) -> Table:
+    """The summary of an ablation, in which metrics have means.
+
+    Raises:
+        ValueError: if one has none.
+    """
+    means = ablation.summary(ci=ci)
     for metric in metrics:
-        checked_metric(means, metric, rows)
-    return chosen
+        checked_metric(means, metric, ablation.rows)
+    return means
 
 
 def curves_of(means: Table, axes: Sequence[str], metric: str) -> list[Curve]:

@@ -56,7 +56,14 @@ class Picture:
 
 
 def figures(ablation: Ablation) -> dict[str, Figure]:
-    """All figures, by names that can be those of files on any system: letters, digits and ``_ -``."""
+    """Every figure that an ablation's rows allow, by names for files: small letters, digits, ``_`` and ``-``.
+
+    Each metric against alpha, and against sparsity with the Pareto front; the zeros of each layer and the learning
+    curves by penalty. Less is better of metrics whose names say so, such as ``val_loss``.
+
+    Raises:
+        ValueError: if the ablation has no rows.
+    """
     found: dict[str, Figure] = {}
     for picture in pictures(ablation, Overview.of(ablation)):
         plain = re.sub("[^A-Za-z0-9_]+", "-", picture.name)[:_LONGEST].strip("-") or "figure"

@@ -105,10 +105,10 @@ class LayerSparsityDisplay:
     def _name_rows(self) -> None:
         every = max(1, int(np.ceil(_LINE * len(self.layers) / points_high(self.ax_))))
         places = np.arange(0, len(self.layers), every)
-        self.ax_.set_yticks(places, labels=["?"] * len(places), fontsize=8)
-        for text in self.ax_.get_yticklabels():
-            text.set_parse_math(False)
-        self.ax_.set_yticklabels([plain(self.layers[place], _NAME) for place in places])
+        self.ax_.set_yticks(places, labels=[plain(self.layers[place], _NAME) for place in places], fontsize=8)
+        for tick in self.ax_.yaxis.get_major_ticks():
+            tick.label1.set_parse_math(False)
+            tick.label2.set_parse_math(False)
 
     def _numbers(self) -> list[Any]:
         rows, columns = self.shares.shape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from torchreg.plots.ablation_data import Curve, curves_of, narrowed
+from torchreg.plots.ablation_data import Curve, curves_of, means_of, narrowed
 from torchreg.plots.alpha_axis import check_alphas, limit, name_close_alphas, scale_alpha
 from torchreg.plots.canvas import INK, MARKERS, PALETTE, axes_or_new, figure_of, finite
 from torchreg.plots.words import legend, name_axes
@@ -26,7 +26,7 @@ class MetricDisplay:
     """The mean of a metric over seeds against log alpha, with its interval, a line for each penalty.
 
     What alpha = 0 gave has no place on a logarithmic axis: it is a dashed horizontal line with its
-    own band, once where all penalties share it, else in each line's colour. Where a mean has no
+    own band, once where all lines share it, else in each line's colour. Where a mean has no
     interval, since n < 2, it has no band.
 
     Args:
@@ -77,9 +77,10 @@ class MetricDisplay:
             style: for the means, `matplotlib.axes.Axes.plot`.
 
         Raises:
-            ValueError: if no finished cell has the metric as a number, or none has alpha > 0.
+            ValueError: if no finished cell has the metric as a number, none of them has alpha > 0, or ``where`` leaves
+                no cells.
         """
-        curves = curves_of(narrowed(ablation, where, [metric]).summary(ci=ci), ablation.axes, metric)
+        curves = curves_of(means_of(narrowed(ablation, where), [metric], ci), ablation.axes, metric)
         return cls(curves, metric=metric, ci=ci).plot(ax, **style)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Self:
@@ -117,7 +118,7 @@ class MetricDisplay:
         """Horizontal lines for alpha = 0 and their bands."""
         bases = {curve.name: curve.take(curve.alphas == 0) for curve in self.curves}
         values = {name: (c.mean[0], c.low[0], c.high[0]) for name, c in bases.items() if len(c.alphas)}
-        if len(values) > 1 and len({str(value) for value in values.values()}) == 1:
+        if len(values) == len(bases) and len({str(value) for value in values.values()}) == 1:
             values = {"": next(iter(values.values()))}
         lines, bands = {}, {}
         for name, (mean, low, high) in values.items():

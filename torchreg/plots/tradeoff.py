@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from torchreg.plots.ablation_data import Curve, both, narrowed, points_of
+from torchreg.plots.ablation_data import Curve, both, means_of, narrowed, points_of
 from torchreg.plots.canvas import INK, Array, axes_or_new, figure_of, finite
 from torchreg.plots.metric import look
 from torchreg.plots.words import legend, name_axes
@@ -77,10 +77,10 @@ class TradeoffDisplay:
             style: for the points, `matplotlib.axes.Axes.plot`.
 
         Raises:
-            ValueError: if no finished cell has both metrics as numbers.
+            ValueError: if no finished cell has both metrics as numbers, or ``where`` leaves no cells.
         """
-        chosen = narrowed(ablation, where, [x, y])
-        across, up = both(chosen.summary(ci=ci), ablation.axes, x, y)
+        chosen = narrowed(ablation, where)
+        across, up = both(means_of(chosen, [x, y], ci), ablation.axes, x, y)
         front = points_of(chosen.pareto(x, y, minimize=minimize), x, y)
         return cls(across, up, metrics=(x, y), front=front).plot(ax, **style)
 

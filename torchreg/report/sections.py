@@ -31,8 +31,8 @@ def opening(ablation: Ablation) -> Html:
 def sections(ablation: Ablation, overview: Overview) -> Iterator[Section]:
     """All that the ablation's rows allow."""
     yield Section("Means", tables.means_table(overview))
-    if (paired := tables.paired_table(ablation, overview)) is not None:
-        yield Section("Differences to alpha = 0", paired)
+    if overview.metrics:
+        yield Section("Differences to alpha = 0", tables.paired_table(ablation, overview))
     if (best := tables.best_table(ablation, overview)) is not None:
         yield Section("Best strengths", join([_note(f"{_directions(overview)} {_BEST}"), best]))
     if fronts := join(tables.front_tables(overview)):

@@ -22,16 +22,14 @@ def means_table(overview: Overview) -> Html:
     return _results(f"Mean over seeds [{100.0 * overview.ci:.4g} % t-interval]; n: seeds that finished", overview.table)
 
 
-def paired_table(ablation: Ablation, overview: Overview) -> Html | None:
-    """Differences to alpha = 0 on equal seeds; None where there is no pair."""
+def paired_table(ablation: Ablation, overview: Overview) -> Html:
+    """Differences to alpha = 0 on equal seeds, or why there are none."""
     try:
         found = ablation.paired(ci=overview.ci)
-    except ValueError:  # no pair: the one refusal that a summary does not make before
-        return None
-    caption = (
-        f"Metric minus that of alpha = 0 on the same seed: mean of n pairs [{100.0 * overview.ci:.4g} % t-interval]"
-    )
-    return _results(caption, found)
+    except ValueError as error:
+        return element("p", text(error), class_="muted")
+    interval = f"[{100.0 * overview.ci:.4g} % t-interval]"
+    return _results(f"Metric minus that of alpha = 0 on the same seed: mean of n pairs {interval}", found)
 
 
 def best_table(ablation: Ablation, overview: Overview) -> Html | None:

@@ -178,7 +178,19 @@ class Ablation:
         return ledger.curves(self.dir)
 
     def report(self, path: Path | str, *, minimize: Collection[str] | None = None, ci: float = 0.95) -> Path:
-        """Write tables, figures and the run record as one HTML file, by `torchreg.report.write_report`."""
+        """Write tables, figures and the run record as one HTML file that needs nothing else and runs no script.
+
+        Args:
+            path: the file; its directory must exist.
+            minimize: metrics where less is better; None takes those whose names say so, such as ``val_loss``.
+            ci: confidence of the intervals, in (0, 1).
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: for an ablation without rows, an unknown metric, or a confidence out of range.
+        """
         from torchreg.report import write_report  # above this floor, and only when asked for
 
         return write_report(self, path, minimize=minimize, ci=ci)

@@ -43,13 +43,15 @@ def namer(rows: Iterable[Row], axes: Sequence[str]) -> Callable[[Row], str]:
         rows: among which names must tell the lines apart.
         axes: names of the grid's axes.
     """
-    words: dict[str, set[str]] = {column: set() for column in line_columns(axes)[1:]}
+    seen: dict[str, dict[str, Any]] = {column: {} for column in line_columns(axes)[1:]}
     for row in rows:
-        for column, seen in words.items():
-            seen.add(_word(row.get(column)))
-    varied = [column for column, seen in words.items() if len(seen) > 1]
-    return lambda row: ", ".join([str(row["penalty"]), *(f"{column}={_word(row.get(column))}" for column in varied)])
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for column, values in seen.items():
+            values.setdefault(json.dumps(row.get(column), sort_keys=True), row.get(column))
+    varied = {column: values for column, values in seen.items() if len(values) > 1}
+    words = {
+        column: str if len(set(map(str, values.values()))) == len(values) else json.dumps  # "8" and 8 are two values
+        for column, values in varied.items()
+    }
+    return lambda row: ", ".join(
+        [row["penalty"], *(f"{column}={word(row.get(column))}" for column, word in words.items())]
+    )
