@@ -107,7 +107,7 @@ class Dense(Design):
         return DenseSelection(self, weights)
 
     def subset(self, rows: Tensor | slice) -> Dense:
-        return replace(self, X=self.X[rows])
+        return replace(self, X=self.X[_as_range(rows)])
 
     def columns(self, index: Tensor, out: Tensor) -> None:
         """Write some columns of X~, (k, n): one a row."""
@@ -238,10 +238,20 @@ class DenseSelection(Selection):
 
     def _reserve(self, filled: int) -> None:
         if self._count > self._capacity:
-            wanted = max(_FIRST_CAPACITY, 2 * self._capacity, self._count)
+            lazy = _ROOM // max(1, self._design.n) if self._design.device.type == "cpu" else 0
+            wanted = max(_FIRST_CAPACITY, lazy, 2 * self._capacity, self._count)
             self._capacity = max(self._count, min(self._design.p, wanted))
             self._room = longer(self._room, filled, self._capacity)
             self._numbers = longer(self._numbers, filled, self._capacity)
+
+
+def _as_range(rows: Tensor | slice) -> Tensor | slice:
+    """Rows that follow one another as a slice, which copies nothing."""
+    if isinstance(rows, slice) or rows.dtype == torch.bool or not len(rows):
+        return rows
+    first = int(rows[0])
+    consecutive = torch.arange(first, first + len(rows), device=rows.device)
+    return slice(first, first + len(rows)) if torch.equal(rows, consecutive) else rows
 
 
 def _distance(mean: Tensor, spread: Tensor) -> float:
