@@ -44,6 +44,21 @@ def test_moments_without_some_rows_are_those_of_the_others(y, centre, scale):
             torch.testing.assert_close(getattr(rest.moments, name), want, rtol=0, atol=size)
 
 
+@each_target
+@each_frame
+def test_a_target_constant_on_the_remaining_rows_has_no_energy_left(y, centre):
+    """Zero without an intercept, any constant with one; the other target keeps its energy."""
+    train, test = drawn_folds(4, 50, y, None)[0]
+    y = y.copy()
+    y[train, ...] = np.where(np.arange(y[0].size) == 0, 0.1 * centre, y[train]) if y.ndim == 2 else 0.1 * centre
+    frame = frame_of(y, centre, False)
+    rest = remainder(frame.problem, frame.moments, test, centre=centre, scale=False).moments
+    kept = frame.subset(train).moments.energy
+    assert (rest.energy == 0.0) == (y.ndim == 1)
+    torch.testing.assert_close(rest.energy, kept, rtol=1e-11, atol=0)  # of the whole, of which a share is left
+    assert not rest.cross.reshape(12, -1)[:, 0].any()
+
+
 PENALTIES = {
     "groups": Group(L1(1.0), by=labels(torch.arange(12) // 3)),
     "groups with a ridge": Group(L1(1.0), by=labels(torch.arange(12) // 3)) + L2(0.2),

@@ -80,7 +80,7 @@ class Tableau:
             setattr(self, name, self._rooms[name][(slice(size),) * room.dim()])
 
     def _capacity(self, size: int) -> int:
-        """Columns of the buffers, which double; near the limit they are made for all that may come, and move no more."""
+        """Columns of the buffers, which double; near the limit they are made for all that may come."""
         present = len(self._rooms["active"])
         if size <= present:
             return present
