@@ -109,6 +109,9 @@ class Dense(Design):
     def subset(self, rows: Tensor | slice) -> Dense:
         return replace(self, X=self.X[_as_range(rows)])
 
+    def copies(self, rows: Tensor) -> bool:
+        return not self._is_tall and isinstance(_as_range(rows), Tensor)
+
     def columns(self, index: Tensor, out: Tensor) -> None:
         """Write some columns of X~, (k, n): one a row."""
         if self.X.dtype == torch.float64 and not self._is_tall:
@@ -155,10 +158,13 @@ class Dense(Design):
         return product
 
     def _sampled_deviation(self, weights: Tensor) -> Tensor:
-        """Of a few rows, to tell columns of ordinary means; zeros where weights differ, and these may not."""
-        if self.n < 2 or split_weights(weights)[1] is not None:
+        """Of a few rows that count, to tell columns of ordinary means; zeros where weights differ: these may not."""
+        rows = weights.nonzero().flatten()
+        if len(rows) < 2 or split_weights(weights[rows])[1] is not None:
             return weights.new_zeros(self.p)
-        return self.X[:: -(-self.n // _SAMPLE)].double().std(0, correction=0)
+        step = -(-len(rows) // _SAMPLE)
+        some: Tensor | slice = slice(None, None, step) if len(rows) == self.n else rows[::step]
+        return self.X[some].double().std(0, correction=0)
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns and float64 entries of X, the mean subtracted unless it is owed; each overwrites the last."""
