@@ -44,6 +44,44 @@ def test_moments_without_some_rows_are_those_of_the_others(y, centre, scale):
             torch.testing.assert_close(getattr(rest.moments, name), want, rtol=0, atol=size)
 
 
+@each_target
+@each_frame
+def test_a_target_constant_on_the_remaining_rows_has_no_energy_left(y, centre):
+    """Zero without an intercept, any constant with one; the other target keeps its energy."""
+    train, test = drawn_folds(4, 50, y, None)[0]
+    y = y.copy()
+    y[train, ...] = np.where(np.arange(y[0].size) == 0, 0.1 * centre, y[train]) if y.ndim == 2 else 0.1 * centre
+    frame = frame_of(y, centre, False)
+    rest = remainder(frame.problem, frame.moments, test, centre=centre, scale=False).moments
+    kept = frame.subset(train).moments.energy
+    assert (rest.energy == 0.0) == (y.ndim == 1)
+    torch.testing.assert_close(rest.energy, kept, rtol=1e-11, atol=0)  # of the whole, of which a share is left
+    assert not rest.cross.reshape(12, -1)[:, 0].any()
+
+
+@pytest.mark.parametrize("scale", [True, False], ids=["standardize", ""])
+@pytest.mark.parametrize("weights", [None, DRAW.uniform(0.2, 2.0, 40)], ids=["", "weights"])
+def test_folds_of_wide_data_by_weights_are_those_of_a_copy(scale, weights):
+    """Columns that lie in memory one after another; with a row that a fold trains on twice."""
+    wide = np.asfortranarray(np.random.default_rng(1).standard_normal((40, 90)))
+    y, penalty = wide[:, :3].sum(1) + DRAW.standard_normal(40), L1(1.0)
+    frame = framed(wide, y, Quadratic(), weights, None, True, scale, None)
+    copied = framed(np.ascontiguousarray(wide), y, Quadratic(), weights, None, True, scale, None)
+    grid = alpha_grid(30, strongest(frame, penalty, 1e-12, 5000), 0.01)
+    train = torch.tensor([*range(12), *range(17, 40), 39])
+    assert frame.raw.copies(train)
+    assert not copied.raw.copies(train)
+    assert not frame.raw.copies(train[:12])  # they follow one another
+    folds = [
+        training_points(part, (train, torch.arange(12, 17)), penalty, grid, tol=1e-6, max_iter=50)
+        for part in (frame, copied)
+    ]
+    for a, b in zip(*folds, strict=True):
+        torch.testing.assert_close(a.dense(90), b.dense(90), rtol=0, atol=1e-9)  # exact but for rounding
+        torch.testing.assert_close(a.intercept, b.intercept, rtol=0, atol=1e-9)
+        assert a.gap <= 1e-12 * frame.problem.null_loss()
+
+
 PENALTIES = {
     "groups": Group(L1(1.0), by=labels(torch.arange(12) // 3)),
     "groups with a ridge": Group(L1(1.0), by=labels(torch.arange(12) // 3)) + L2(0.2),

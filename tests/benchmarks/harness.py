@@ -10,11 +10,14 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+import torchreg
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -100,7 +103,21 @@ def environment(chosen: object) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-    }
+    } | _commit()
+
+
+def _commit() -> dict[str, object]:
+    """The commit that was measured, and whether files beside the results differ from it; nothing without git."""
+    root = Path(torchreg.__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)tests/benchmarks/results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
 
 
 def _processor() -> str:

@@ -25,7 +25,7 @@ from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
-_BLOCK = 1 << 22  # coefficients made dense at a time
+_BLOCK = 1 << 18  # coefficients made dense at a time
 
 
 @dataclass(frozen=True, eq=False)

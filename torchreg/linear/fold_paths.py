@@ -50,7 +50,7 @@ def training_paths(
     """
     wanted = _pays(frame) if lockstep is None else lockstep
     together: Iterator[list[PathPoint] | None] = (None for _ in folds)
-    if wanted and fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef()):
+    if wanted and _pivots(frame, penalty):
         together = lockstep_points(frame, folds, penalty, grid)
     for fold, points in zip(folds, together, strict=True):
         yield points or training_points(frame, fold, penalty, grid, tol=tol, max_iter=max_iter)
@@ -67,9 +67,19 @@ def training_points(
     train, test = (rows.to(frame.raw.device) for rows in fold)
     if frame.moments is not None and is_complete((train, test), frame.raw.n) and _needs_moments_alone(frame, penalty):
         return _by_subtraction(frame, test, penalty, grid, tol, max_iter)
-    part = frame.subset(train)
+    part = frame.weighing(train) if _spares_a_copy(frame, train, penalty) else frame.subset(train)
     engine = engine_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
     return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
+
+
+def _spares_a_copy(frame: Frame, train: Tensor, penalty: Penalty) -> bool:
+    """Whether passes over all rows, the others weighing nothing, take no longer than a copy and passes over that."""
+    return _pivots(frame, penalty) and frame.raw.n < frame.raw.p and frame.raw.copies(train)
+
+
+def _pivots(frame: Frame, penalty: Penalty) -> bool:
+    """Whether paths follow kinks by pivoting."""
+    return fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef())
 
 
 def fold_converged(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Tensor:

@@ -125,6 +125,14 @@ class Frame:
             self.fit_intercept, self.standardize,
         )  # fmt: skip
 
+    def weighing(self, rows: Tensor) -> Frame:
+        """`subset` without a copy of X: the other rows stay, and weigh nothing."""
+        weights = torch.bincount(rows, minlength=len(self.weights)) * self.weights
+        return frame_of(
+            self.raw, self.target, weights / weights.sum(), self.lift, self.problem.datafit,
+            self.fit_intercept, self.standardize,
+        )  # fmt: skip
+
 
 def framed(
     X: Any, y: Any, datafit: Datafit, sample_weight: Any, offset: Any, fit_intercept: bool, standardize: bool,  # noqa: N803

@@ -107,7 +107,7 @@ class WorkingModel:
         factor = self._factor
         c = self._solver.tableau.gram @ w + g / factor
         l2 = columns(inside.l2, w) / factor if ridge else None
-        return self._solver.solve(Subproblem(c, columns(inside.l1, w) / factor, l2, inside.lower))[0]
+        return self._solver.solve(Subproblem(c, columns(inside.l1, w) / factor, l2, inside.lower))
 
     def learn(self, change: Tensor, bent: Tensor, share: float, *, ridge: bool) -> None:
         """What a step teaches.
