@@ -87,7 +87,7 @@ def test_inner_penalties_and_ridges(X, grouping, penalty):
 
 @pytest.mark.parametrize("X", [TALL, WIDE], ids=["n>p", "p>n"])
 def test_celer_finds_no_better_objective(X):
-    celer = pytest.importorskip("celer")
+    celer = pytest.importorskip("celer")  # which has no wheel for some machines
     y = target(X) - 2.0
     path = tight(X, y, group(np.arange(X.shape[1]) // 5), fit_intercept=False)
     judge = Judge(X, y, fit_intercept=False)
