@@ -1,4 +1,4 @@
-"""One thread for torch: small tensors are faster so, and results do not depend on the machine. No compiler for skglm."""
+"""One thread for torch, which is faster on small tensors and the same on every machine; no compiler for skglm."""
 
 import os
 

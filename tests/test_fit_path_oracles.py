@@ -22,6 +22,8 @@ from linear_oracle import (
     SquaredHinge,
     certify,
 )
+from skglm import GeneralizedLinearEstimator, SparseLogisticRegression, WeightedLasso, datafits, penalties
+from skglm.solvers import ProxNewton
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import (
     Lasso,
@@ -32,7 +34,6 @@ from sklearn.linear_model import (
     enet_path,
     lasso_path,
 )
-from skglm import SparseLogisticRegression, WeightedLasso
 
 from torchreg import L1, L1L2, L2, MCP, Group, NonNegative, Weighted, labels, rows
 from torchreg.linear import datafits as ours
@@ -276,6 +277,19 @@ def test_poisson_regression(alpha):
     options = {"datafit": ours.Poisson(), "alphas": [alpha / 2], "sample_weight": WEIGHTS, **TIGHT}
     path, judge = fit_path(X, COUNTS, L2(1.0), **options), Judge(X, COUNTS, Poisson(), weights=WEIGHTS)
     rival(path, judge, lambda a: Entries(0.0, 2 * a), [peer.coef_], [peer.intercept_], 1e-6)
+
+
+@each_intercept
+def test_sparse_poisson_regression(fit_intercept):
+    options = {"datafit": ours.Poisson(), "alphas": [0.5, 0.1, 0.03], "fit_intercept": fit_intercept, **TIGHT}
+    path = fit_path(X, COUNTS, L1(1.0), **options)
+    solver = ProxNewton(tol=1e-13, max_iter=200, fit_intercept=fit_intercept)
+    peers = [
+        GeneralizedLinearEstimator(datafits.Poisson(), penalties.L1(alpha), solver).fit(X, COUNTS)
+        for alpha in path.alphas.tolist()
+    ]
+    judge = Judge(X, COUNTS, Poisson(), fit_intercept=fit_intercept)
+    rival(path, judge, Entries, [p.coef_ for p in peers], [p.intercept_ for p in peers], 1e-7)  # the gap's root
 
 
 # --- certificates ------------------------------------------------------------------------------------------------
