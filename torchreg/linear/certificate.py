@@ -9,6 +9,7 @@ Viallon and Rabbani, Pacific J. Optim. 8, 2012.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -102,7 +103,9 @@ def table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
     return L1Form(l1, l2, forms[0].lower)
 
 
-def full_gap(problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor) -> Tensor:
+def full_gap(
+    problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor, *, unexplained: float | Tensor = math.inf
+) -> Tensor:
     """The duality gap of any problem at ``coef``, 0-d; nan where a conjugate is not known.
 
     Args:
@@ -110,11 +113,26 @@ def full_gap(problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor) -> T
         penalty: of the coefficients.
         coef: (p,) or (p, K).
         eta: its linear predictor, at the best intercept.
+        unexplained: the largest correlation of an unpenalised coefficient that may pass for zero; beyond it no dual
+            point is known and the gap is inf.
     """
     form = penalty.form(coef)
     if not isinstance(form, (L1Form, GroupForm)):
         return torch.full_like(problem.weights[0], torch.nan)
-    return gap_at(problem, form, coef, eta, -problem.gradient(eta))
+    g = -problem.gradient(eta)
+    size = torch.where((coef == 0.0) & (form.lower == 0.0), g, g.abs())
+    missed = torch.where(is_free(form, coef), size, 0.0).amax()
+    return gap_at(problem, form, coef, eta, g) + torch.where(missed > unexplained, torch.inf, 0.0)
+
+
+def is_free(form: L1Form | GroupForm, coef: Tensor) -> Tensor:
+    """Which coefficients are unpenalised, of coef's shape."""
+    l2 = torch.as_tensor(form.l2, dtype=coef.dtype, device=coef.device)
+    if isinstance(form, GroupForm):
+        l1 = form.by.expand(form.l1, coef) + form.inner
+    else:
+        l1 = torch.as_tensor(form.l1, dtype=coef.dtype, device=coef.device)
+    return ((l1 == 0.0) & (l2 == 0.0)).broadcast_to(coef.shape)
 
 
 def gap_at(problem: Problem, form: L1Form | GroupForm, coef: Tensor, eta: Tensor, g: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
+from torchreg.linear.designs.base import divided
 from torchreg.linear.groupwise.partition import group_of_rows
 from torchreg.linear.groupwise.path import GroupPath
+from torchreg.linear.intercept import mean_of
 from torchreg.linear.l1.column import ColumnPath
 from torchreg.linear.l1.least_squares import L1Path
 from torchreg.linear.l1.multinomial import MultinomialPath
@@ -30,6 +32,7 @@ from torchreg.penalties import GroupForm, L1Form, Penalty
 Start = tuple[Tensor, Tensor]
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
+_ROUNDING = 1e-13  # of the largest correlation that there can be: an unpenalised coefficient's may be rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
 
@@ -149,12 +152,14 @@ class ProximalEngine(Engine):
         coef, intercept = self._start or (problem.no_coef(), problem.null_intercept())
         null = problem.null_loss()
         scale = problem.gradient(problem.null_eta()).abs().max()
+        unexplained = self._tol * scale + _ROUNDING * _reach(problem)
         step: Tensor | None = None
         for penalty in penalties:
             known = bool(full_gap(problem, penalty, coef, problem.eta(coef, intercept)).isfinite())
 
             def gap(w: Tensor, eta: Tensor | None, penalty: Penalty = penalty) -> Tensor:
-                return full_gap(problem, penalty, w, problem.eta(w) if eta is None else eta)
+                eta = problem.eta(w) if eta is None else eta
+                return full_gap(problem, penalty, w, eta, unexplained=unexplained)
 
             found = proximal_gradient(
                 problem, penalty, tol=1e-12 if known else self._tol, max_iter=self._max_iter, coef=coef,
@@ -165,9 +170,16 @@ class ProximalEngine(Engine):
             eta = problem.eta(coef, intercept)
             kept = nonzero_rows(coef)
             yield PathPoint(
-                kept, coef[kept], intercept, full_gap(problem, penalty, coef, eta), found.violation,
-                problem.value(eta), found.n_iter,
-            )  # fmt: skip
+                kept, coef[kept], intercept, gap(coef, eta), found.violation, problem.value(eta), found.n_iter
+            )
+
+
+def _reach(problem: Problem) -> Tensor:
+    """What no correlation exceeds with all coefficients zero, 0-d: Cauchy and Schwarz, columns not centred."""
+    mean, variance = problem.design.moments(problem.weights)
+    width = divided((mean.square() + variance).sqrt(), problem.design.scale).amax()
+    slopes = problem.datafit.grad(problem.null_eta(), problem.y)
+    return width * mean_of(slopes.square(), problem.weights).sum().sqrt()
 
 
 def engine_for(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.certificate import is_free
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
@@ -172,10 +173,9 @@ def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, width: 
 def _spares(penalty: Penalty, coef: Tensor) -> bool:
     """Whether some coefficients are unpenalised and others are not."""
     form = penalty.with_alpha(1.0).form(coef)
-    if not isinstance(form, (L1Form, GroupForm)) or not isinstance(form.l1, Tensor):
+    if not isinstance(form, (L1Form, GroupForm)):
         return False
-    l1 = form.by.expand(form.l1, coef) + form.inner if isinstance(form, GroupForm) else form.l1
-    free = (l1 == 0.0) & (torch.as_tensor(form.l2, device=coef.device) == 0.0)
+    free = is_free(form, coef)
     return bool(free.any()) and not bool(free.all())
 
 

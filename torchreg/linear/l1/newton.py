@@ -213,12 +213,13 @@ class NewtonPath:
         return limit
 
     def _cost(self, worst: float, least: float) -> float:
-        """About the gap on the working set, from the violation there and the least strength; inf without gaps.
+        """About the gap on the working set, from the violation there and the least strength; inf where it says nothing.
 
         To first order it is the violation times the norm of the coefficients (for the intercept, times the width of
         the predictor); what makes the rows' slopes feasible costs at most about its square times the null model's loss.
+        That is nothing without gaps, nor where all is a ridge: coefficients at zero would cost nothing, however wrong.
         """
-        if not self._has_gaps:
+        if not self._has_gaps or math.isinf(least):
             return math.inf
         state, head = self._state, self._model.head
         width = state.w[head:].abs().sum()

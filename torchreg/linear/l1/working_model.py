@@ -107,7 +107,8 @@ class WorkingModel:
         factor = self._factor
         c = self._solver.tableau.gram @ w + g / factor
         l2 = columns(inside.l2, w) / factor if ridge else None
-        return self._solver.solve(Subproblem(c, columns(inside.l1, w) / factor, l2, inside.lower))
+        solved = self._solver.solve(Subproblem(c, columns(inside.l1, w) / factor, l2, inside.lower))
+        return solved.clamp(min=inside.lower)  # which pivoting meets to rounding
 
     def learn(self, change: Tensor, bent: Tensor, share: float, *, ridge: bool) -> None:
         """What a step teaches.
