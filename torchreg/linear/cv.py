@@ -14,7 +14,7 @@ from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
 from torchreg.linear.fold_paths import fold_converged, training_paths
-from torchreg.linear.folds import Fold, check_fold_weights, drawn_folds
+from torchreg.linear.folds import Fold, counted_folds, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
@@ -138,8 +138,8 @@ def fit_cv(
         datafit: as for `fit_path`.
         cv: number of folds (consecutive rows, as scikit-learn's KFold; shuffled if ``random_state`` is given), a
             scikit-learn splitter, or pairs (train, test) of row numbers.
-        metric: (target, prediction, weights) -> loss, 0-d, lower is better; None for the mean squared error of a
-            quadratic datafit, the mean loss of any other.
+        metric: (target, prediction, weights) -> loss, 0-d, lower is better, of the held-out rows whose weight is not
+            0; None for the mean squared error of a quadratic datafit, the mean loss of any other.
         rule: "min", "1se", or a function of the result that gives an index into its alphas.
         random_state: seed of the shuffle.
         alphas: as for `fit_path`.
@@ -170,13 +170,13 @@ def fit_cv(
         raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
-    folds = drawn_folds(cv, frame.raw.n, y, random_state)
-    check_fold_weights(folds, frame.weights)
+    folds = drawn_folds(cv, frame.n, y, random_state)
+    counted = counted_folds(folds, frame.kept, frame.n)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
-    paths = training_paths(frame, folds, penalty, grid, tol=tol, max_iter=limit)
-    bar = shown(zip(folds, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
+    paths = training_paths(frame, counted, penalty, grid, tol=tol, max_iter=limit)
+    bar = shown(zip(counted, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
     losses, converged = [], []
     for (train, test), points in bar:
         losses.append(_held_out(frame, test.to(frame.raw.device), points, metric))

@@ -58,19 +58,29 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
 
 
-def check_fold_weights(folds: Sequence[Fold], weights: Tensor) -> None:
-    """Ask that each part of each fold has a row that counts: without one it has no mean loss.
+def counted_folds(folds: Sequence[Fold], kept: Tensor | None, n: int) -> tuple[Fold, ...]:
+    """The folds of those rows that count, numbered among themselves.
+
+    Args:
+        folds: row numbers of all rows.
+        kept: numbers of the rows whose weight is not zero, ascending; None for all.
+        n: number of all rows.
 
     Raises:
-        ValueError: if the weights of all training or of all test rows of a fold are 0.
+        ValueError: if all training or all test rows of a fold have weight 0: it has no mean loss.
     """
-    for number, fold in enumerate(folds, 1):
-        for name, part in zip(("training", "test"), fold, strict=True):
-            if not bool((weights[part.to(weights.device)] > 0).any()):
+    if kept is None:
+        return tuple(folds)
+    place = torch.full((n,), -1).index_copy_(0, kept.cpu(), torch.arange(len(kept)))
+    counted = [tuple(place[part][place[part] >= 0] for part in fold) for fold in folds]
+    for number, (fold, left) in enumerate(zip(folds, counted, strict=True), 1):
+        for name, part, rest in zip(("training", "test"), fold, left, strict=True):
+            if not len(rest):
                 raise ValueError(
                     f"Fold {number} of {len(folds)} has {len(part)} {name} rows, all of weight 0; leave rows of weight "
                     "0 out of X, or draw folds that mix them with others: cv=KFold(5, shuffle=True), or random_state=0."
                 )
+    return tuple((train, test) for train, test in counted)
 
 
 def _numbers(rows: Any, n: int) -> Tensor:

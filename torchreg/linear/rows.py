@@ -24,23 +24,6 @@ def as_target(y: Any, design: Design) -> Tensor:
     return target
 
 
-def as_weights(sample_weight: Any, design: Design) -> Tensor:
-    """Weights that add up to 1, (n,), float64; a number, or None, weighs all rows the same.
-
-    Raises:
-        ValueError: as `given_weights`; also if all are zero.
-    """
-    if sample_weight is None:
-        return torch.full((design.n,), 1.0 / design.n, dtype=torch.float64, device=design.device)
-    weights = given_weights(sample_weight, design)
-    largest = weights.max()
-    if not bool(largest > 0):
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    weights = weights / largest  # so that the sum neither overflows nor underflows
-    total = weights.sum()
-    return weights / total
-
-
 def given_weights(sample_weight: Any, design: Design) -> Tensor:
     """Weights as they are given, (n,), float64; a number is that of each row, None is 1.
 
@@ -61,6 +44,12 @@ def given_weights(sample_weight: Any, design: Design) -> Tensor:
     if bool((weights < 0).any()):
         raise ValueError("Negative values in data passed to `sample_weight`; leave a row out by weight 0.")
     return weights
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """Weights that add up to 1, (n,), from weights >= 0 of which one is positive."""
+    weights = weights / weights.max()  # so that the sum neither overflows nor underflows
+    return weights / weights.sum()
 
 
 def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None:
