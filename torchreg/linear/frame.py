@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,13 @@ class Coordinates:
         return coef, intercept
 
 
+class Spread(NamedTuple):
+    """Weighted mean and variance of each column of X and then of each target, (p + K,)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 @dataclass(frozen=True)
 class Frame:
     """Data in its own coordinates, and the problem that the engines solve.
@@ -110,6 +117,11 @@ class Frame:
         if self.known is not None:
             return self.known
         return moments_of(self.problem) if moments_pay(self.problem) else None
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Mean and variance of all columns and targets."""
+        return spread_of(self.raw, self.problem.y, self.weights)
 
     @property
     def n_weighted(self) -> int:
@@ -148,6 +160,15 @@ def frame_of(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bo
     problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
     coordinates = Coordinates(design.mean, design.scale, shift)
     return Frame(data.design.n, raw, target, weights, lift, fit_intercept, standardize, problem, coordinates, kept=kept)
+
+
+def spread_of(raw: Design, y: Tensor, weights: Tensor) -> Spread:
+    """Of some rows of weights that add up to 1; the variance of what is constant is exactly 0."""
+    mean, variance = raw.moments(weights)
+    targets = y.reshape(len(y), -1)
+    centre = weights @ targets
+    mean = torch.cat([mean, centre])
+    return Spread(mean, deviation(mean, torch.cat([variance, weights @ (targets - centre).square()])).square())
 
 
 def _per_row(scale: Tensor, values: Tensor) -> Tensor:

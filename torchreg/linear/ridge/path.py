@@ -146,6 +146,16 @@ class RidgePath:
         return PathPoint(kept, w[kept], zero_intercept(w, self._outputs), gap, violation(form, w, g).max(), loss, 1)
 
 
+def lost_digits(points: Sequence[PathPoint], null: Tensor) -> bool:
+    """Whether some gap is worth a decomposition of X, which a path on detached moments has not.
+
+    Args:
+        points: of one path.
+        null: the null model's loss, 0-d.
+    """
+    return bool((torch.stack([point.gap for point in points]) > _FINE * null).any())
+
+
 def _gaps(found: Solved, pattern: Pattern, strengths: Tensor) -> Tensor:
     """The duality gap of each solution, (r,), on columns that have a ridge."""
     w, g = (part if pattern.kept is None else part[pattern.kept] for part in found[:2])
