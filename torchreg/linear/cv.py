@@ -13,7 +13,7 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
-from torchreg.linear.fold_paths import fold_converged, training_paths
+from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
 from torchreg.linear.folds import Fold, counted_folds, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
@@ -28,6 +28,29 @@ Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
 _BLOCK = 1 << 22  # coefficients made dense at a time
 
 
+@dataclass(frozen=True)
+class Missed:
+    """A fit to the training rows of a fold that did not meet the tolerance.
+
+    Attributes:
+        fold: its place in `CVPath.folds`. index: of its strength in `CVPath.alphas`.
+        dual_gap: nan where no conjugate is known. violation: distance from optimality.
+        allowed: how large the gap may be, or, where there is none, the violation.
+    """
+
+    fold: int
+    index: int
+    dual_gap: float
+    violation: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        """How many times too large the gap is, or, where there is none, the violation."""
+        reached = self.violation if math.isnan(self.dual_gap) else self.dual_gap
+        return reached / self.allowed if self.allowed > 0.0 else math.inf
+
+
 @dataclass(frozen=True, eq=False)
 class CVPath:
     """A path on all rows, and what its strengths lose on held-out rows.
@@ -38,6 +61,7 @@ class CVPath:
         folds: (train, test) row numbers.
         converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
+        missed: the fits that did not, of `fit_cv`; estimators with scores of their own keep none.
     """
 
     path: Path
@@ -45,6 +69,7 @@ class CVPath:
     folds: tuple[Fold, ...]
     converged: Tensor
     rule: Rule = "min"
+    missed: tuple[Missed, ...] = ()
 
     @property
     def alphas(self) -> Tensor:
@@ -177,11 +202,21 @@ def fit_cv(
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
     paths = training_paths(frame, counted, penalty, grid, tol=tol, max_iter=limit)
     bar = shown(zip(counted, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
-    losses, converged = [], []
+    losses, verdicts = [], []
     for (train, test), points in bar:
         losses.append(_held_out(frame, test.to(frame.raw.device), points, metric))
-        converged.append(fold_converged(frame, train, points, tol=tol))
-    return CVPath(path, torch.stack(losses), folds, torch.stack(converged), rule)
+        verdicts.append(fold_verdict(frame, train, points, tol=tol))
+    converged = torch.stack([verdict.converged for verdict in verdicts])
+    return CVPath(path, torch.stack(losses), folds, converged, rule, _missed(verdicts))
+
+
+def _missed(verdicts: Sequence[Verdict]) -> tuple[Missed, ...]:
+    """The points that did not converge."""
+    return tuple(
+        Missed(fold, k, float(verdict.gaps[k]), float(verdict.violations[k]), float(verdict.allowed[k]))
+        for fold, verdict in enumerate(verdicts)
+        for k in (~verdict.converged).nonzero().flatten().tolist()
+    )
 
 
 def _held_out(frame: Frame, rows: Tensor, points: list[PathPoint], metric: Metric | None) -> Tensor:

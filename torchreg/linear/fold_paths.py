@@ -6,6 +6,7 @@ For least squares with many rows they come from the full Gram matrix less that o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,15 +79,33 @@ def training_points(
     return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
 
 
-def fold_converged(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Tensor:
-    """Whether the points of one fold are as good as `fit_path` asks of its own on the training rows alone, (a,)."""
+class Verdict(NamedTuple):
+    """How near the points of one fold are to its minima, (a,) each.
+
+    Attributes:
+        gaps: nan where none is known. violations: distances from optimality.
+        allowed: the largest gap that is near enough; without a gap, the largest violation.
+        converged: whether the points are near enough.
+    """
+
+    gaps: Tensor
+    violations: Tensor
+    allowed: Tensor
+    converged: Tensor
+
+
+def fold_verdict(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Verdict:
+    """Whether the points of one fold are as good as `fit_path` asks of its own on the training rows alone."""
     gaps, violations = torch.stack([p.gap for p in points]), torch.stack([p.violation for p in points])
     known, rows = gaps.isfinite(), train.to(frame.raw.device)
     if frame.problem.datafit.quadratic and bool(known.all()):
-        return gaps <= _SLACK * tol * _energy(frame, rows) + _ROUNDING * frame.problem.null_loss()
+        allowed = (tol * _energy(frame, rows)).expand_as(gaps)
+        enough = gaps <= _SLACK * allowed + _ROUNDING * frame.problem.null_loss()
+        return Verdict(gaps, violations, allowed, enough)
     problem = frame.subset(rows).problem
-    allowed, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
-    return torch.where(known, gaps <= _SLACK * allowed, violations <= _SLACK * slope)
+    gap, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
+    allowed, reached = torch.where(known, gap, slope), torch.where(known, gaps, violations)
+    return Verdict(gaps, violations, allowed, reached <= _SLACK * allowed)
 
 
 def _energy(frame: Frame, rows: Tensor) -> Tensor:
