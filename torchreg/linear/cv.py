@@ -36,6 +36,11 @@ class Missed:
         fold: its place in `CVPath.folds`. index: of its strength in `CVPath.alphas`.
         dual_gap: nan where no conjugate is known. violation: distance from optimality.
         allowed: how large the gap may be, or, where there is none, the violation.
+
+    Example:
+        >>> miss = Missed(fold=0, index=7, dual_gap=3e-4, violation=0.01, allowed=1e-4)
+        >>> round(miss.excess, 9)
+        3.0
     """
 
     fold: int
@@ -62,6 +67,22 @@ class CVPath:
         converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
         missed: the fits that did not, of `fit_cv`; estimators with scores of their own keep none.
+
+    Source:
+        The 1-SE rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3; Hastie, Tibshirani and
+        Friedman, The Elements of Statistical Learning, 2009, section 7.10.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_cv
+        >>> X = torch.randn(60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> noise = torch.randn(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        >>> fitted = fit_cv(X, X[:, 0] - X[:, 1] + 0.5 * noise, L1(1.0), alphas=20)
+        >>> tuple(fitted.losses.shape), fitted.alpha_1se >= fitted.alpha_min, fitted.missed
+        ((5, 20), True, ())
+        >>> (fitted.path.at(fitted.alpha_1se).coef == 0).sum()
+        tensor(4)
     """
 
     path: Path
@@ -179,9 +200,17 @@ def fit_cv(
         progress: whether to show bars.
         init: as for `fit_path`.
 
+    Shapes:
+        losses, converged: (folds, a). path: as `fit_path` returns it for all rows.
+
     Raises:
         ValueError: as `fit_path`; also if folds are empty or fewer than 2, or if all training or all test rows of one
-            have weight 0.
+            have weight 0; if the rule is another.
+        TypeError: as `fit_path`; also if ``cv`` is none of the above.
+
+    Source:
+        Stone, JRSS B 36, 1974 (cross-validation); Chan, Golub and LeVeque, American Statistician 37, 1983 (moments by
+        updating, here read backwards).
 
     Example:
         >>> import torch

@@ -80,10 +80,21 @@ def fit_path(
         progress: whether to show a bar.
         init: (coef, intercept) to start from.
 
+    Shapes:
+        Of the `Path` that is returned, for a strengths: coefs (a, p) or (a, p, K), intercepts (a,) or (a, K), all else
+        (a,).
+
     Raises:
         ValueError: if shapes, alphas, ``tol``, ``max_iter``, weights or targets do not fit, or something is not
             finite; if chunks come with another datafit, with an offset, or with weights or a target beside them.
         TypeError: if the penalty or the datafit is not one; if chunks can be read only once, as a generator can.
+
+    Source:
+        L1 of least squares: Osborne, Presnell and Turlach, IMA J. Numer. Anal. 20, 2000 (homotopy) and Kim and Park,
+        AISTATS 2010 (block pivoting), behind strong rules (Tibshirani et al., JRSS B 74, 2012); L1 of other losses:
+        Lee, Sun and Saunders, SIAM J. Optim. 24, 2014 (proximal Newton); groups: Yuan and Lin, JRSS B 68, 2006, solved
+        as in Zhang, Zhang, Sun and Toh, Math. Program. 179, 2020; ridge: Hoerl and Kennard, Technometrics 12, 1970; all
+        else: Beck and Teboulle, SIAM J. Imaging Sci. 2, 2009 (FISTA).
 
     Example:
         >>> import torch

@@ -31,6 +31,17 @@ class Fit:
         dual_gap: absolute; nan where no conjugate is known. violation: distance from optimality.
         objective: mean loss + penalty. n_iter: iterations. converged: whether the tolerance was met.
         datafit: the loss.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_path
+        >>> X = torch.eye(3).repeat(2, 1)
+        >>> fit = fit_path(X, 3.0 * X[:, 0], L1(1.0), alphas=[0.5], fit_intercept=False).at(0.5)
+        >>> print(fit.coef, fit.converged)
+        tensor([1.5000, 0.0000, 0.0000], dtype=torch.float64) True
+        >>> fit.predict(torch.eye(3)[:1])
+        tensor([1.5000], dtype=torch.float64)
     """
 
     alpha: float
@@ -44,11 +55,18 @@ class Fit:
     datafit: Datafit
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
-        """The linear predictor ``X coef + intercept``, (n,) or (n, K)."""
+        """The linear predictor ``X coef + intercept``, (n,) or (n, K), float64; an offset is yours to add.
+
+        Args:
+            X: (n, p), as for `fit_path`.
+
+        Raises:
+            ValueError: if X is not finite or not a table of numbers.
+        """
         return as_design(X, self.coef.device).times(self.coef) + self.intercept
 
     def predict(self, X: Any) -> Tensor:  # noqa: N803
-        """The mean response, (n,) or (n, K)."""
+        """The mean response, (n,) or (n, K): the chance of class 1 for `Logistic`, the mean count for `Poisson`."""
         return self.datafit.predict(self.decision(X))
 
 
@@ -72,6 +90,24 @@ class Path:
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
         n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
+
+    Source:
+        The gap: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5) at a dual point that is the
+        residual, scaled (El Ghaoui, Viallon and Rabbani, Pacific J. Optim. 8, 2012).
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_path
+        >>> X = torch.eye(4).repeat(2, 1)
+        >>> y = X @ torch.tensor([3.0, -2.0, 0.0, 0.0])
+        >>> path = fit_path(X, y, L1(1.0), alphas=[0.5, 0.25], fit_intercept=False)
+        >>> print(path.alpha_max, path.n_nonzero.tolist(), path.converged.tolist())
+        0.75 [1, 2] [True, True]
+        >>> path.at(0.375).coef  # between two strengths: the line between their solutions
+        tensor([ 1.5000, -0.5000,  0.0000,  0.0000], dtype=torch.float64)
+        >>> path.relax().coef(1)
+        tensor([ 3., -2.,  0.,  0.], dtype=torch.float64)
     """
 
     alphas: Tensor

@@ -33,6 +33,17 @@ class Solved:
         dual_gap: objective minus a lower bound of the minimum, absolute; nan where no conjugate is known.
         violation: distance from optimality.
         active: mask of the coefficients that move with the data, of coef's shape; the others have derivative 0.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import solve
+        >>> y = torch.tensor([3.0, 0.1, 3.0, 0.1], requires_grad=True)
+        >>> fit = solve(torch.eye(2).repeat(2, 1), y, L1(0.25), fit_intercept=False)
+        >>> fit.coef.detach() == 0, fit.active
+        (tensor([False,  True]), tensor([ True, False]))
+        >>> torch.autograd.grad(fit.coef.sum(), y)[0] != 0  # the zero does not move with its rows
+        tensor([ True, False,  True, False])
     """
 
     coef: Tensor
