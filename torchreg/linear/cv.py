@@ -20,7 +20,7 @@ from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -135,7 +135,13 @@ class CVPath:
     def index(self) -> int:
         """What the rule chooses."""
         if callable(self.rule):
-            return int(self.rule(self))
+            chosen = int(self.rule(self))
+            if not 0 <= chosen < len(self.alphas):
+                raise ValueError(
+                    f"The rule chose index {chosen}, but there are {len(self.alphas)} strengths; return an index into "
+                    "alphas, 0 for the strongest."
+                )
+            return chosen
         return self.index_1se if self.rule == "1se" else self.index_min
 
     @property
@@ -222,6 +228,9 @@ def fit_cv(
     """
     if not (callable(rule) or rule in ("min", "1se")):
         raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
+    if not (metric is None or callable(metric)):
+        raise TypeError(f"metric takes a function of (target, prediction, weights), or None, got {metric!r}.")
+    check_flags(fit_intercept=fit_intercept, standardize=standardize)
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
     folds = drawn_folds(cv, frame.n, y, random_state)
@@ -273,7 +282,13 @@ def _predictors(design: Design, points: list[PathPoint]) -> Iterator[Tensor]:
 
 def _loss(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, metric: Metric | None) -> Tensor:
     if metric is not None:
-        return torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+        loss = torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+        if loss.numel() != 1:
+            raise ValueError(
+                f"metric must return one number for all rows, got shape {tuple(loss.shape)}; weigh the rows and add "
+                "them up: (weights * loss).sum()."
+            )
+        return loss.reshape(())
     if datafit.quadratic:
         squares = (y - eta).square()
         return (weights * (squares.mean(1) if squares.dim() == 2 else squares)).sum()

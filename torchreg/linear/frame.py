@@ -57,8 +57,10 @@ class Coordinates:
         """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape.
 
         Raises:
-            ValueError: if the start has other shapes or is not finite.
+            ValueError: if the start is no pair, has other shapes or is not finite.
         """
+        if not isinstance(start, (tuple, list)) or len(start) != 2 or any(part is None for part in start):
+            raise ValueError(f"init takes a pair (coef, intercept), or None, got {start!r}.")
         coef, intercept = (torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in start)
         if coef.numel() != like.numel() or intercept.numel() != like.shape[1:].numel():
             raise ValueError(

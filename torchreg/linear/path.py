@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -106,6 +107,7 @@ def fit_path(
         >>> bool(path.dual_gaps < 1e-12)
         True
     """
+    check_flags(fit_intercept=fit_intercept, standardize=standardize)
     make = framed_chunks if are_chunks(X, y) else framed
     frame = make(
         X, y, checked(penalty, datafit, tol, max_iter), sample_weight, offset, fit_intercept, standardize, device
@@ -198,12 +200,14 @@ def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: fl
     """
     if hasattr(alphas, "tolist"):
         alphas = alphas.tolist()
-    if isinstance(alphas, (bool, str)) or not isinstance(alphas, (int, Sequence)):
+    numbers = alphas if isinstance(alphas, Sequence) else [alphas]
+    plain = all(isinstance(a, Real | Tensor) and not isinstance(a, bool) for a in numbers)
+    if not plain or not isinstance(alphas, (int, Sequence)):
         raise TypeError(f"alphas takes a whole number or a sequence of strengths, got {alphas!r}.")
     if isinstance(alphas, int):
         if alphas < 1:
             raise ValueError(f"alphas must be >= 1 as a number of strengths, got {alphas}.")
-        if not 0.0 < eps < 1.0:
+        if not (isinstance(eps, Real) and 0.0 < eps < 1.0):
             raise ValueError(f"eps must be between 0 and 1, got {eps!r}.")
         if not math.isfinite(alpha_max):
             raise ValueError(

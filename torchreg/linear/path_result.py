@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
+from torchreg.linear.designs.base import Design
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
@@ -61,9 +62,9 @@ class Fit:
             X: (n, p), as for `fit_path`.
 
         Raises:
-            ValueError: if X is not finite or not a table of numbers.
+            ValueError: if X is not finite, not a table of numbers or has not p columns.
         """
-        return as_design(X, self.coef.device).times(self.coef) + self.intercept
+        return _seen(X, self.coef.device, len(self.coef)).times(self.coef) + self.intercept
 
     def predict(self, X: Any) -> Tensor:  # noqa: N803
         """The mean response, (n,) or (n, K): the chance of class 1 for `Logistic`, the mean count for `Poisson`."""
@@ -202,7 +203,7 @@ class Path:
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor for every strength, (a, n) or (a, n, K)."""
-        design = as_design(X, self.intercepts.device)
+        design = _seen(X, self.intercepts.device, self.n_features)
         if self.intercepts.dim() == 1:
             return design.times(self.coefs.T).T + self.intercepts[:, None]
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
@@ -265,6 +266,17 @@ class Path:
         """The arrays of the path by name, ``coefs`` included."""
         names = ("alphas", "coefs", "intercepts", "dual_gaps", "violations", "objectives", "n_iters", "n_nonzero")
         return {name: getattr(self, name).cpu().numpy() for name in (*names, "converged")}
+
+
+def _seen(X: Any, device: torch.device, features: int) -> Design:  # noqa: N803
+    """New rows, with as many columns as were fitted."""
+    design = as_design(X, device)
+    if design.p != features:
+        raise ValueError(
+            f"X has {design.p} features, but the fit is expecting {features} features as input; give the columns that "
+            "it was fitted to, in their order."
+        )
+    return design
 
 
 def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ def as_target(y: Any, design: Design) -> Tensor:
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
+    _refuse_text(y)
     target = tensor_of(y).to(design.device)
     _same_length("y", target, design)
     return target
@@ -66,6 +68,16 @@ def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None
         raise ValueError(f"offset must have shape {shape}, got {tuple(lift.shape)}.")
     check_finite(lift, "offset")
     return lift
+
+
+def _refuse_text(y: Any) -> None:
+    text = np.asarray(y) if not isinstance(y, Tensor) else np.empty(0)
+    found = next((entry for entry in text.flat if isinstance(entry, str)), None) if text.dtype.kind in "OUT" else None
+    if found is not None:
+        raise ValueError(
+            f"y contains strings, such as {str(found)!r}, but a fit takes numbers; number the classes, by "
+            "numpy.unique(y, return_inverse=True)[1], or use an estimator such as SparseClassifier, which takes labels."
+        )
 
 
 def _same_length(name: str, rows: Tensor, design: Design) -> None:

@@ -17,7 +17,7 @@ from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.penalties import Penalty
 
 _NUDGE = 0.25  # no label of a class moved by it is still a label
@@ -113,6 +113,7 @@ def solve(
         >>> torch.autograd.grad(fit.coef[0], alpha)  # d coef_0 / d alpha
         (tensor(-4.),)
     """
+    check_flags(fit_intercept=fit_intercept)
     datafit = checked(penalty, datafit, tol)
     alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
