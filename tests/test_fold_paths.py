@@ -9,11 +9,12 @@ import torch
 from torchreg import L1, L2, Group, NonNegative, labels, rows
 from torchreg.linear import fold_paths
 from torchreg.linear.datafits import Quadratic
-from torchreg.linear.fold_paths import training_points
+from torchreg.linear.fold_digits import keeps_digits
+from torchreg.linear.fold_paths import training_paths, training_points
 from torchreg.linear.folds import drawn_folds
 from torchreg.linear.frame import framed
 from torchreg.linear.moments import remainder
-from torchreg.linear.path import alpha_grid, strongest
+from torchreg.linear.path import alpha_grid, fit_path, strongest
 
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((50, 12)) @ DRAW.standard_normal((12, 12)) + DRAW.uniform(-2, 2, 12)
@@ -110,3 +111,47 @@ def test_groups_on_moments_by_subtraction_are_those_of_the_rows(name, y, centre,
         torch.testing.assert_close(a.dense(12), b.dense(12), rtol=0, atol=1e-5)  # about the root of tol
         torch.testing.assert_close(a.intercept, b.intercept, rtol=0, atol=1e-4)
         assert a.gap <= 1e-12 * frame.problem.null_loss()
+
+
+# --- digits that subtraction would lose
+
+
+def assert_as_exact_as_fits_of_their_rows(columns, y, penalty, alphas, *, folds, lockstep=False):
+    frame = framed(columns, y, Quadratic(), None, None, True, False, None)
+    found = training_paths(frame, folds, penalty, alphas, tol=1e-12, max_iter=5000, lockstep=lockstep)
+    for (train, _), points in zip(folds, found, strict=True):
+        alone = fit_path(columns[train], y[train], penalty, alphas=alphas, tol=1e-12, max_iter=5000)
+        for k, point in enumerate(points):
+            size = 1e-9 * float(alone.coef(k).abs().max())  # what ten digits of the moments leave
+            torch.testing.assert_close(point.dense(alone.n_features), alone.coef(k), rtol=0, atol=size)
+
+
+SHAPED = {"L1": L1(1.0), "L2": L2(1.0), "Group": Group(L1(1.0), by=rows)}
+
+
+@pytest.mark.parametrize("name", SHAPED)
+@pytest.mark.parametrize("lockstep", [False, True])
+@pytest.mark.parametrize("where", ["row", "column", "target"])
+def test_a_huge_row_that_is_held_out_spoils_no_fold(name, lockstep, where):
+    columns, y = DRAW.standard_normal((60, 6)), DRAW.standard_normal(60)
+    columns[:, 5] = 0.0  # constant where rows 0 to 19 are held out, as rare columns are
+    columns[3, 5] = 1.0
+    if where == "target":
+        y[7] = 1e7
+    else:
+        columns[7, slice(None) if where == "row" else 2] = 1e7
+    folds = drawn_folds(3, 60, y, None)[:1]  # beside such a row no fit has many digits
+    assert_as_exact_as_fits_of_their_rows(columns, y, SHAPED[name], [0.2, 0.05], folds=folds, lockstep=lockstep)
+
+
+def test_ridge_on_ill_conditioned_columns_has_singular_values_in_each_fold():
+    """Singular values from 1e4 to 1e-4: their squares span all digits, and moments by subtraction have no rows."""
+    left, right = (np.linalg.qr(DRAW.standard_normal((size, 12)))[0] for size in (60, 12))
+    columns = np.sqrt(60) * left * np.geomspace(1e4, 1e-4, 12) @ right.T
+    y, folds = DRAW.standard_normal(60), drawn_folds(3, 60, Y, None)
+    assert_as_exact_as_fits_of_their_rows(columns, y, L2(1.0), [1e-4, 1e-6], folds=folds)
+
+
+def test_columns_that_are_constant_on_training_rows_are_no_reason_to_read_the_rows_again():
+    frame = frame_of(Y[:, 0], True, True)
+    assert all(keeps_digits(frame, fold) for fold in drawn_folds(5, 50, Y, None))

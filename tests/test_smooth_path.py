@@ -141,6 +141,18 @@ def test_without_a_ridge_the_least_solution_is_taken(shape, special):
     assert float(path.dual_gaps[0]) <= 1e-12 * path.null_objective
 
 
+@pytest.mark.parametrize("strengths", [(1.0, 0.0), (0.0, 1.0)], ids=str)
+def test_a_target_without_a_ridge_beside_one_with_a_ridge(strengths):
+    draws = np.random.default_rng(0)
+    X, y = draws.standard_normal((30, 4)), draws.standard_normal((30, 2))
+    X = np.c_[X, X[:, :2], X[:, 0] - X[:, 1]]  # dependent columns: without a ridge the least solution is taken
+    path = fit_path(X, y, Weighted(L2(1.0), torch.tensor([strengths], dtype=F64).expand(7, 2)), alphas=[1.0])
+    for k, strength in enumerate(strengths):
+        alone = fit_path(X, y[:, k], L2(1.0), alphas=[strength])
+        # 1e-9: the Gram matrix has the square of the design's condition
+        assert np.allclose(path.coef(0)[:, k].numpy(), alone.coef(0).numpy(), rtol=1e-9, atol=1e-11)
+
+
 def test_ridge_at_the_ends_of_the_scale():
     X, y = data(SHAPES["tall"], "Quadratic")
     path = fit_path(X, y, Weighted(L2(1.0), torch.tensor(factors("", 8, free=(0, 1)))), alphas=[1e80, 1e-80])

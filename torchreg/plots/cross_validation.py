@@ -43,6 +43,13 @@ class CVDisplay:
         None. alpha_min_, alpha_1se_: the vertical lines. points_: the mean at the two alphas.
         legend_: names them. top_: the axis of the counts.
 
+    Raises:
+        ValueError: if ``error`` is neither of the two, or an alpha is negative.
+
+    Source:
+        Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the 1-SE rule); Hastie, Tibshirani and
+        Friedman, The Elements of Statistical Learning, 2009, section 7.10.
+
     Example:
         >>> from torchreg.plots import panels
         >>> display = CVDisplay(
