@@ -23,7 +23,11 @@ def arguments(run: Run, axes: Collection[str], n_seeds: int) -> tuple[str, ...]:
     if not callable(run):
         raise TypeError(f"run must be a function that trains and returns metrics, got {run!r}.")
     offered = ("penalty", "seed", "cell", *axes)
-    taken = [p for p in inspect.signature(run).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except ValueError as error:
+        raise TypeError(f"{title(run)} has no signature that Python can read; wrap it in a function.") from error
+    taken = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
     if any(p.kind is p.VAR_KEYWORD for p in taken):
         return offered
     for p in taken:

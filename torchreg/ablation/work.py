@@ -114,6 +114,7 @@ def _checked(returned: Any, spec: CellSpec) -> dict[str, Any]:
     if not isinstance(returned, Mapping):
         raise TypeError(f"run must return a mapping of metrics such as {{'accuracy': 0.9}}, got {returned!r:.200}.")
     metrics: dict[str, Any] = plain(returned, "metrics")
+    dumps(metrics)  # raises for what has JSON's types and yet cannot be written, such as an int of 5000 digits
     if not metrics:
         raise ValueError("run returned no metric; return at least one, such as {'accuracy': 0.9}.")
     if taken := [name for name in metrics if name in TAKEN or name in spec.axes]:
@@ -146,5 +147,9 @@ def _row(
 
 def _told(error: BaseException) -> str:
     """The message, and the end of the traceback within the user's files."""
+    try:
+        message = f"{type(error).__name__}: {error}"
+    except Exception:  # __str__ is the user's too
+        message = f"{type(error).__name__}: its text cannot be made"
     text = "".join(traceback.format_exception(error, limit=-8))
-    return f"{type(error).__name__}: {error}"[:_TOLD] + "\n" + text[-_TOLD:]
+    return f"{message[:_TOLD]}\n{text[-_TOLD:]}".encode(errors="backslashreplace").decode()
