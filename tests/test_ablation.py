@@ -15,7 +15,7 @@ import torch
 from ablation_runs import noted, quick
 
 from torchreg import L1, L2, MCP, Group, Weighted, rows
-from torchreg.ablation import Ablation, Cell, LedgerError, ablate, logspace, merge
+from torchreg.ablation import Ablation, Cell, LedgerError, ablate, logspace
 from torchreg.ablation.ledger.rows import curves
 from torchreg.ablation.plan import Plan
 
@@ -68,7 +68,8 @@ KEYS = """
 from torchreg import L1, Group, Weighted, rows
 from torchreg.ablation.plan import Plan
 import torch
-plan = Plan.of([Group(L1(1.0), by=rows), Weighted(L1(1.0), torch.arange(3.0))], [0.1], [0, 1], {"b": ["x"], "a": [{"q": 1, "p": 2}]}, None)
+penalties = [Group(L1(1.0), by=rows), Weighted(L1(1.0), torch.arange(3.0))]
+plan = Plan.of(penalties, [0.1], [0, 1], {"b": ["x"], "a": [{"q": 1, "p": 2}]}, None)
 print([spec.key for chain in plan.chains() for spec in chain])
 """
 
@@ -216,8 +217,8 @@ class Colour(enum.IntEnum):
 
 def test_metrics_come_back_as_they_went(out):
     given = {
-        "nan": math.nan, "inf": math.inf, "minus": -math.inf, "tiny": 5e-324, "third": 1 / 3, "big": 2**80, "none": None,
-        "yes": True, "text": "ä\n\u2028\x00'\"", "list": [1, [2.5, None]], "dict": {"a": {"b": math.nan}},
+        "nan": math.nan, "inf": math.inf, "minus": -math.inf, "tiny": 5e-324, "third": 1 / 3, "big": 2**80,
+        "none": None, "yes": True, "text": "ä\n\u2028\x00'\"", "list": [1, [2.5, None]], "dict": {"a": {"b": math.nan}},
     }  # fmt: skip
     returned = given | {
         "tensor": torch.tensor(2.5), "count": torch.tensor(3), "flag": torch.tensor(True), "np": np.float32(0.5),

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 _FLOAT = "$float"  # {"$float": "nan"} stands for a number that JSON cannot write
+_UNMARKED = json.JSONDecoder()  # a text without marks needs no look at each of its objects
 
 
 def plain(value: Any, where: str) -> Any:
@@ -61,7 +62,8 @@ def dumps(value: Any) -> str:
 
 def loads(text: str | bytes) -> Any:
     """What `dumps` wrote."""
-    return json.loads(text, object_hook=_unmarked)
+    text = text.decode() if isinstance(text, bytes) else text
+    return json.loads(text, object_hook=_unmarked) if _FLOAT in text else _UNMARKED.decode(text)
 
 
 def _marked(value: Any) -> Any:

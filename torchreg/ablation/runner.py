@@ -14,7 +14,7 @@ from tqdm import tqdm
 from torchreg.ablation.engines.base import Engine
 from torchreg.ablation.function import Run
 from torchreg.ablation.ledger.ledger import Ledger
-from torchreg.ablation.ledger.rows import Row
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import CellSpec
 from torchreg.ablation.work import Done, Task, execute, failed_row
 

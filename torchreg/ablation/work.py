@@ -15,8 +15,9 @@ from typing import Any
 from torchreg.ablation.cell import Cell
 from torchreg.ablation.function import Run
 from torchreg.ablation.ledger.mark import sees
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.ledger.record import now
-from torchreg.ablation.ledger.rows import Row, cell_folder
+from torchreg.ablation.ledger.rows import cell_folder
 from torchreg.ablation.ledger.shard import LedgerError, append
 from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain

@@ -12,8 +12,8 @@ from torchreg.ablation.function import Run, source_file, source_sha256, title
 from torchreg.ablation.ledger.lock import DriverLock
 from torchreg.ablation.ledger.manifest import add_function, add_penalties, open_manifest, write_manifest
 from torchreg.ablation.ledger.mark import marked
+from torchreg.ablation.ledger.reader import Reader, Row
 from torchreg.ablation.ledger.record import now, run_record
-from torchreg.ablation.ledger.rows import Row, counted
 from torchreg.ablation.ledger.shard import LedgerError, append
 from torchreg.ablation.plain import dumps
 from torchreg.ablation.plan import Plan
@@ -37,6 +37,7 @@ class Ledger:
         self.path, self._run, self._new = path.resolve(), run, new
         self.source = source_sha256(run)
         self.mark = ""
+        self._reader = Reader(self.path, self.source)
 
     def __enter__(self) -> Self:
         open_manifest(self.path)  # refuses what is not ours before anything is written
@@ -71,7 +72,7 @@ class Ledger:
 
     def rows(self) -> Mapping[str, Row]:
         """By key, the row that counts."""
-        return counted(self.path, self.source)
+        return self._reader.rows()
 
     def write(self, rows: Iterable[Row]) -> None:
         """Make rows durable that no worker could write."""
