@@ -339,6 +339,13 @@ def test_a_changed_function_does_not_mix_its_rows_with_the_old(out):
     assert back.rows == kept.rows
 
 
+def test_a_function_that_has_only_failed_may_be_mended(out):
+    bad, good = source("def run(penalty):\n    return {'a': b}\n"), source("def run(penalty):\n    return {'a': 1}\n")
+    with pytest.warns(RuntimeWarning, match="NameError"):
+        ablate(bad, L1(1.0), [0.1, 0.2], out=out)
+    assert [row["status"] for row in ablate(good, L1(1.0), [0.1, 0.2], out=out).rows] == ["ok", "ok"]
+
+
 def test_arguments_that_are_held_count_as_source(out):
     def run(penalty, width):
         return {"a": width}

@@ -14,6 +14,7 @@ from torchreg.ablation.ledger.manifest import add_function, add_penalties, open_
 from torchreg.ablation.ledger.mark import marked
 from torchreg.ablation.ledger.reader import Reader, Row
 from torchreg.ablation.ledger.record import now, run_record
+from torchreg.ablation.ledger.rows import counted
 from torchreg.ablation.ledger.shard import LedgerError, append
 from torchreg.ablation.plain import dumps
 from torchreg.ablation.plan import Plan
@@ -44,11 +45,15 @@ class Ledger:
         with ExitStack() as undo:
             undo.enter_context(DriverLock(self.path))
             self._manifest = open_manifest(self.path)
-            add_function(self._manifest, title(self._run), self.source, new=self._new)
+            add_function(self._manifest, title(self._run), self.source, new=self._new or not self._made())
             self._manifest["sessions"].append(run_record(source_file(self._run)))
             self.mark = marked(self.path)
             self._held = undo.pop_all()
         return self
+
+    def _made(self) -> bool:
+        """Whether there are rows that must not mix with others; who mends a function that has only failed has none."""
+        return any(row["status"] == "ok" for row in counted(self.path, self._manifest).values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
