@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+from torchreg.ablation import work
+from torchreg.ablation.ledger import record
+
+GPU_AT_IMPORT = os.environ.get("CUDA_VISIBLE_DEVICES")  # as code sees it that asks for the device at its top
 
 
 def note(log, text):
@@ -43,4 +57,90 @@ def warm(cell, log):
 
 
 def process(penalty, seed):
-    return {"pid": os.getpid(), "group": os.getpgid(0), "threads": torch.get_num_threads()}
+    told = {"pid": os.getpid(), "group": os.getpgid(0), "threads": torch.get_num_threads()}
+    return told | {"gpu at import": GPU_AT_IMPORT, "blas": int(os.environ["OMP_NUM_THREADS"])}
+
+
+def _limited(more, act):
+    """``act()`` while this process may have ``more`` bytes of memory than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+    try:
+        return act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _child(log):
+    note(log, f"child {subprocess.Popen(['sleep', '600']).pid}")
+
+
+def _stubborn(log):
+    _child(log)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(600)
+
+
+def _once(log, what):
+    if f"done {what}" not in noted(log):
+        note(log, f"done {what}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _without_directory():
+    gone = tempfile.mkdtemp()
+    os.chdir(gone)
+    shutil.rmtree(gone)
+
+
+def _dies_before_it_tells():
+    append = work.append
+
+    def append_and_die(*row):
+        append(*row)
+        os._exit(0)
+
+    work.append = append_and_die
+
+
+def _print_a_lot():
+    for _ in range(50):
+        print("x" * 2**20)
+
+
+def _clock_set_back():
+    class Past(datetime):
+        @classmethod
+        def now(cls, *zone):
+            return datetime(1970, 1, 1, tzinfo=UTC)
+
+    record.datetime, time.time = Past, lambda: 0.0
+
+
+MISCHIEF = {
+    "nothing": lambda log: None,
+    "raises": lambda log: 1 / 0,
+    "exits": lambda log: sys.exit(3),
+    "ends the process": lambda log: os._exit(0),
+    "is killed": lambda log: os.kill(os.getpid(), signal.SIGKILL),
+    "is killed once": lambda log: _once(log, "is killed once"),
+    "reads address 0": lambda log: ctypes.string_at(0),
+    "hangs": _stubborn,
+    "leaves a child": _child,
+    "exhausts memory": lambda log: _limited(2**26, lambda: bytearray(2**31)),
+    "prints": lambda log: _print_a_lot(),
+    "removes its directory": lambda log: _without_directory(),
+    "ignores signals": lambda log: [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)],
+    "sets the clock back": lambda log: _clock_set_back(),
+    "dies before it tells": lambda log: _dies_before_it_tells(),
+    "forks": lambda log: os.fork(),
+}
+
+
+def mischief(penalty, what, log):
+    note(log, what)
+    MISCHIEF[what](log)
+    return {"a": math.nan if what == "nothing" else 1.0}

@@ -75,6 +75,7 @@ def ablate(
 
     Raises:
         TypeError: if ``run`` needs what is not offered, or cannot be sent to workers.
+        WorkerError: if workers cannot start, or cannot load ``run``.
         ValueError: for an empty or repeated grid, a changed ``run``, or cells with different metrics.
         FileExistsError: if ``out`` holds other files; nothing of them is touched.
         LedgerBusy: if another driver works in ``out``.

@@ -42,7 +42,7 @@ class Cell:
     ) -> None:
         self.penalty, self.seed, self.axes = penalty, seed, dict(axes)
         self._home, self._previous = home, previous
-        self._reported = False
+        self._reported = self._saved = False
 
     @property
     def alpha(self) -> float:
@@ -98,6 +98,7 @@ class Cell:
             os.fsync(opened.fileno())  # the cell's row, which says that it need not run again, is as durable
         unfinished.replace(file)
         sync_directory(self.dir)
+        self._saved = True
 
     def start(self) -> Any:
         """What the cell before on the path saved, on the CPU; None for the first, and for independent cells.
@@ -117,5 +118,5 @@ class Cell:
 
     @property
     def saved(self) -> bool:
-        """Whether `save` has left a state here."""
-        return self._home is not None and (self._home / _STATE).exists()
+        """Whether this run has called `save`; a state of an earlier try does not count."""
+        return self._saved

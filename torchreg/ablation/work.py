@@ -94,7 +94,7 @@ def home_before(ledger: Path, spec: CellSpec) -> Path:
 
 def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
     offered = {"penalty": spec.penalty, "seed": spec.seed, "cell": cell, **spec.axes}
-    begin, start = now(), time.perf_counter()
+    begin, start, process = now(), time.perf_counter(), os.getpid()
     metrics: dict[str, Any] = {}
     error = None
     try:
@@ -107,6 +107,8 @@ def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
         raise
     except BaseException as raised:  # SystemExit too: a run that calls sys.exit has failed
         metrics, error = {}, _told(raised)
+    if os.getpid() != process:
+        os._exit(1)  # run has forked, and its child has come back too: there is one driver, one worker, one row
     status = "ok" if error is None else "failed"
     return _row(spec, task.source, attempt, status, metrics, time.perf_counter() - start, error) | {"start": begin}
 
