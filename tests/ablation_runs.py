@@ -1,4 +1,4 @@
-"""Training functions of the tests of ablations: in a module, so that workers can import them."""
+"""Training functions of the tests of ablations, in a module that workers can import, and what watches processes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def note(log, text):
 def noted(log):
     """What `note` wrote."""
     return Path(log).read_text().split("\n")[:-1] if Path(log).exists() else []
+
+
+def alive(pid):
+    """Whether a process runs; one that is dead and not yet taken from the kernel does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, patience=5.0):
+    end = time.monotonic() + patience
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+def workers_of(out):
+    return [int(p.stem.rpartition("-")[2]) for p in (out / "logs").glob("*.log")]
 
 
 def quick(penalty, seed, log):

@@ -13,7 +13,7 @@ from pathlib import Path
 import ablation_runs
 import pytest
 import torch
-from ablation_runs import MISCHIEF, mischief, noted, process, quick, warm
+from ablation_runs import MISCHIEF, gone, mischief, noted, process, quick, warm, workers_of
 
 from torchreg import L1
 from torchreg.ablation import CellsFailed, WorkerError, ablate
@@ -31,25 +31,6 @@ def log(tmp_path):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "results"
-
-
-def alive(pid):
-    """Whether a process runs; one that is dead and not yet taken from the kernel does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def gone(pids, patience=5.0):
-    end = time.monotonic() + patience
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not any(map(alive, pids))
-
-
-def workers_of(out):
-    return [int(p.stem.rpartition("-")[2]) for p in (out / "logs").glob("*.log")]
 
 
 def script(tmp_path, text, **options):
