@@ -128,6 +128,7 @@ def _born_with(environment: Mapping[str, str]) -> Iterator[None]:
 def _begin(ledger: str, threads: int) -> None:
     """Runs first in the new process."""
     os.setsid()  # a group of its own: its children die with it, and Ctrl-C reaches the driver alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that came while it started is forgotten, too
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _print_to(Path(ledger))
     hold_as_worker(Path(ledger))
