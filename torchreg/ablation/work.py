@@ -65,31 +65,21 @@ def execute(task: Task) -> Done:
     """
     here = sees(task.ledger, task.mark)
     rows = []
-    previous: Path | None = None
     for spec, attempt in zip(task.cells, task.attempts, strict=True):
         home = cell_folder(task.ledger, spec.key)
-        if spec.before:
-            previous = previous or home_before(task.ledger, spec)
+        previous = cell_folder(task.ledger, spec.previous) if spec.previous else None
         row = _run(task, spec, Cell(spec.penalty, spec.seed, spec.axes, home, previous), attempt)
         if here:
             append(task.ledger, dumps(row))
         rows.append(row)
         if row["status"] == "failed":
             break
-        previous = home
     return Done(tuple(rows), here)
 
 
 def failed_row(spec: CellSpec, source: str, attempt: int, error: str) -> Row:
     """Of a cell that left no row of its own; nobody knows how long it ran."""
     return _row(spec, source, attempt, "failed", {}, math.nan, error)
-
-
-def home_before(ledger: Path, spec: CellSpec) -> Path:
-    """The directory of the cell before on a path."""
-    *earlier, alpha = spec.before or ()
-    before = CellSpec(spec.name, spec.penalty.with_alpha(alpha), alpha, spec.seed, spec.axes, tuple(earlier))
-    return cell_folder(ledger, before.key)
 
 
 def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:

@@ -45,15 +45,18 @@ class Ledger:
         with ExitStack() as undo:
             undo.enter_context(DriverLock(self.path))
             self._manifest = open_manifest(self.path)
-            add_function(self._manifest, title(self._run), self.source, new=self._new or not self._made())
+            add_function(self._manifest, title(self._run), self.source, new=self._may_change())
             self._manifest["sessions"].append(run_record(source_file(self._run)))
             self.mark = marked(self.path)
             self._held = undo.pop_all()
         return self
 
-    def _made(self) -> bool:
-        """Whether there are rows that must not mix with others; who mends a function that has only failed has none."""
-        return any(row["status"] == "ok" for row in counted(self.path, self._manifest).values())
+    def _may_change(self) -> bool:
+        """Whether another source may go on here: who mends a function that has only failed mixes no rows."""
+        known = self._manifest["run"]
+        if self._new or known is None or known["sha256"] == self.source:
+            return True
+        return all(row["status"] != "ok" for row in counted(self.path, self._manifest).values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
