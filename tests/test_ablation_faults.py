@@ -21,6 +21,7 @@ from torchreg import L1
 from torchreg.ablation import Ablation, LedgerBusy, LedgerError, ablate
 from torchreg.ablation.ledger import record
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # forks
 ablate = partial(ablate, progress=False)
 TESTS = Path(__file__).parent
 PATH = os.pathsep.join((str(TESTS), str(Path(ablation_runs.work.__file__).parents[2])))
