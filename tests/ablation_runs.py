@@ -115,6 +115,14 @@ def _without_directory():
     shutil.rmtree(gone)
 
 
+def _dies_before_its_child(log):
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    note(log, f"child {child}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _dies_before_it_tells():
     append = work.append
 
@@ -155,6 +163,7 @@ MISCHIEF = {
     "ignores signals": lambda log: [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)],
     "sets the clock back": lambda log: _clock_set_back(),
     "dies before it tells": lambda log: _dies_before_it_tells(),
+    "dies before its child": _dies_before_its_child,
     "forks": lambda log: os.fork(),
 }
 

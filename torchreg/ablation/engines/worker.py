@@ -51,6 +51,7 @@ class Worker:
             ready = self._pool.submit(_ready, example)
         self._process = context.process
         ready.add_done_callback(self._note_ready)
+        threading.Thread(target=_end_orphans, args=(self._process.pid,), daemon=True).start()
 
     def _note_ready(self, ready: Future[None]) -> None:
         if not ready.cancelled() and ready.exception() is None:
@@ -64,7 +65,9 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._process.is_alive()
+        with contextlib.suppress(ChildProcessError):  # the pool has taken its end from the kernel
+            return os.waitid(os.P_PID, self._process.pid or 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        return False
 
     def began(self) -> float | None:
         """When its work began: not before the process was up."""
@@ -99,6 +102,13 @@ class Worker:
         while self._process.exitcode is None and time.monotonic() < end:
             time.sleep(0.01)
         return self._process.exitcode
+
+
+def _end_orphans(worker: int) -> None:
+    """Children that a worker has forked hold the pipe by which a pool sees its end; it would wait for theirs."""
+    with contextlib.suppress(ChildProcessError, ProcessLookupError, PermissionError):
+        os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+        os.killpg(worker, signal.SIGKILL)
 
 
 class _Remembering(SpawnContext):
