@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from torchreg.ablation import work
 from torchreg.ablation.ledger import record
@@ -165,6 +166,7 @@ MISCHIEF = {
     "dies before it tells": lambda log: _dies_before_it_tells(),
     "dies before its child": _dies_before_its_child,
     "forks": lambda log: os.fork(),
+    "loads data in a process": lambda log: list(DataLoader(range(4), num_workers=1)),
 }
 
 

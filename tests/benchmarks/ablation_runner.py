@@ -1,15 +1,17 @@
 """What the runner of ablations costs beside the training: a cell's overhead, a long plan, two workers at once.
 
 Overheads are of cells that do nothing, fsync of the row included; ``fsync`` is that of one line in a file of its own,
-as the disk's share. Two cells that compute on one thread are run one after the other's start, by warm workers, and
-compared with one alone.
+as the disk's share. Two cells that compute on one thread each are run by two warm workers and compared with one; the
+same work in two bare processes tells how much of the ratio is the machine's, which others may use.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -109,8 +111,20 @@ def two_by_one(rounds: int) -> dict[str, float]:
     begin = time.perf_counter()
     compute(None, 0, 20_000)
     steps = int(20_000 * SECONDS / (time.perf_counter() - begin))
-    with session(compute, 2, {"rounds": [steps]}) as cells:
-        return medians({"one cell": lambda: cells(1), "two cells": lambda: cells(2)}, rounds, "cpu")
+    bare = [ProcessPoolExecutor(1, get_context("spawn")) for _ in range(2)]
+
+    def without_us(n: int) -> None:
+        for future in [pool.submit(compute, None, 0, steps) for pool in bare[:n]]:
+            future.result()
+
+    with session(compute, 2, {"rounds": [steps]}) as cells, bare[0], bare[1]:
+        return medians(
+            {
+                "one cell": lambda: cells(1), "two cells": lambda: cells(2),
+                "one bare": lambda: without_us(1), "two bare": lambda: without_us(2),
+            },
+            rounds, "cpu",
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -122,8 +136,10 @@ def main() -> None:
     for what, found in long_plan(chosen.rounds).items():
         rows.append({"what": what, "found": found, "unit": "s", "bar": 3.0 if what.startswith("read") else None})
     taken = two_by_one(chosen.rounds)
-    ratio = taken["two cells"] / taken["one cell"]
-    rows.append({"what": f"two cells of {SECONDS:g} s by one", "found": ratio, "unit": "", "bar": TWO_BY_ONE})
+    for kind, bar in (("cell", TWO_BY_ONE), ("bare", None)):
+        ratio = taken["two bare" if kind == "bare" else "two cells"] / taken[f"one {kind}"]
+        what = f"two of {SECONDS:g} s by one" + (", no runner" if kind == "bare" else "")
+        rows.append({"what": what, "found": ratio, "unit": "", "bar": bar})
     for row in rows:
         row |= {"found": round(row["found"], 3), "verdict": verdict(row["found"], row["bar"])}
         print(f"{row['what']:26s} {row['found']:8.3f} {row['unit']:10s} bar {row['bar'] or '-':>5}   {row['verdict']}")

@@ -124,14 +124,15 @@ class _Remembering(SpawnContext):
 @contextlib.contextmanager
 def _born_with(environment: Mapping[str, str]) -> Iterator[None]:
     """A process that is started here has these variables from its first import on, and does not see Ctrl-C yet."""
-    before = {name: os.environ.get(name) for name in environment}
+    before = {name: os.environ[name] for name in environment if name in os.environ}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(environment)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for name in environment:
+            del os.environ[name]
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
