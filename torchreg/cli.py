@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchreg import __version__, demo, demo_ablation
-from torchreg.ablation import LedgerBusy
+from torchreg.ablation import LedgerBusy, WorkerError
 from torchreg.commands import ablate, fit
 from torchreg.commands import argument_types as types
 from torchreg.commands.ablate_arguments import add_ablate
@@ -18,7 +18,7 @@ from torchreg.demo_choices import PENALTIES as DEMO_PENALTIES
 _EXPECTED: dict[str, tuple[type[Exception], ...]] = {
     "demo": (ImportError, OSError, FloatingPointError, ValueError, LedgerBusy),
     "fit": (ImportError, OSError, ValueError),
-    "ablate": (ImportError, OSError, TypeError, ValueError, LedgerBusy),
+    "ablate": (ImportError, OSError, TypeError, ValueError, LedgerBusy, WorkerError),
 }
 _ABOUT = """Regularisation for PyTorch: exact zeros and true minimisers, in training loops and in linear fits.
 

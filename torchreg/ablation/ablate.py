@@ -64,8 +64,9 @@ def ablate(
             each from the solution before, by ``cell.start()`` and ``cell.save(state)``. Such rows have
             the mode "path" and are never mixed with others.
         progress: a bar, where the output is a terminal.
-        timeout: seconds for a cell, after which its process is ended and the cell has failed (on a path:
-            for its cells together, as many times as long). It needs ``workers`` or a `RayExecutor`.
+        timeout: seconds for a cell, after which its process and those that it has started are ended and the cell
+            has failed (on a path: for its cells together, as many times as long). It needs ``workers`` or a
+            `RayExecutor`.
         retries: how often a cell is run again whose process died.
         on_change: what to do if the source of ``run`` is not the one that made the rows that are there:
             "error", or "new", which leaves those rows in the files and counts them no more.
@@ -75,6 +76,7 @@ def ablate(
 
     Raises:
         TypeError: if ``run`` needs what is not offered, or cannot be sent to workers.
+        WorkerError: if workers cannot start, or cannot load ``run``.
         ValueError: for an empty or repeated grid, a changed ``run``, or cells with different metrics.
         FileExistsError: if ``out`` holds other files; nothing of them is touched.
         LedgerBusy: if another driver works in ``out``.

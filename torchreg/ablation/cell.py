@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchreg.ablation.ledger.shard import sync_directory
 from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
 from torchreg.penalties import Penalty
@@ -40,7 +42,7 @@ class Cell:
     ) -> None:
         self.penalty, self.seed, self.axes = penalty, seed, dict(axes)
         self._home, self._previous = home, previous
-        self._reported = False
+        self._reported = self._saved = False
 
     @property
     def alpha(self) -> float:
@@ -90,19 +92,31 @@ class Cell:
         """Keep tensors, numbers, and lists and dicts of them, as the start of the path's next cell."""
         file = self.dir / _STATE
         unfinished = file.with_suffix(".tmp")
-        torch.save(state, unfinished)
+        with unfinished.open("wb") as opened:
+            torch.save(state, opened)
+            opened.flush()
+            os.fsync(opened.fileno())  # the cell's row, which says that it need not run again, is as durable
         unfinished.replace(file)
+        sync_directory(self.dir)
+        self._saved = True
 
     def start(self) -> Any:
         """What the cell before on the path saved, on the CPU; None for the first, and for independent cells.
 
         It is read with ``weights_only=True``: nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: if that state has been removed.
+            pickle.UnpicklingError: if it holds more than tensors, numbers, and lists and dicts of them.
         """
         if self._previous is None:
             return None
-        return torch.load(self._previous / _STATE, map_location="cpu", weights_only=True)
+        file = self._previous / _STATE
+        if not file.exists():
+            raise FileNotFoundError(f"{file}, from which this cell starts, is gone; run the path in another directory.")
+        return torch.load(file, map_location="cpu", weights_only=True)
 
     @property
     def saved(self) -> bool:
-        """Whether `save` has left a state here."""
-        return self._home is not None and (self._home / _STATE).exists()
+        """Whether this run has called `save`; a state of an earlier try does not count."""
+        return self._saved

@@ -23,7 +23,11 @@ def arguments(run: Run, axes: Collection[str], n_seeds: int) -> tuple[str, ...]:
     if not callable(run):
         raise TypeError(f"run must be a function that trains and returns metrics, got {run!r}.")
     offered = ("penalty", "seed", "cell", *axes)
-    taken = [p for p in inspect.signature(run).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except ValueError as error:
+        raise TypeError(f"{title(run)} has no signature that Python can read; wrap it in a function.") from error
+    taken = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
     if any(p.kind is p.VAR_KEYWORD for p in taken):
         return offered
     for p in taken:
@@ -74,12 +78,26 @@ def source_sha256(run: Run) -> str:
 
 
 def check_travels(run: Run) -> None:
-    """Raise TypeError if ``run`` cannot be sent to another process."""
+    """See that ``run`` can be sent to another process, and that this is not one that is itself being started.
+
+    Raises:
+        TypeError: if it cannot be sent.
+        RuntimeError: if a worker calls this while it imports the script that made it.
+    """
     inner = _inner(run)
     main = sys.modules.get("__main__")
+    importing = sys.modules.get("__mp_main__")  # a script as a new worker sees it, its main module once it is imported
+    if importing is not main and getattr(importing, "__name__", None) == "__mp_main__":
+        raise RuntimeError(
+            "ablate was called by a worker that was only importing this script; call it under "
+            "`if __name__ == '__main__':`, so that the script can be imported."
+        )
     remedy = "put it at the top of a module and import it, or use workers=0 or RayExecutor()"
-    if getattr(inner, "__module__", None) == "__main__" and not hasattr(main, "__file__"):
+    file = getattr(main, "__file__", None)
+    if getattr(inner, "__module__", None) == "__main__" and (file or "<stdin>") == "<stdin>":
         raise TypeError(f"{title(run)} was typed in a notebook or a shell, where workers cannot find it; {remedy}.")
+    if file == "<stdin>":
+        raise TypeError("Workers import the program that makes them, and cannot from standard input; put it in a file.")
     try:
         pickle.dumps(run)
     except Exception as error:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from torchreg.ablation.ledger.lock import DriverLock
 from torchreg.ablation.ledger.manifest import Manifest, add_penalties, open_manifest, read_manifest, write_manifest
-from torchreg.ablation.ledger.rows import CELLS
+from torchreg.ablation.ledger.reader import Row, rank
+from torchreg.ablation.ledger.rows import CELLS, counted
 from torchreg.ablation.ledger.shard import ROWS
 from torchreg.ablation.results.ablation import Ablation
 
 
 def merge(out: str | Path, sources: Sequence[str | Path]) -> Ablation:
     """Copy the rows and the cells' files of several directories into a new one; the sources stay as they are.
+
+    Of a cell that several have run, the row counts that is ok, the first of them if several are; its files are copied.
 
     Args:
         out: a directory that is not there yet, or is empty.
@@ -34,7 +37,9 @@ def merge(out: str | Path, sources: Sequence[str | Path]) -> Ablation:
     open_manifest(target)
     with DriverLock(target):
         for number, folder in enumerate(folders):
-            _copy(folder, target, number)
+            for shard in (folder / ROWS).glob("*.jsonl"):
+                shutil.copyfile(shard, target / ROWS / f"{number:06d}-{shard.name}")
+        _copy_cells(folders, target)
         write_manifest(target, joined)
     return Ablation.load(target)
 
@@ -53,8 +58,16 @@ def _joined(folders: Sequence[Path]) -> Manifest:
     return first
 
 
-def _copy(folder: Path, target: Path, number: int) -> None:
-    for shard in (folder / ROWS).glob("*.jsonl"):
-        shutil.copyfile(shard, target / ROWS / f"{number}-{shard.name}")
-    if (folder / CELLS).is_dir():
-        shutil.copytree(folder / CELLS, target / CELLS, dirs_exist_ok=True, symlinks=True)
+def _copy_cells(folders: Sequence[Path], target: Path) -> None:
+    """Each cell's files from one source, whole: two runs' files are never mixed, and no link is followed."""
+    best: dict[str, tuple[Row, Path]] = {}
+    for folder in folders:
+        for key, row in counted(folder, read_manifest(folder)).items():
+            if key not in best or rank(row) > rank(best[key][0]):
+                best[key] = row, folder
+    for folder in folders:
+        for cell in (folder / CELLS).glob("*"):
+            owner = best[cell.name][1] if cell.name in best else folder
+            copy = target / CELLS / cell.name
+            if owner == folder and cell.is_dir() and not cell.is_symlink() and not copy.exists():
+                shutil.copytree(cell, copy, symlinks=True)

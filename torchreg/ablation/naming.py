@@ -8,6 +8,7 @@ from typing import Any
 
 from torchreg.ablation.plain import plain
 from torchreg.penalties import Penalty
+from torchreg.penalties.spec import canonical
 
 COLUMNS = ("penalty", "alpha", "seed", "mode", "status", "seconds", "attempt", "error", "key")
 TAKEN = (*COLUMNS, "n", "n_failed", "baseline")  # by columns of rows, and of tables that are made of them
@@ -92,8 +93,11 @@ def checked_alphas(alphas: Iterable[float]) -> tuple[float, ...]:
     """Strengths as floats, each once.
 
     Raises:
+        TypeError: if they are no collection of numbers.
         ValueError: if there is none, one is negative, not finite or there twice.
     """
+    if not isinstance(alphas, Iterable) or isinstance(alphas, (str, bytes)):
+        raise TypeError(f"alphas is a collection of numbers, got {alphas!r}; write [{alphas!r}] or logspace(...).")
     given = [float(alpha) for alpha in alphas]
     if bad := [alpha for alpha in given if not 0.0 <= alpha < math.inf]:
         raise ValueError(f"alphas must be finite and >= 0, got {bad[0]!r}.")
@@ -132,7 +136,7 @@ def checked_grid(grid: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[An
             raise ValueError(f"An axis of grid is named as an argument of run, got {name!r}.")
         if name in TAKEN or name in _GIVEN:
             raise ValueError(f"grid has an axis {name!r}, a name that is taken; choose another.")
-        if isinstance(values, (str, bytes)):
+        if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
             raise TypeError(f"grid[{name!r}] is a collection of values, got {values!r}; write [{values!r}].")
         axes[name] = _each_once(f"grid[{name!r}]", [plain(value, f"grid[{name!r}]") for value in values])
     return axes
@@ -141,7 +145,9 @@ def checked_grid(grid: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[An
 def _each_once(what: str, values: list[Any]) -> tuple[Any, ...]:
     if not values:
         raise ValueError(f"{what} is empty; give at least one value.")
-    for k, value in enumerate(values):
-        if any(value == other and type(value) is type(other) for other in values[:k]):
+    seen: set[str] = set()
+    for value in values:
+        if (text := canonical(value)) in seen:
             raise ValueError(f"{what} holds {value!r} twice; each value makes cells of its own, leave one out.")
+        seen.add(text)
     return tuple(values)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 _FLOAT = "$float"  # {"$float": "nan"} stands for a number that JSON cannot write
+_UNMARKED = json.JSONDecoder()  # a text without marks needs no look at each of its objects
 
 
 def plain(value: Any, where: str) -> Any:
@@ -24,7 +25,7 @@ def plain(value: Any, where: str) -> Any:
         TypeError: for anything else.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
-        return _builtin(value)
+        return _builtin(value, where)
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if value.ndim:
             raise TypeError(f"{where} is an array of shape {tuple(value.shape)}; give numbers, or a list by .tolist().")
@@ -33,7 +34,7 @@ def plain(value: Any, where: str) -> Any:
         for name in value:
             if not isinstance(name, str) or name.startswith("$"):
                 raise TypeError(f"{where} has the key {name!r}; keys are strings that do not begin with $.")
-        return {str(name): plain(inner, f"{where}[{name!r}]") for name, inner in value.items()}
+        return {_builtin(name, where): plain(inner, f"{where}[{name!r}]") for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner, f"{where}[{k}]") for k, inner in enumerate(value)]
     raise TypeError(
@@ -41,8 +42,13 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-def _builtin(value: Any) -> Any:
+def _builtin(value: Any, where: str) -> Any:
     """Without the subclass: enums of ints and NumPy's float64 are numbers in JSON, and here."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise TypeError(f"{where} is text that UTF-8 cannot hold ({error}).") from error
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value) if kind is not str else str.__str__(value)
@@ -56,7 +62,8 @@ def dumps(value: Any) -> str:
 
 def loads(text: str | bytes) -> Any:
     """What `dumps` wrote."""
-    return json.loads(text, object_hook=_unmarked)
+    text = text.decode() if isinstance(text, bytes) else text
+    return json.loads(text, object_hook=_unmarked) if _FLOAT in text else _UNMARKED.decode(text)
 
 
 def _marked(value: Any) -> Any:

@@ -20,32 +20,28 @@ class CellSpec:
     """One run to be done.
 
     Attributes:
+        key: the same for the same cell on any machine: the start of the sha256 of its canonical description.
         name: of the penalty.
         penalty: with this cell's strength.
         seed: of the run.
         axes: its point of the grid, in JSON's types.
         before: in path mode, the strengths whose solutions lead to its start; None for an independent cell.
+        previous: in path mode, the key of the cell at whose solution it starts; None for the first.
     """
 
+    key: str
     name: str
     penalty: Penalty
     alpha: float
     seed: int
     axes: Mapping[str, Any]
-    before: tuple[float, ...] | None = None
+    before: tuple[float, ...] | None
+    previous: str | None
 
     @property
     def mode(self) -> Literal["independent", "path"]:
         """Whether the run starts afresh or where another strength ended."""
         return "independent" if self.before is None else "path"
-
-    @property
-    def key(self) -> str:
-        """The same for the same cell on any machine: the start of the sha256 of its canonical description."""
-        told = {"penalty": self.penalty.spec(), "seed": self.seed, "axes": dict(self.axes)}
-        if self.before is not None:
-            told["before"] = [alpha.hex() for alpha in self.before]
-        return hashlib.sha256(canonical(told).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -76,15 +72,20 @@ class Plan:
     def chains(self) -> Iterator[tuple[CellSpec, ...]]:
         """What runs one after the other: single cells, or in path mode the cells of all strengths."""
         points = [dict(zip(self.axes, point, strict=True)) for point in product(*self.axes.values())]
-        for seed, axes, (name, penalty) in product(self.seeds, points, self.penalties.items()):
-            if self.path is None:
-                for alpha in self.alphas:
-                    yield (CellSpec(name, penalty.with_alpha(alpha), alpha, seed, axes),)
-            else:
-                yield tuple(
-                    CellSpec(name, penalty.with_alpha(alpha), alpha, seed, axes, before)
-                    for alpha, before in steps(self.alphas, self.path)
-                )
+        strengths = {name: self._strengths(penalty) for name, penalty in self.penalties.items()}
+        for seed, axes, name in product(self.seeds, points, self.penalties):
+            chain: list[CellSpec] = []
+            for penalty, spec, before in strengths[name]:
+                key = _key(spec, seed, axes, before)
+                previous = chain[-1].key if before else None
+                chain.append(CellSpec(key, name, penalty, float(penalty.alpha), seed, axes, before, previous))
+            yield from [tuple(chain)] if self.path else ((cell,) for cell in chain)
+
+    def _strengths(self, penalty: Penalty) -> list[tuple[Penalty, dict[str, Any], tuple[float, ...] | None]]:
+        """The penalty at each strength, described once for all seeds: it may hold tensors of weights."""
+        order = steps(self.alphas, self.path) if self.path else ((alpha, None) for alpha in self.alphas)
+        scaled = ((penalty.with_alpha(alpha), before) for alpha, before in order)
+        return [(at, at.spec(), before) for at, before in scaled]
 
     def describe(self) -> dict[str, Any]:
         """For the manifest, in JSON's types."""
@@ -101,3 +102,10 @@ def steps(alphas: Iterable[float], path: Direction) -> Iterator[tuple[float, tup
     """The strengths of a path in its order, each with those before it."""
     order = sorted(alphas, reverse=path == "descending")
     return ((alpha, tuple(order[:k])) for k, alpha in enumerate(order))
+
+
+def _key(penalty: Mapping[str, Any], seed: int, axes: Mapping[str, Any], before: tuple[float, ...] | None) -> str:
+    told = {"penalty": penalty, "seed": seed, "axes": axes}
+    if before is not None:
+        told["before"] = [alpha.hex() for alpha in before]
+    return hashlib.sha256(canonical(told).encode()).hexdigest()[:32]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from torchreg.ablation.engines.base import Engine
 from torchreg.ablation.function import Run
 from torchreg.ablation.ledger.ledger import Ledger
-from torchreg.ablation.ledger.rows import Row
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import CellSpec
 from torchreg.ablation.work import Done, Task, execute, failed_row
 
@@ -106,10 +106,12 @@ class Runner:
         self._count([rows[spec.key] for spec in given.task.cells[:finished]])
         if not left.cells:
             return []
-        if given.tries <= self._retries and not given.late:
-            return [_Given(left, given.tries + 1)]
+        tries = 1 if finished else given.tries  # of the first cell that is left
+        if tries <= self._retries and not given.late:
+            return [_Given(left, tries + 1)]
         late = f"TimeoutError: stopped, since it took longer than {self._timeout} s"
-        what = late if given.late else f"its process died ({type(error).__name__}: {error})"
+        told = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
+        what = late if given.late else f"its process died ({told})"
         row = failed_row(left.cells[0], left.source, left.attempts[0], what)
         self._ledger.write([row])
         self._count([row])

@@ -50,7 +50,8 @@ class Session:
             )
         if workers:
             check_travels(run)
-        self.path = Path("runs") / title(run).rpartition(".")[2] if out is None else Path(out)
+        out = Path("runs") / title(run).rpartition(".")[2] if out is None else Path(out)
+        self.path = out.resolve()  # now: run may change the working directory
         self._new = on_change == "new"
 
     def __enter__(self) -> Self:

@@ -15,8 +15,9 @@ from typing import Any
 from torchreg.ablation.cell import Cell
 from torchreg.ablation.function import Run
 from torchreg.ablation.ledger.mark import sees
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.ledger.record import now
-from torchreg.ablation.ledger.rows import Row, cell_folder
+from torchreg.ablation.ledger.rows import cell_folder
 from torchreg.ablation.ledger.shard import LedgerError, append
 from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
@@ -64,18 +65,15 @@ def execute(task: Task) -> Done:
     """
     here = sees(task.ledger, task.mark)
     rows = []
-    previous: Path | None = None
     for spec, attempt in zip(task.cells, task.attempts, strict=True):
         home = cell_folder(task.ledger, spec.key)
-        if spec.before:
-            previous = previous or home_before(task.ledger, spec)
+        previous = cell_folder(task.ledger, spec.previous) if spec.previous else None
         row = _run(task, spec, Cell(spec.penalty, spec.seed, spec.axes, home, previous), attempt)
         if here:
             append(task.ledger, dumps(row))
         rows.append(row)
         if row["status"] == "failed":
             break
-        previous = home
     return Done(tuple(rows), here)
 
 
@@ -84,16 +82,9 @@ def failed_row(spec: CellSpec, source: str, attempt: int, error: str) -> Row:
     return _row(spec, source, attempt, "failed", {}, math.nan, error)
 
 
-def home_before(ledger: Path, spec: CellSpec) -> Path:
-    """The directory of the cell before on a path."""
-    *earlier, alpha = spec.before or ()
-    before = CellSpec(spec.name, spec.penalty.with_alpha(alpha), alpha, spec.seed, spec.axes, tuple(earlier))
-    return cell_folder(ledger, before.key)
-
-
 def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
     offered = {"penalty": spec.penalty, "seed": spec.seed, "cell": cell, **spec.axes}
-    begin, start = now(), time.perf_counter()
+    begin, start, process = now(), time.perf_counter(), os.getpid()
     metrics: dict[str, Any] = {}
     error = None
     try:
@@ -106,6 +97,8 @@ def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
         raise
     except BaseException as raised:  # SystemExit too: a run that calls sys.exit has failed
         metrics, error = {}, _told(raised)
+    if os.getpid() != process:
+        os._exit(1)  # run has forked, and its child has come back too: there is one driver, one worker, one row
     status = "ok" if error is None else "failed"
     return _row(spec, task.source, attempt, status, metrics, time.perf_counter() - start, error) | {"start": begin}
 
@@ -114,6 +107,7 @@ def _checked(returned: Any, spec: CellSpec) -> dict[str, Any]:
     if not isinstance(returned, Mapping):
         raise TypeError(f"run must return a mapping of metrics such as {{'accuracy': 0.9}}, got {returned!r:.200}.")
     metrics: dict[str, Any] = plain(returned, "metrics")
+    dumps(metrics)  # raises for what has JSON's types and yet cannot be written, such as an int of 5000 digits
     if not metrics:
         raise ValueError("run returned no metric; return at least one, such as {'accuracy': 0.9}.")
     if taken := [name for name in metrics if name in TAKEN or name in spec.axes]:
@@ -146,5 +140,9 @@ def _row(
 
 def _told(error: BaseException) -> str:
     """The message, and the end of the traceback within the user's files."""
+    try:
+        message = f"{type(error).__name__}: {error}"
+    except Exception:  # __str__ is the user's too
+        message = f"{type(error).__name__}: its text cannot be made"
     text = "".join(traceback.format_exception(error, limit=-8))
-    return f"{type(error).__name__}: {error}"[:_TOLD] + "\n" + text[-_TOLD:]
+    return f"{message[:_TOLD]}\n{text[-_TOLD:]}".encode(errors="backslashreplace").decode()

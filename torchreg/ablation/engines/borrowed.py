@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.engines.base import Engine, Function
+from torchreg.ablation.ledger.shard import LedgerError
 
+_FOR_ALL = (LedgerError, pickle.PickleError, TypeError, AttributeError, ImportError)
+# It could not write its row, or could not be sent or loaded: so it would be with every other cell.
 _AT_ONCE = 1000  # what an executor of unknown size is given, so that a long plan does not fill its memory
 
 
@@ -33,7 +37,7 @@ class Borrowed(Engine):
         self._given.discard(future)
 
     def lost(self, error: BaseException) -> bool:
-        return True  # each executor has errors of its own for this; a cell's own errors are rows
+        return not isinstance(error, _FOR_ALL)  # executors have errors of their own; a cell's own errors are rows
 
     def began(self, future: Future[Any]) -> float | None:
         return None

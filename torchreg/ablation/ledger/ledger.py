@@ -12,8 +12,9 @@ from torchreg.ablation.function import Run, source_file, source_sha256, title
 from torchreg.ablation.ledger.lock import DriverLock
 from torchreg.ablation.ledger.manifest import add_function, add_penalties, open_manifest, write_manifest
 from torchreg.ablation.ledger.mark import marked
+from torchreg.ablation.ledger.reader import Reader, Row
 from torchreg.ablation.ledger.record import now, run_record
-from torchreg.ablation.ledger.rows import Row, counted
+from torchreg.ablation.ledger.rows import counted
 from torchreg.ablation.ledger.shard import LedgerError, append
 from torchreg.ablation.plain import dumps
 from torchreg.ablation.plan import Plan
@@ -37,17 +38,25 @@ class Ledger:
         self.path, self._run, self._new = path.resolve(), run, new
         self.source = source_sha256(run)
         self.mark = ""
+        self._reader = Reader(self.path, self.source)
 
     def __enter__(self) -> Self:
         open_manifest(self.path)  # refuses what is not ours before anything is written
         with ExitStack() as undo:
             undo.enter_context(DriverLock(self.path))
             self._manifest = open_manifest(self.path)
-            add_function(self._manifest, title(self._run), self.source, new=self._new)
+            add_function(self._manifest, title(self._run), self.source, new=self._may_change())
             self._manifest["sessions"].append(run_record(source_file(self._run)))
             self.mark = marked(self.path)
             self._held = undo.pop_all()
         return self
+
+    def _may_change(self) -> bool:
+        """Whether another source may go on here: who mends a function that has only failed mixes no rows."""
+        known = self._manifest["run"]
+        if self._new or known is None or known["sha256"] == self.source:
+            return True
+        return all(row["status"] != "ok" for row in counted(self.path, self._manifest).values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,7 +80,7 @@ class Ledger:
 
     def rows(self) -> Mapping[str, Row]:
         """By key, the row that counts."""
-        return counted(self.path, self.source)
+        return self._reader.rows()
 
     def write(self, rows: Iterable[Row]) -> None:
         """Make rows durable that no worker could write."""

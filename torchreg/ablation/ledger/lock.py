@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from torchreg.ablation.ledger.shard import LedgerError
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
@@ -17,6 +19,7 @@ except ImportError:  # pragma: no cover - Windows
 
 _DRIVER, _WORKERS = "lock", "workers"
 _PATIENCE = 10.0  # seconds in which workers notice that their driver is gone
+_held: set[int] = set()  # open files whose locks are this process's, and not those of processes that it forks
 
 
 class LedgerBusy(RuntimeError):
@@ -35,7 +38,10 @@ class DriverLock:
 
     def __enter__(self) -> Self:
         path = self._ledger / _DRIVER
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._file = _opened(path)
+        except OSError as error:
+            raise LedgerError(f"{path} cannot be opened: {error.strerror}; give another directory by `out`.") from error
         try:
             if not _taken(self._file):
                 raise LedgerBusy(
@@ -44,8 +50,12 @@ class DriverLock:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             self._wait_for_workers()
-        except BaseException:
-            os.close(self._file)
+        except BaseException as error:
+            _close(self._file)
+            if isinstance(error, OSError):
+                raise LedgerError(
+                    f"{self._ledger} cannot be locked: {error.strerror}; give a directory on another disk by `out`."
+                ) from error
             raise
         return self
 
@@ -53,10 +63,10 @@ class DriverLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.ftruncate(self._file, 0)
-        os.close(self._file)
+        _close(self._file)
 
     def _wait_for_workers(self) -> None:
-        file = os.open(self._ledger / _WORKERS, os.O_RDWR | os.O_CREAT, 0o644)
+        file = _opened(self._ledger / _WORKERS)
         try:
             end = time.monotonic() + _PATIENCE
             while not _taken(file):
@@ -67,13 +77,35 @@ class DriverLock:
                     )
                 time.sleep(0.05)
         finally:
-            os.close(file)
+            _close(file)
 
 
 def hold_as_worker(ledger: Path) -> None:
     """Show, until this process ends, that a worker of this ledger is alive."""
     if fcntl is not None:
-        fcntl.flock(os.open(ledger / _WORKERS, os.O_RDWR | os.O_CREAT, 0o644), fcntl.LOCK_SH)
+        fcntl.flock(_opened(ledger / _WORKERS), fcntl.LOCK_SH)
+
+
+def _opened(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(file)
+    return file
+
+
+def _close(file: int) -> None:
+    _held.discard(file)
+    os.close(file)
+
+
+def _let_go() -> None:
+    """A lock is held as long as any process has the file open: a loader's worker must not outlive its driver as one."""
+    for file in _held:
+        os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _taken(file: int) -> bool:

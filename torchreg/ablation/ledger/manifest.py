@@ -12,7 +12,14 @@ from torchreg.ablation.ledger.shard import ROWS, LedgerError, sync_directory
 
 FORMAT = 1
 _NAME = "manifest.json"
-_OURS = (ROWS, "lock", "workers", "mark", f"{_NAME}.tmp")  # what a driver leaves that dies before its manifest is there
+_OURS = (
+    ROWS,
+    "lock",
+    "workers",
+    "mark",
+    "logs",
+    f"{_NAME}.tmp",
+)  # what a driver leaves that dies before its manifest is there
 Manifest = dict[str, Any]
 
 
@@ -106,7 +113,7 @@ def add_function(manifest: Manifest, name: str, sha256: str, *, new: bool) -> No
     """Note the function's name and source.
 
     Raises:
-        ValueError: if its source is not the one that made the rows, unless ``new``.
+        ValueError: if its source is not the one that made the rows that are ok, unless ``new``.
     """
     known = manifest["run"]
     if known is not None and known["sha256"] != sha256 and not new:

@@ -23,16 +23,21 @@ def run_record(source: str | None) -> dict[str, Any]:
         source: the file of the user's function, whose git repository is looked at; None takes the
             working directory's.
     """
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # it has been removed
+        folder = None
+    here = Path(source).parent if source else folder
     return {
         "start": now(),
         "end": None,
         "argv": list(sys.argv),
-        "directory": str(Path.cwd()),
+        "directory": None if folder is None else str(folder),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "platform": platform.platform(),
         "versions": _versions(),
-        "git": git_state(Path(source).parent if source else Path.cwd()),
+        "git": None if here is None else git_state(here),
         "device": _device(),
         "threads": torch.get_num_threads(),
         "deterministic": {

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.cell import CURVE
 from torchreg.ablation.ledger.manifest import Manifest, read_manifest
-from torchreg.ablation.ledger.shard import ROWS, LedgerError
-from torchreg.ablation.plain import dumps, loads
+from torchreg.ablation.ledger.reader import Reader, Row, read_lines
+from torchreg.ablation.ledger.shard import LedgerError
+from torchreg.ablation.plain import dumps
 from torchreg.ablation.plan import steps
 
 CELLS = "cells"
-Row = dict[str, Any]
 
 
 def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
@@ -25,22 +25,15 @@ def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
     """
     ledger = Path(ledger)
     manifest = read_manifest(ledger)
-    raw = counted(ledger, manifest["run"]["sha256"] if manifest["run"] else None)
+    raw = counted(ledger, manifest)
     names, ways = _names(manifest), _ways(manifest)
-    kept = (row for row in raw.values() if row["before"] in (None, ways.get(_point(row, names))))
+    kept = (r for r in raw.values() if r.get("before") is None or r["before"] == ways.get(_point(r, names)))
     return [_flat(row, names) for row in kept], manifest
 
 
-def counted(ledger: Path, source: str | None) -> dict[str, Row]:
-    """By key, the row that counts, as it was written: one that is ok before any other, else the last attempt."""
-    best: dict[str, Row] = {}
-    for row in _raw(ledger):
-        if row["source"] != source:
-            continue
-        held = best.get(row["key"])
-        if held is None or _rank(row) > _rank(held):
-            best[row["key"]] = row
-    return best
+def counted(ledger: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
+    """By key, the row that counts, as it was written."""
+    return Reader(ledger, manifest["run"]["sha256"] if manifest["run"] else None).rows()
 
 
 def curves(ledger: Path | str) -> list[Row]:
@@ -51,7 +44,8 @@ def curves(ledger: Path | str) -> list[Row]:
     points = []
     for row in rows:
         told = {name: row[name] for name in ("penalty", "alpha", "seed", *axes, "mode") if name in row}
-        points += [told | point for point in _lines(cell_folder(ledger, row["key"]) / CURVE)]
+        if (curve := cell_folder(ledger, row["key"]) / CURVE).exists():
+            points += [told | point for point in read_lines(curve, _is_point)[0]]
     return points
 
 
@@ -86,25 +80,8 @@ def cell_folder(ledger: Path, key: str) -> Path:
     return ledger / CELLS / key
 
 
-def _raw(ledger: Path) -> Iterator[Row]:
-    for path in sorted((ledger / ROWS).glob("*.jsonl")):
-        yield from _lines(path)
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    """Of one file; what follows its last line's end was being written when the process died."""
-    if not path.exists():
-        return
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-        try:
-            yield loads(line)
-        except ValueError as error:
-            raise LedgerError(f"Line {number} of {path} is no row ({error}); mend or remove that line.") from error
-
-
-def _rank(row: Row) -> tuple[bool, int]:
-    return row["status"] == "ok", row["attempt"]
+def _is_point(found: Any) -> bool:
+    return isinstance(found, dict) and "epoch" in found
 
 
 def _names(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 ROWS = "rows"
-_TOKEN = secrets.token_hex(4)  # process numbers come back, this does not
 _ONE_AT_A_TIME = threading.Lock()  # of the threads of this process
+_token = secrets.token_hex(4)  # process numbers come back, this does not
 
 
 class LedgerError(OSError):
@@ -22,20 +22,25 @@ class LedgerError(OSError):
 def append(ledger: Path, line: str) -> None:
     """Add a line to this process's file and wait until it is on the disk.
 
-    A line that could not be written whole is taken back, so that the file stays readable.
+    A line that could not be written whole is taken back. This process writes no more to that file then, but to a new
+    one: whatever was left at its end stays a torn last line, which readers leave out.
 
     Raises:
         LedgerError: if it could not be written, for instance because the disk is full.
     """
-    path = ledger / ROWS / f"{_host()}-{os.getpid()}-{_TOKEN}.jsonl"
+    global _token
     with _ONE_AT_A_TIME:
+        path = ledger / ROWS / f"{_host()}-{os.getpid()}-{_token}.jsonl"
         try:
             _append(path, line.encode() + b"\n")
-        except OSError as error:
-            raise LedgerError(
-                f"A row could not be written to {path}: {error.strerror or error}. Rows before it are safe; mend the "
-                "disk and run the same line again."
-            ) from error
+        except BaseException as error:  # Ctrl-C too
+            _token = secrets.token_hex(4)
+            if isinstance(error, OSError):
+                raise LedgerError(
+                    f"A row could not be written to {path}: {error.strerror or error}. Rows before it are safe; mend "
+                    "the disk and run the same line again."
+                ) from error
+            raise
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -45,7 +50,7 @@ def _append(path: Path, data: bytes) -> None:
         before = os.fstat(file).st_size
         try:
             _write(file, data)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(file, before)
             raise
