@@ -2,10 +2,11 @@
 
 from torchreg.ablation.ablate import ablate
 from torchreg.ablation.cell import Cell
+from torchreg.ablation.engines.ray import RayExecutor
 from torchreg.ablation.ledger.lock import LedgerBusy
 from torchreg.ablation.ledger.shard import LedgerError
 from torchreg.ablation.merge import merge
 from torchreg.ablation.naming import logspace
 from torchreg.ablation.results.ablation import Ablation
 
-__all__ = ["Ablation", "Cell", "LedgerBusy", "LedgerError", "ablate", "logspace", "merge"]
+__all__ = ["Ablation", "Cell", "LedgerBusy", "LedgerError", "RayExecutor", "ablate", "logspace", "merge"]
