@@ -7,6 +7,20 @@ from torchreg.ablation.ledger.lock import LedgerBusy
 from torchreg.ablation.ledger.shard import LedgerError
 from torchreg.ablation.merge import merge
 from torchreg.ablation.naming import logspace
+from torchreg.ablation.optuna_search import search_study
 from torchreg.ablation.results.ablation import Ablation
+from torchreg.ablation.search import SearchResult, search
 
-__all__ = ["Ablation", "Cell", "LedgerBusy", "LedgerError", "RayExecutor", "ablate", "logspace", "merge"]
+__all__ = [
+    "Ablation",
+    "Cell",
+    "LedgerBusy",
+    "LedgerError",
+    "RayExecutor",
+    "SearchResult",
+    "ablate",
+    "logspace",
+    "merge",
+    "search",
+    "search_study",
+]
