@@ -83,7 +83,8 @@ def search_study(
     Warns:
         UserWarning: if an objective is of test data.
     """
-    low, high = checked_range(alphas)
+    _imported()  # before anything is written
+    span = checked_range(alphas)
     directions = len(study.directions)
     if directions != len(objectives):
         raise ValueError(
@@ -98,7 +99,7 @@ def search_study(
     )  # fmt: skip
     warn_of_test(objectives)
     with session, tqdm(total=n_trials, unit="trial", disable=None if progress else True) as bar:
-        teller = _Teller(study, trials, tuple(objectives), (low, high), session)
+        teller = _Teller(study, trials, tuple(objectives), span, session)
         teller.tell_ledger()
         asked = 0
         while asked < n_trials and (missing := n_trials - len(teller.known)) > 0:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from torchreg.ablation.engines.base import Engine, Function
+from torchreg.ablation.engines.base import Engine, Function, pass_on
 from torchreg.ablation.ledger.lock import shown_as_worker
 
 _AT_ONCE = 1000  # tasks that Ray is given at least: enough for an autoscaler to see what is asked for
@@ -193,18 +193,16 @@ def _begun() -> Any:
     return ray.remote(Begun).options(num_cpus=0, scheduling_strategy=place).remote()
 
 
-def _pass_on(future: Future[Any], finished: Future[Any]) -> None:
+def _pass_on(ours: Future[Any], theirs: Future[Any]) -> None:
     """What Ray's future has, with the error that was raised in place of Ray's report of it."""
-    error: BaseException | None = finished.exception()
     errors = _imported().exceptions
-    if isinstance(error, errors.RayTaskError):
-        error = error.cause
-        if isinstance(error, errors.RaySystemError):
-            error.add_note("If workers lack a module, send it: RayExecutor(runtime_env={'working_dir': '.'}).")
-    if error is None:
-        future.set_result(finished.result())
-    else:
-        future.set_exception(error)
+    error = theirs.exception()
+    if not isinstance(error, errors.RayTaskError):
+        pass_on(ours, theirs)
+        return
+    if isinstance(error.cause, errors.RaySystemError):
+        error.cause.add_note("If workers lack a module, send it: RayExecutor(runtime_env={'working_dir': '.'}).")
+    ours.set_exception(error.cause)
 
 
 @contextlib.contextmanager
