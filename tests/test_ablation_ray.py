@@ -1,6 +1,8 @@
 """`RayExecutor` on a real cluster of several raylets, with workers, a node and the driver killed in mid-run."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from torchreg.ablation.plain import loads
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402 - only where Ray is
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]  # Ray's own sockets
+pytestmark = pytest.mark.slow
 
 SOON = 60.0  # seconds in which a busy machine does what takes one
 
@@ -176,6 +178,33 @@ def test_cells_wait_for_a_node_that_can_take_them(cluster, tmp_path):
         until(lambda: (tmp_path / "manifest.json").exists())
         node = cluster.add_node(num_cpus=1, resources={"gold": 1})
     assert [row["node"] for row in result.result().rows] == [node.node_id]
+
+
+@pytest.fixture
+def hidden(cluster, tmp_path):
+    """A directory that a further node, which has ``far``, does not see: another file system is mounted there."""
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*hide, "true"], capture_output=True).returncode:
+        pytest.skip("mounting needs Linux and root")
+    far = json.dumps({"far": 1})
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--num-cpus=1"]
+    node = subprocess.Popen([*hide, *start, f"--resources={far}", "--block"], stdout=subprocess.DEVNULL)
+    until(lambda: any(n["Alive"] and "far" in n["Resources"] for n in ray.nodes()))
+    yield tmp_path
+    node.terminate()
+    node.wait(SOON)
+
+
+def test_rows_of_a_node_that_does_not_see_the_ledger_are_the_driver_s(hidden):
+    def run(penalty, seed):
+        return {"far": not hidden.joinpath("out", "manifest.json").exists(), "pid": os.getpid()}
+
+    alphas, out = [0.1, 0.2], hidden / "out"
+    result = ablate(run, L1(1.0), alphas, out=out, executor=RayExecutor(resources={"far": 0.1}), progress=False)
+    assert {row["far"] for row in result.rows} == {True}
+    assert each_once(out, alphas)
+    (shard,) = (out / "rows").iterdir()
+    assert f"-{os.getpid()}-" in shard.name
 
 
 def test_a_killed_node_costs_nothing_but_time(cluster, tmp_path):

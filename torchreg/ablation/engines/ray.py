@@ -19,7 +19,7 @@ from torchreg.ablation.ledger.lock import shown_as_worker
 
 _AT_ONCE = 1000  # tasks that Ray is given at least: enough for an autoscaler to see what is asked for
 _PER_CORE = 2  # tasks given for each core of a large cluster, so that none waits for the driver
-_USAGE = "RAY_USAGE_STATS_ENABLED"
+_ADDRESS, _USAGE = "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED"
 
 
 class RayExecutor(Engine):
@@ -41,7 +41,8 @@ class RayExecutor(Engine):
         num_cpus: cores of one cell; it is also torch's number of threads, unless OMP_NUM_THREADS is set.
         num_gpus: GPUs of one cell; with 0.25 four cells share one, and must fit into its memory together.
         resources: what else one cell takes of the cluster's own resources.
-        address: of a cluster; None takes RAY_ADDRESS, a cluster that runs here, or starts one on this machine.
+        address: of a cluster, "auto" for the one that runs on this machine; None takes RAY_ADDRESS, and without it
+            starts one here.
         runtime_env: what workers need, such as ``{"working_dir": "."}`` for modules beside the script.
 
     Raises:
@@ -78,8 +79,8 @@ class RayExecutor(Engine):
         if self._started:
             with _no_usage_reports():
                 ray.init(
-                    self._address, runtime_env=self._runtime_env, log_to_driver=False, logging_level="ERROR",
-                    include_dashboard=False,
+                    self._address or os.environ.get(_ADDRESS, "local"), runtime_env=self._runtime_env,
+                    log_to_driver=False, logging_level="ERROR", include_dashboard=False,
                 )  # fmt: skip
         elif self._address or self._runtime_env:
             raise ValueError("Ray runs in this process already; give address and runtime_env to your ray.init.")
