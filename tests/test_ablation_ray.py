@@ -31,7 +31,6 @@ def cluster():
     """Two nodes of one core each, and this process as a driver."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(folders))  # workers find this module
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -266,6 +265,30 @@ def test_what_ray_was_told_before_cannot_be_told_again(cluster, tmp_path):
         with pytest.raises(ValueError, match=r"to your ray\.init"):
             ablate(where, L1(1.0), [0.1], out=tmp_path, executor=RayExecutor(**extra), progress=False)
     assert Ablation.load(tmp_path).rows == ()
+
+
+TWICE = """
+import sys, time
+from pathlib import Path
+from torchreg import L1
+from torchreg.ablation import RayExecutor, ablate
+
+def run(penalty):
+    time.sleep(1000.0 if penalty.alpha == 1 else 0.1)
+    return {"loss": 0.0}
+
+executor = RayExecutor()
+for out, alphas in (("one", [0.5]), ("two", [0.5, 1.0])):
+    result = ablate(run, L1(1.0), alphas, out=Path(sys.argv[1], out), executor=executor, timeout=3.0)
+    print([row["status"] for row in sorted(result.rows, key=lambda row: row["alpha"])])
+"""
+
+
+def test_an_executor_starts_its_own_ray_twice_and_without_a_word(tmp_path):
+    line = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", TWICE, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["['ok']", "['ok', 'failed']"]
+    assert done.stderr == ""
 
 
 def test_amounts_are_checked():

@@ -130,7 +130,9 @@ class RayExecutor(Engine):
         for _, ref in self._refs.values():
             ray.cancel(ref, force=True)
         self._refs, self._times, self._heard = {}, {}, None
-        self._begun = None  # the last handle: the actor ends
+        if self._begun is not None:
+            ray.kill(self._begun)
+            self._begun = None
         if self._started:
             ray.shutdown()
 
