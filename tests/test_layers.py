@@ -98,12 +98,17 @@ def test_other_libraries_stay_where_they_belong(path):
         assert "pandas" not in used
     if not name.startswith("torchreg.linear.estimators") and name != "torchreg.linear.designs.scipy_rows":
         assert "scipy" not in used
+    if name != "torchreg.ablation.engines.ray":
+        assert "ray" not in used
+    if name != "torchreg.ablation.optuna_search":
+        assert "optuna" not in used
     known = STDLIB | {"scipy", "torch", "torchreg", "numpy", "tqdm", "sklearn", "matplotlib"}
     assert used <= known | {"pandas", "ray", "optuna", "lightning", "accelerate", "transformers"}
 
 
 def test_importing_torchreg_loads_no_optional_library():
-    code = "import sys, torchreg; print([m for m in ('sklearn', 'matplotlib', 'pandas') if m in sys.modules])"
+    optional = ("sklearn", "matplotlib", "pandas", "ray", "optuna")
+    code = f"import sys, torchreg.ablation; print([m for m in {optional} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

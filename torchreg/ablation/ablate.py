@@ -102,12 +102,8 @@ def ablate(
         run, wanted, out, workers=workers, executor=executor, timeout=timeout, retries=retries, on_change=on_change,
         progress=progress,
     )  # fmt: skip
-    try:
-        with session:
-            session.run(plan)
-    except KeyboardInterrupt as stopped:
-        stopped.add_note(f"Every finished cell is in {session.path}; run the same line again to go on.")
-        raise
+    with session:
+        session.run(plan)
     ablation = Ablation.load(session.path)
     warn_of_failures(ablation)
     return ablation

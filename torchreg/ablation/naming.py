@@ -43,8 +43,13 @@ def logspace(low: float, high: float, n: int, *, zero: bool = False) -> tuple[fl
     if n < 2:
         raise ValueError(f"logspace needs n >= 2 strengths, got {n!r}.")
     start, length = math.log10(low), math.log10(high) - math.log10(low)
-    inner = [float(f"{10.0 ** (start + length * k / (n - 1)):.{_DIGITS}g}") for k in range(1, n - 1)]
+    inner = [rounded(10.0 ** (start + length * k / (n - 1))) for k in range(1, n - 1)]
     return (*((0.0,) if zero else ()), float(low), *inner, float(high))
+
+
+def rounded(alpha: float) -> float:
+    """To 12 significant digits, as strengths are that were computed."""
+    return float(f"{alpha:.{_DIGITS}g}")
 
 
 def name_of(penalty: Penalty) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -15,6 +16,7 @@ from torchreg.ablation.engines.processes import Processes
 from torchreg.ablation.engines.serial import Serial
 from torchreg.ablation.function import Run, check_travels, title
 from torchreg.ablation.ledger.ledger import Ledger
+from torchreg.ablation.ledger.raw import Row
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.runner import Runner
 
@@ -65,15 +67,22 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"Every finished cell is in {self.path}; run the same line again to go on.")
         self._held.__exit__(kind, error, trace)
 
-    def run(self, plan: Plan) -> None:
-        """Run the plan's cells that are not done."""
-        self._ledger.begin(plan)
+    def run(self, *plans: Plan) -> None:
+        """Run the plans' cells that are not done, those of all plans side by side."""
+        for plan in plans:
+            self._ledger.begin(plan)
         runner = Runner(
             self._engine, self._ledger, self._run, self._wanted, retries=self._retries, timeout=self._timeout
         )
-        runner.run(plan.chains(), progress=self._progress)
+        runner.run(chain.from_iterable(plan.chains() for plan in plans), progress=self._progress)
+
+    def rows(self) -> Mapping[str, Row]:
+        """By key, the row that counts, of all cells in the ledger."""
+        return self._ledger.rows()
 
 
 def engine_for(workers: int, executor: Executor | Engine | None) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +49,12 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of all that this engine holds, and end what still runs."""
+
+
+def pass_on(ours: Future[Any], theirs: Future[Any]) -> None:
+    """Give a future what another, which is done, has; who keeps the first does not keep the second alive."""
+    error = CancelledError() if theirs.cancelled() else theirs.exception()
+    if error is None:
+        ours.set_result(theirs.result())
+    else:
+        ours.set_exception(error)

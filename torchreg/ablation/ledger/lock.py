@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -106,6 +107,18 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def shown_as_worker(ledger: Path) -> Iterator[None]:
+    """The same for as long as the block runs: by a worker that outlives the driver, and may not see the directory."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            file = os.open(ledger / _WORKERS, os.O_RDWR)
+            held.callback(os.close, file)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def _taken(file: int) -> bool:
