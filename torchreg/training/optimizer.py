@@ -12,7 +12,8 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.checkpoint import KEY, renewals, restore, strengths
-from torchreg.training.proximal_step import Slot, prox_step
+from torchreg.training.proximal_step import prox_step
+from torchreg.training.slots import Slot, bare_term, matrices, slots_of
 from torchreg.training.term import Term, attach
 
 
@@ -73,9 +74,9 @@ class ProxOptimizer(Optimizer):
         for term in terms:
             if not isinstance(term, (Term, Penalty)):
                 raise TypeError(f"ProxOptimizer takes terms and penalties, got {type(term).__name__}; use attach(...).")
-        bare = [_bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
+        bare = [bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
         joined = [given if made is None else made for given, made in zip(terms, bare, strict=True)]
-        slots = _slots(base, joined)  # type: ignore[arg-type]
+        slots = slots_of(base, joined)  # type: ignore[arg-type]
         rule_for(base, metric)
         for term in joined:
             if term.owner is not None:  # type: ignore[union-attr]
@@ -161,14 +162,14 @@ class ProxOptimizer(Optimizer):
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         _refuse_group({**self.base.defaults, **param_group})
         plain = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
-        found = _matrices({"params": plain}, len(self.base.param_groups))
+        found = matrices({"params": plain}, len(self.base.param_groups))
         parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
         for part in parts:
             attach(part.penalty, found)  # raises where the penalty does not fit
         self.base.add_param_group(param_group)
         for part in parts:
             part.parameters.update(found)
-        self._slots = _slots(self.base, self.terms)
+        self._slots = slots_of(self.base, self.terms)
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""
@@ -232,44 +233,3 @@ def _refuse_group(group: dict[str, Any]) -> None:
         raise ValueError(
             f"ProxOptimizer needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
         )
-
-
-def _matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
-    """The parameters of a group that a bare penalty takes, by position."""
-    return {f"group {index}, parameter {k}": p for k, p in enumerate(group["params"]) if p.dim() >= 2}
-
-
-def _bare_term(base: Optimizer, penalty: Penalty) -> Term:
-    taken: dict[str, Tensor] = {}
-    for index, group in enumerate(base.param_groups):
-        taken.update(_matrices(group, index))
-    if not taken:
-        raise ValueError(
-            "A bare penalty takes the optimizer's parameters with two or more dimensions, and there are none; "
-            "choose parameters with attach(penalty, {name: parameter})."
-        )
-    return attach(penalty, taken)
-
-
-def _slots(base: Optimizer, terms: list[Term]) -> list[Slot]:
-    """Where each part's parameters stand in the base: positions, which survive a swap of tensors."""
-    places = {id(p): (g, k) for g, group in enumerate(base.param_groups) for k, p in enumerate(group["params"])}
-    slots: dict[tuple[int, int], Slot] = {}
-    taken: dict[int, str] = {}
-    for term in terms:
-        for part in term.parts:
-            for name, p in part.parameters.items():
-                if id(p) not in places:
-                    raise ValueError(
-                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base "
-                        "optimizer's parameters; give it to the optimizer, or attach to fewer."
-                    )
-                if id(p) in taken:
-                    raise ValueError(
-                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps "
-                        "are not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
-                    )
-                taken[id(p)] = name
-                group, position = places[id(p)]
-                slots.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
-    return list(slots.values())
