@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
 from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
@@ -58,6 +59,7 @@ __all__ = [
     "of_type",
     "register_effective_step",
     "rows",
+    "schedules",
     "sparsity",
     "weights",
     "whole",
