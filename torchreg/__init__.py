@@ -24,7 +24,7 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
-from torchreg.training import ProxOptimizer, Sparsity, Term, attach, sparsity
+from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, attach, sparsity
 
 __version__ = version("torchreg-penalty")
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "NoExactProx",
     "NonNegative",
     "Penalty",
+    "PenaltyScheduler",
     "ProxOptimizer",
     "Separable",
     "Sparsity",

@@ -132,6 +132,8 @@ class ProxOptimizer(Optimizer):
             loss = self.base.step(closure)
             self._refuse_sparse()
         self.prox()
+        for term in self.terms:
+            term.stepped(self)
         return loss
 
     def prox(self) -> None:
