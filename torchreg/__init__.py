@@ -24,7 +24,7 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
-from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, attach, sparsity
+from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, attach, sparsity, violation
 
 __version__ = version("torchreg-penalty")
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "rows",
     "schedules",
     "sparsity",
+    "violation",
     "weights",
     "whole",
 ]

@@ -4,5 +4,6 @@ from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity
 from torchreg.training.term import Term, attach
+from torchreg.training.violation import violation
 
-__all__ = ["PenaltyScheduler", "ProxOptimizer", "Sparsity", "Term", "attach", "sparsity"]
+__all__ = ["PenaltyScheduler", "ProxOptimizer", "Sparsity", "Term", "attach", "sparsity", "violation"]
