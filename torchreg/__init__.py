@@ -24,7 +24,7 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
-from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, attach, sparsity, violation
+from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, alpha_max, attach, sparsity, violation
 
 __version__ = version("torchreg-penalty")
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Weighted",
     "__version__",
     "ablate",
+    "alpha_max",
     "attach",
     "columns",
     "effective_step",
