@@ -12,9 +12,12 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.checkpoint import KEY, renewals, restore, strengths
+from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.slots import Slot, bare_term, matrices, slots_of
 from torchreg.training.term import Term, attach
+
+_FIELDS = ("base", "terms", "metric", "foreach", "skip_nonfinite", "skipped")
 
 
 class ProxOptimizer(Optimizer):
@@ -38,6 +41,11 @@ class ProxOptimizer(Optimizer):
             (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
             function (group, state, parameter) -> step.
         foreach: True steps many tensors per launch, False one by one, None chooses.
+        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
+            stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
+            gradients once and waits for the device at each step, and cannot be compiled or captured. A
+            closure is called once and before the base's step, which then gets none. False, the default,
+            steps as the base does, and waits for nothing.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -66,7 +74,12 @@ class ProxOptimizer(Optimizer):
     _step_supports_amp_scaling = False  # GradScaler then unscales and skips for us
 
     def __init__(
-        self, base: Optimizer, *terms: Term | Penalty, metric: Metric = "auto", foreach: bool | None = None
+        self,
+        base: Optimizer,
+        *terms: Term | Penalty,
+        metric: Metric = "auto",
+        foreach: bool | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         _refuse_base(base)
         if not terms:
@@ -89,6 +102,8 @@ class ProxOptimizer(Optimizer):
                 "slots": slots,
                 "metric": metric,
                 "foreach": foreach,
+                "skip_nonfinite": skip_nonfinite,
+                "skipped": Skipped(),
             }
         )
 
@@ -98,6 +113,8 @@ class ProxOptimizer(Optimizer):
         self.terms: list[Term] = fields["terms"]
         self.metric: Metric = fields["metric"]
         self.foreach: bool | None = fields["foreach"]
+        self.skip_nonfinite: bool = fields["skip_nonfinite"]
+        self.skipped: Skipped = fields["skipped"]
         self._bare: list[bool] = fields["bare"]
         self._slots: list[Slot] = fields["slots"]
         super().__setstate__({})
@@ -125,16 +142,35 @@ class ProxOptimizer(Optimizer):
         Raises:
             RuntimeError: if a penalised parameter has a sparse gradient.
         """
+        if self.skip_nonfinite:
+            return self._step_if_finite(closure)
         if closure is None:
             self._refuse_sparse()
             loss = self.base.step()
         else:
             loss = self.base.step(closure)
             self._refuse_sparse()
+        self._finish()
+        return loss
+
+    def _step_if_finite(self, closure: Callable[[], Any] | None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        self._refuse_sparse()
+        names = not_finite(self.base, self.terms)
+        if names:
+            self.skipped = self.skipped.plus(names)
+            if self.skipped.steps == 1:
+                warn_of_skips(names)
+            return loss
+        self.base.step()
+        self._finish()
+        return loss
+
+    def _finish(self) -> None:
         self.prox()
         for term in self.terms:
             term.stepped(self)
-        return loss
 
     def prox(self) -> None:
         """The proximal half of `step`, for the parameters that the base has just stepped.
@@ -204,7 +240,7 @@ class ProxOptimizer(Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in ("base", "terms", "metric", "foreach")}
+        fields = {name: getattr(self, name) for name in _FIELDS}
         return {**fields, "bare": self._bare, "slots": self._slots}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

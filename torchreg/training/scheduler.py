@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from torchreg.schedules import Schedule
 from torchreg.training.capture import is_capturing
+from torchreg.training.gradients import entries
 from torchreg.training.term import Term
 
 _SAME = 1e-6  # relative: a strength that was kept in float32 is the same one
@@ -176,8 +177,8 @@ def _moves(optimizer: Optimizer) -> bool:
     """
     if not all("lr" in group and _is_zero(group["lr"]) for group in optimizer.param_groups):
         return True
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return any(bool(g.abs().sum() != 0) for g in grads)
+    given = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    return any(bool(entries(p).any()) for p in given)
 
 
 def _is_zero(lr: Any) -> bool:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torchreg.effective_steps import StepRule, rule_for
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.term import Term
 
@@ -75,7 +76,7 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     others = _others(model, terms)
     _refuse_missing({**trained, **others})
     worst = [_residual(p, penalty, t) for term in terms for p, penalty, t in _stepped(term, optimizer)]
-    worst += [_largest(_entries(p)) for p in others.values()]
+    worst += [_largest(entries(p)) for p in others.values()]
     return torch.tensor(worst, dtype=torch.float64).max().item()  # keeps a NaN, as Python's max does not
 
 
@@ -103,7 +104,7 @@ def _refuse_missing(parameters: Mapping[str, Tensor]) -> None:
             f"violation needs the gradients of the loss, and {missing[:3]} have none; call loss.backward() first, and "
             "zero_grad() after it."
         )
-    if not any(bool(_entries(p).any()) for p in parameters.values()):
+    if not any(bool(entries(p).any()) for p in parameters.values()):
         warnings.warn(
             "Every gradient is zero, so the violation is that of the penalty alone; call loss.backward() before it if "
             "zero_grad(set_to_none=False) left these zeros.",
@@ -146,7 +147,7 @@ def _positive(lr: Scalar) -> Scalar:
 
 @torch.no_grad()
 def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
-    w, g = _wide(p), _wide(_entries(p))
+    w, g = _wide(p), _wide(entries(p))
     t = _wide(step) if isinstance(step, Tensor) else step
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
@@ -154,12 +155,6 @@ def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
-
-
-def _entries(p: Tensor) -> Tensor:
-    """The gradient of a parameter, of a sparse one the entries that it has."""
-    assert p.grad is not None
-    return p.grad if p.grad.layout is torch.strided else p.grad.coalesce().values()
 
 
 def _largest(x: Tensor) -> float:
