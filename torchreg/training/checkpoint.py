@@ -50,14 +50,14 @@ def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
     """
     _refuse_others(saved, strengths(terms))
     parts = [(term, part) for term in terms for part in term.parts]
-    return [_renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
+    return [renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
 
 
-def restore(renewed: list[Renewal]) -> None:
-    """Give each part its saved strength and each scheduler its count; warn once, naming what changed."""
+def restore(renewed: list[Renewal], differences: list[str]) -> None:
+    """Give each part its saved strength and each scheduler its count; warn once, naming what changed or differs."""
     changed = [text for r in renewed if r.term.scheduler is None and (text := _turn(r))]
     told = [f"The checkpoint restored {'; '.join(changed)}; assign term.alpha after loading to use another."]
-    told = told if changed else []
+    told = differences + (told if changed else [])
     told += [text for r in {id(r.term): r for r in renewed}.values() if (text := _resume(r))]
     if told:
         warnings.warn(" ".join(told), stacklevel=3)
@@ -95,13 +95,13 @@ def _refuse_others(saved: list[Saved], present: list[Saved]) -> None:
         raise ValueError(
             f"The checkpoint penalises other parameters: {len(saved)} part(s) then, {len(present)} now; only then "
             f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same "
-            f"order, or drop its {KEY!r} entry to load the base's state alone."
+            f"order, map by name with strict=False, or drop its {KEY!r} entry to load the base's state alone."
         )
     for then, part in zip(saved, present, strict=True):
         if then["penalty"] != part["penalty"]:
             raise ValueError(
                 f"The checkpoint penalises {part['names'][:3]} by {then['penalty']} (shown at alpha 0), this optimizer "
-                f"by {part['penalty']}; attach the same penalty, or drop the checkpoint's {KEY!r} entry."
+                f"by {part['penalty']}; attach the same penalty, or load what fits with strict=False."
             )
 
 
@@ -109,7 +109,8 @@ def _kind(penalty: Penalty) -> str:
     return repr(penalty.with_alpha(0.0))
 
 
-def _renewal(term: Term, part: Part, saved: Saved) -> Renewal:
+def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
+    """What was saved for a part, once it is valid for its penalty."""
     alpha = float(saved["alpha"])
     part.penalty.with_alpha(alpha)  # raises for a value out of range
     return Renewal(term, part, alpha, saved.get("count"))

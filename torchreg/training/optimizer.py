@@ -11,7 +11,8 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
-from torchreg.training.checkpoint import KEY, renewals, restore, strengths
+from torchreg.training.by_name import matched
+from torchreg.training.checkpoint import KEY, restore, strengths
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.slots import Slot, bare_term, matrices, slots_of
@@ -219,23 +220,30 @@ class ProxOptimizer(Optimizer):
             state = state if changed is None else changed
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load the state of a wrapped or of a bare optimizer.
 
-        A wrapped one restores the strengths too; a warning says where that changes one. Assign
-        ``term.alpha`` afterwards to use another.
+        A wrapped one restores the strengths and the schedules' counts too; a warning says where that
+        changes a strength. Assign ``term.alpha`` afterwards to use another.
+
+        Args:
+            state_dict: from `state_dict` of this class or of the base's.
+            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength
+                where the checkpoint penalises the same parameter by the same kind of penalty; the
+                base's state where both optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
-            ValueError: if the checkpoint penalises other parameters; nothing has changed then.
+            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has
+                changed then.
         """
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = hook(self, state_dict)
             state_dict = dict(state_dict if changed is None else changed)
-        saved = state_dict.pop(KEY, None)
-        renewed = renewals(self.terms, saved["parts"]) if saved is not None else []
+        parts = state_dict.pop(KEY, {"parts": []})["parts"]
+        state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
         self.base.load_state_dict(state_dict)
-        restore(renewed)
+        restore(renewed, told)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
