@@ -93,6 +93,18 @@ def test_accumulated_batches_do_not_count_wherever_step_is_called():
         assert scheduler.count == batch // 4
 
 
+def test_a_step_with_a_closure_counts_once():
+    net, opt, _, scheduler = scheduled()
+
+    def closure():
+        give_gradients(list(net.parameters()), 0)
+        return 0.0
+
+    for k in range(1, 4):
+        opt.step(closure)
+        assert scheduler.count == k
+
+
 def test_steps_that_a_scaler_skips_do_not_count():
     net, opt, _, scheduler = scheduled(make=lambda p, lr: AdamW(p, lr=lr, fused=True))
     scaler = GradScaler("cpu", init_scale=4.0)

@@ -63,7 +63,7 @@ def warn_of_skips(names: list[str]) -> None:
     warnings.warn(
         f"A step was skipped: the gradients of {', '.join(names[:3])}{more} hold NaN or inf. Later skips are not "
         "told; opt.skipped counts them. Lower the learning rate or clip gradients if there are many.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -141,7 +141,8 @@ class ProxOptimizer(Optimizer):
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:
-            RuntimeError: if a penalised parameter has a sparse gradient.
+            RuntimeError: if a penalised parameter has a sparse gradient, or ``skip_nonfinite`` is asked for
+                within a compiled or captured step.
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)

@@ -30,9 +30,9 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     it is ``max(|g| - alpha, 0)`` at a zero and at most ``|g + alpha sign(w)|`` elsewhere.
 
     The gradients are those that the parameters hold now, so call it between ``loss.backward()`` and
-    ``opt.zero_grad()``, with the loss of all the data: of a mini-batch it measures the noise. They must
-    be the loss's own, without a penalty added to it, and unscaled. A base's ``weight_decay`` is not
-    part of loss + penalty; write it as L2.
+    ``opt.step()``, which moves the weights away from them, with the loss of all the data: of a
+    mini-batch it measures the noise. They must be the loss's own, without a penalty added, and unscaled.
+    A base's ``weight_decay`` is not part of loss + penalty; write it as L2.
 
     Args:
         terms: what `attach` made, or ``*opt.terms``.
