@@ -27,6 +27,14 @@ class Part:
         self.penalty = penalty
         self.parameters = parameters
 
+    def turn(self, alpha: float) -> None:
+        """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
+        renewed = self.penalty.with_alpha(alpha)  # raises for a value out of range
+        if isinstance(self.penalty.alpha, Tensor):
+            self.penalty.alpha.detach().fill_(alpha)
+        else:
+            self.penalty = renewed
+
 
 class Term:
     """Penalties bound to named parameters; made by `attach`.
@@ -37,10 +45,12 @@ class Term:
 
     Attributes:
         parts: the penalties, each with its parameters.
+        scheduler: the `PenaltyScheduler` that moves the strength, or None.
     """
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
+        self.scheduler: Any = None
         self._owner: weakref.ref[Any] | None = None
 
     @property
@@ -103,11 +113,16 @@ class Term:
             )
         self._owner = weakref.ref(optimizer)
 
+    def stepped(self, optimizer: Any) -> None:
+        """Called by the optimizer after each step that it has made, for the scheduler to count."""
+        if self.scheduler is not None:
+            self.scheduler.stepped(optimizer)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts}
+        return {"parts": self.parts, "scheduler": self.scheduler}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.parts, self._owner = state["parts"], None
+        self.parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
 
     def __repr__(self) -> str:
         rows = [
