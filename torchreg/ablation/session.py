@@ -16,7 +16,7 @@ from torchreg.ablation.engines.processes import Processes
 from torchreg.ablation.engines.serial import Serial
 from torchreg.ablation.function import Run, check_travels, title
 from torchreg.ablation.ledger.ledger import Ledger
-from torchreg.ablation.ledger.raw import Row
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.runner import Runner
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchreg.ablation.ledger.raw import Row
+from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.naming import checked_grid, checked_seeds, named_penalties
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.results.splits import is_test
