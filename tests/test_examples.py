@@ -165,6 +165,15 @@ def test_text(run):
     assert "loop" in re.search(r"asyncio: (.+)$", printed, flags=re.MULTILINE)[1].split(", ")
 
 
+def test_ablation(run):
+    result, printed = run("ablation")
+    assert result.status().done == len(result.rows) == 24
+    assert repr(result.summary()) in printed
+    zeros = {row["alpha"]: row["sparsity"] for row in result.summary()}
+    assert zeros[0.0] == 0.0
+    assert sorted(zeros.values()) == [zeros[alpha] for alpha in sorted(zeros)]
+
+
 def test_alpha_for_sparsity(run):
     found, printed = run("alpha_for_sparsity")
     assert found.converged

@@ -459,3 +459,21 @@ def test_the_row_space_is_entered_when_it_pays(kind, monkeypatch):
         found.append([p.dense(70) for p in path.points(forms)])
         assert isinstance(path._chart, RowSpace if memory_bound > 1 else Plain)
     assert torch.allclose(torch.stack(found[0]), torch.stack(found[1]), atol=1e-5)  # the root of the gaps
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_constant_column_beside_the_intercept_leaves_the_rest_fitted(order):
+    """The Hessian is singular, and a factor of it is no inverse: it had been taken for one."""
+    x = np.where(np.arange(9) == 0, -1.0, 1.0)
+    y = np.array([0, 1, 1, 0, 1, 0, 0, 0, 0.0])
+    X = np.tile(np.c_[x, np.ones(9)][:, order], (2, 1))
+    weights = np.repeat([1.0, 2.0], 9)
+    target = np.r_[y, 1.0 - y]
+    path = fit_path(
+        X, target, Weighted(L1(1.0), torch.zeros(2)), datafit=ours.Logistic(), alphas=[1.0], sample_weight=weights
+    )
+    first, rest = X[:, order.index(0)] < 0, X[:, order.index(0)] > 0  # two groups of rows: each has its own mean
+    wanted = [np.average(target[rows], weights=weights[rows]) for rows in (first, rest)]
+    found = path.predict(X)[0].numpy()
+    np.testing.assert_allclose([found[first][0], found[rest][0]], wanted, atol=1e-9)  # Newton's last step squares 1e-5
+    assert bool(path.converged.all())
