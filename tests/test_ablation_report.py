@@ -32,7 +32,7 @@ SESSION = {
 MANIFEST = {
     "penalties": {name: {"type": name} for name in ("L1", EVIL)},
     "run": {"name": EVIL, "sha256": "0"},
-    "grids": [{"penalties": ["L1", EVIL], "alphas": list(ALPHAS), "seeds": [0, 1], "axes": {}, "mode": "independent"}],
+    "grids": [{"penalties": ["L1", EVIL], "alphas": list(ALPHAS), "seeds": [0, 1], "axes": {}, "path": None}],
     "sessions": [SESSION | {"argv": ["first.py"], "git": None}, SESSION],
 }
 VOID = {"meta", "img"}

@@ -22,7 +22,7 @@ BARS = {"load": 3000.0, "summary": 1000.0}  # milliseconds
 def write_ledger(ledger: Path) -> None:
     """The rows that a run of a day would leave."""
     (ledger / ROWS).mkdir()
-    grid = {"alphas": ALPHAS, "seeds": list(SEEDS), "axes": {"width": list(WIDTHS)}, "mode": "independent"}
+    grid = {"alphas": ALPHAS, "seeds": list(SEEDS), "axes": {"width": list(WIDTHS)}, "path": None}
     told = {"penalties": {name: {"type": name} for name in PENALTIES}, "grids": [{"penalties": PENALTIES} | grid]}
     write_manifest(ledger, empty() | told | {"run": {"name": "run", "sha256": "0" * 64}})
     draw = random.Random(0).gauss
@@ -30,7 +30,7 @@ def write_ledger(ledger: Path) -> None:
         for k, (name, alpha, seed, width) in enumerate(product(PENALTIES, ALPHAS, SEEDS, WIDTHS)):
             row = {
                 "key": f"{k:032x}", "penalty": name, "alpha": alpha, "seed": seed, "axes": {"width": width},
-                "mode": "independent", "status": "ok", "metrics": {metric: draw(0.0, 1.0) for metric in METRICS},
+                "mode": "independent", "before": None, "status": "ok", "metrics": {metric: draw(0.0, 1.0) for metric in METRICS},
                 "seconds": 1.0, "attempt": 1, "error": None, "source": "0" * 64, "start": "2026-01-01T00:00:00Z",
                 "end": "2026-01-01T00:00:01Z", "host": "host", "pid": 1,
             }  # fmt: skip
