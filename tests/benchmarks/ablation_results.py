@@ -31,7 +31,8 @@ def write_ledger(ledger: Path) -> None:
             row = {
                 "key": f"{k:032x}", "penalty": name, "alpha": alpha, "seed": seed, "axes": {"width": width},
                 "mode": "independent", "before": None, "status": "ok",
-                "metrics": {metric: draw(0.0, 1.0) for metric in METRICS}, "seconds": 1.0, "attempt": 1, "error": None, "source": "0" * 64, "start": "2026-01-01T00:00:00Z",
+                "metrics": {metric: draw(0.0, 1.0) for metric in METRICS},
+                "seconds": 1.0, "attempt": 1, "error": None, "source": "0" * 64, "start": "2026-01-01T00:00:00Z",
                 "end": "2026-01-01T00:00:01Z", "host": "host", "pid": 1,
             }  # fmt: skip
             file.write(f"{dumps(row)}\n")
