@@ -1,5 +1,13 @@
-"""One thread for torch: small tensors are faster so, and results do not depend on the machine."""
+"""One thread for torch, which is faster on small tensors and the same on every machine; no compiler for skglm."""
+
+import os
+import signal
 
 import torch
 
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # read once, at import: to compile a class of skglm takes a quarter of a minute
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C, and so would every process that it starts; the tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -168,8 +168,9 @@ class Entries:
         return (l1[over] / size[over]).min(initial=1)
 
     def free(self, p):
-        l1, l2 = self._strengths(np.zeros(p, LONG))
-        return (l1 == 0) & (l2 == 0) & (self.lower != 0)
+        """The columns that no entry of is penalised."""
+        l1, l2 = self._strengths(np.zeros((p, *np.shape(self.l1)[1:]), LONG))
+        return ((l1 == 0) & (l2 == 0) & (self.lower != 0)).reshape(p, -1).all(1)
 
     def settled(self, z, rounding):
         """Entries unpenalised but >= 0 ask for z <= 0, which float64 meets to rounding; and the sum of what is over."""
@@ -183,7 +184,10 @@ class Entries:
 
 @dataclass(frozen=True)
 class Blocks:
-    """``sum_g l1_g ||w_g|| + inner |w|_1 + l2 / 2 |w|^2``; ``labels`` gives the group of each entry of w."""
+    """``sum_g l1_g ||w_g|| + inner |w|_1 + l2 / 2 |w|^2``; ``labels`` gives the group of each entry of w.
+
+    l1 = inf forbids a group; one of strength 0 has to be of whole rows.
+    """
 
     labels: np.ndarray
     l1: np.ndarray
@@ -191,7 +195,10 @@ class Blocks:
     l2: float = 0.0
 
     def value(self, w):
-        return (self.l1 * self._norms(w)).sum() + self.inner * np.abs(w).sum() + self.l2 / 2 * (w**2).sum()
+        norms = self._norms(w)
+        return (
+            (np.where(norms > 0, self.l1, 0) * norms).sum() + self.inner * np.abs(w).sum() + self.l2 / 2 * (w**2).sum()
+        )
 
     def conjugate(self, z):
         over = self._norms(self._soft(z)) - self.l1 * (1 + _ROUNDING)
@@ -217,7 +224,9 @@ class Blocks:
         return _largest(lambda s: np.isfinite(self.conjugate(s * z)))
 
     def free(self, p):
-        return np.zeros(p, bool)
+        """The rows that no group penalises."""
+        unpenalised = (self.l1 == 0) & (self.inner == 0) & (self.l2 == 0)
+        return unpenalised[self.labels].reshape(p, -1).all(1)
 
     def settled(self, z, rounding):
         del rounding

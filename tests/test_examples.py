@@ -1,6 +1,7 @@
 """Each example runs as it stands, and does what its first lines promise."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -162,6 +163,43 @@ def test_text(run):
     assert right == pytest.approx(accuracy, abs=1e-3)
     assert right > larger + 0.15
     assert "loop" in re.search(r"asyncio: (.+)$", printed, flags=re.MULTILINE)[1].split(", ")
+
+
+def test_ablation(run):
+    result, printed = run("ablation")
+    assert result.status().done == len(result.rows) == 24
+    assert repr(result.summary()) in printed
+    zeros = {row["alpha"]: row["sparsity"] for row in result.summary()}
+    assert zeros[0.0] == 0.0
+    assert sorted(zeros.values()) == [zeros[alpha] for alpha in sorted(zeros)]
+
+
+def test_alpha_for_sparsity(run):
+    found, printed = run("alpha_for_sparsity")
+    assert found.converged
+    assert abs(found.value - 0.9) <= 0.01
+    alpha, value = numbers(r"^alpha = ([\d.]+) makes ([\d.]+)% of the weights zero$", printed)
+    assert (alpha, value) == (pytest.approx(found.alpha, abs=1e-6), pytest.approx(100.0 * found.value, abs=0.05))
+    table = [[float(x) for x in re.findall(r"[\d.]+", line)] for line in printed.splitlines()[1:-1]]
+    assert 3 * len(table) == len(found.trials)
+    at = {strength: (zeros, right) for strength, zeros, right in table}
+    assert [at[strength][0] for strength in sorted(at)] == sorted(zeros for zeros, _ in at.values())
+    assert at[min(at)][1] > 0.85
+
+
+def test_ablation_on_ray(run, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    result, printed = run("ablation_on_ray")
+    assert not ray.is_initialized()  # what it started it has ended
+    assert "RAY_USAGE_STATS_ENABLED" not in os.environ
+    assert len(printed.splitlines()) == 13  # its own lines, and none of Ray's
+    assert sum(map(int, re.findall(r"\d+", printed.splitlines()[-1]))) == 12
+    assert os.getpid() not in {row["pid"] for row in result.rows}
+    zeros = {(row["penalty"], row["alpha"], row["seed"]): row["sparsity"] for row in result.rows}
+    assert len(zeros) == 12
+    for penalty, seed in {(penalty, seed) for penalty, _, seed in zeros}:
+        assert zeros[penalty, 3e-3, seed] > zeros[penalty, 1e-4, seed]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)

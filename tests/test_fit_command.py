@@ -361,6 +361,36 @@ def test_a_fit_that_did_not_converge_says_so(diabetes, monkeypatch, capsys):
     assert "NOT CONVERGED" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("penalty", ["group", "mcp"])
+def test_folds_that_did_not_converge_are_named(penalty, diabetes, monkeypatch, capsys):
+    found = []
+
+    def stopped(*args, **kwargs):
+        found.append(fit_cv(*args, **kwargs, max_iter=1, tol=1e-14))
+        return found[0]
+
+    monkeypatch.setattr(fit, "fit_cv", stopped)
+    _, record = run("diabetes.csv", "--target", "target", "--penalty", penalty, "--alphas", 5)
+    lost = (~found[0].converged).nonzero().tolist()
+    listed = record["cross_validation"]["not_converged"]
+    alphas = found[0].alphas.tolist()
+    assert 0 < len(lost) <= record["cross_validation"]["fits"] == 25
+    assert [[each["fold"] - 1, alphas.index(each["alpha"])] for each in listed] == lost
+    reached = "duality_gap" if penalty == "group" else "violation"
+    assert all(each[reached] > each["allowed"] > 0 for each in listed)
+    assert all((each["duality_gap"] is None) == (penalty == "mcp") for each in listed)
+    printed = capsys.readouterr().out
+    assert f"folds      {len(lost)} of 25 fits to training rows NOT CONVERGED" in printed
+    assert f"{'duality gap' if penalty == 'group' else 'optimality violation'} " in printed
+    assert "allowed; try --standardize, or a larger --alpha" in printed
+
+
+def test_folds_that_converged_are_not_worth_a_line(diabetes, capsys):
+    _, record = run("diabetes.csv", "--target", "target", "--alphas", 5)
+    assert record["cross_validation"]["not_converged"] == []
+    assert "NOT CONVERGED" not in capsys.readouterr().out
+
+
 # --- errors
 
 

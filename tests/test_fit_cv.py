@@ -1,5 +1,7 @@
 """fit_cv: which folds it takes, what it loses on them, and what its rules choose."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -278,3 +280,20 @@ def test_rows_of_weight_0_in_mixed_folds_change_nothing_but_their_own_share():
     ours = fit_cv(X, Y, L1(1.0), cv=folds, sample_weight=weights, alphas=8)
     theirs = fit_cv(X[kept], Y[kept], L1(1.0), cv=fewer, alphas=8)
     torch.testing.assert_close(ours.losses, theirs.losses, rtol=1e-9, atol=0)
+
+
+# --- fits that miss the tolerance
+
+
+@pytest.mark.parametrize(("datafit", "y"), [(None, Y), (Logistic(), CLASSES)], ids=["squares", "logistic"])
+@pytest.mark.parametrize("penalty", [Group(L1(1.0), by=rows), MCP(1.0)], ids=["gap", "violation"])
+def test_each_fit_of_a_fold_that_misses_is_listed(datafit, y, penalty):
+    fitted = fit_cv(X, y, penalty, datafit=datafit, cv=4, alphas=4, tol=1e-13, max_iter=1)
+    assert [[miss.fold, miss.index] for miss in fitted.missed] == (~fitted.converged).nonzero().tolist()
+    assert all(miss.excess > 1.0 for miss in fitted.missed)
+    for miss in fitted.missed:
+        train, _ = fitted.folds[miss.fold]
+        alone = fit_path(X[train], y[train], penalty, datafit=datafit, alphas=fitted.alphas, tol=1e-13, max_iter=1)
+        if math.isfinite(miss.dual_gap):
+            assert miss.allowed == pytest.approx(1e-13 * alone.null_objective, rel=1e-9)
+    assert fit_cv(X, y, L1(1.0), datafit=datafit, cv=4, alphas=4).missed == ()

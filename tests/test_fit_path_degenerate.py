@@ -16,6 +16,9 @@ from torchreg.linear.datafits import Logistic, Poisson
 from torchreg.linear.path import fit_path
 
 GAP = 1e-9
+# Where columns are dependent, pivoting accepts coefficients whose misfit costs 1e-9 of the energy that they explain,
+# which is at most twice the null loss; to make their correlations feasible costs as much again.
+ACCEPTED = 4.0 * GAP
 DRAWS = np.random.default_rng(0)
 TALL, WIDE = design(60, 20, rho=0.9), design(30, 80, rho=0.9)
 BOTH = {"tall": (TALL, response(TALL)), "wide": (WIDE, response(WIDE))}
@@ -75,7 +78,8 @@ def test_designs(X, y, fit_intercept, penalty, name):
     penalty, penalty_at = PENALTIES[penalty]
     X = DESIGNS[name](X)
     path = fit_path(X, y, penalty, alphas=12, fit_intercept=fit_intercept)
-    gap = 10 * GAP if name == "means 1e8" and not fit_intercept else GAP  # what differs is in the last eight digits
+    gap = ACCEPTED if name.startswith("nearly") else GAP
+    gap = 10 * GAP if name == "means 1e8" and not fit_intercept else gap  # what differs is in the last eight digits
     certify(path, Judge(X, y, fit_intercept=fit_intercept), penalty_at, gap=gap, rounding=1e-11)
     assert path.converged.all()
     above(path, X, y, penalty, fit_intercept=fit_intercept)

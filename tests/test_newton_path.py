@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg import L1, NonNegative, Weighted
-from torchreg.linear import Huber, Logistic, Poisson, fit_path
+from torchreg import L1, L2, Group, NonNegative, Weighted, labels
+from torchreg.linear import Huber, Logistic, Multinomial, Poisson, fit_path
 from torchreg.linear.datafits import Datafit
 
 RNG = np.random.default_rng(3)
@@ -82,3 +82,33 @@ def test_strengths_of_every_size_and_strengths_alone():
     alone = fit_path(X, LABELS, Weighted(L1(1.0), weights), **options)
     assert alone.converged.all()
     assert torch.allclose(alone.objectives[0], path.objectives[10], rtol=1e-8)
+
+
+@pytest.mark.parametrize("datafit", [Logistic(), Poisson(), Huber()], ids=repr)
+def test_a_bounded_ridge_without_an_intercept_leaves_zero(datafit):
+    """At zero coefficients a ridge's gap is no product with their size. One column: the slope is zero, or w is."""
+    y = {"Logistic": LABELS, "Poisson": COUNTS}.get(type(datafit).__name__, ETA).astype(float)
+    for x in (X[:, :1], X[:, 1:2]):
+        path = fit_path(x, y, NonNegative(L2(1.0)), datafit=datafit, alphas=[0.1], fit_intercept=False, tol=1e-12)
+        free = fit_path(x, y, L2(1.0), datafit=datafit, alphas=[0.1], fit_intercept=False, tol=1e-12)
+        assert path.converged.all()
+        assert torch.allclose(path.coefs, free.coefs.clamp(min=0.0), atol=1e-6)
+
+
+def test_bounds_hold_to_the_bit_where_there_is_only_a_ridge():
+    columns = np.array([[1.0, -1.0], [3.0, -3.0], [-1.0, 1.0]])
+    path = fit_path(columns, [0, 1, 2], NonNegative(L2(1.0)), datafit=Multinomial(), alphas=[0.25])
+    assert (path.coefs >= 0.0).all()
+
+
+@pytest.mark.parametrize("alphas", [[1.0], [0.1, 0.0]], ids=["free", "no strength"])
+def test_unpenalised_groups_are_fitted_before_a_gap_counts(alphas):
+    """A gap leaves unpenalised coefficients out, and is zero at zero whatever they would explain."""
+    by, factor = labels(torch.zeros(P, dtype=torch.long)), float(alphas[-1] == 0.0)
+    group = Group(L1(1.0), by=by, weights=torch.full((1,), factor, dtype=torch.float64))
+    options = {"datafit": Logistic(), "tol": 1e-10}
+    mixed = LABELS ^ (np.arange(N) % 3 == 0)  # so that no column separates them
+    found = fit_path(X, mixed, group, alphas=alphas, **options)
+    wanted = fit_path(X, mixed, L1(1.0), alphas=[0.0], **options)
+    assert found.converged.all()
+    assert torch.allclose(found.coefs[-1], wanted.coefs[-1], atol=1e-5)

@@ -141,6 +141,18 @@ def test_without_a_ridge_the_least_solution_is_taken(shape, special):
     assert float(path.dual_gaps[0]) <= 1e-12 * path.null_objective
 
 
+@pytest.mark.parametrize("strengths", [(1.0, 0.0), (0.0, 1.0)], ids=str)
+def test_a_target_without_a_ridge_beside_one_with_a_ridge(strengths):
+    draws = np.random.default_rng(0)
+    X, y = draws.standard_normal((30, 4)), draws.standard_normal((30, 2))
+    X = np.c_[X, X[:, :2], X[:, 0] - X[:, 1]]  # dependent columns: without a ridge the least solution is taken
+    path = fit_path(X, y, Weighted(L2(1.0), torch.tensor([strengths], dtype=F64).expand(7, 2)), alphas=[1.0])
+    for k, strength in enumerate(strengths):
+        alone = fit_path(X, y[:, k], L2(1.0), alphas=[strength])
+        # 1e-9: the Gram matrix has the square of the design's condition
+        assert np.allclose(path.coef(0)[:, k].numpy(), alone.coef(0).numpy(), rtol=1e-9, atol=1e-11)
+
+
 def test_ridge_at_the_ends_of_the_scale():
     X, y = data(SHAPES["tall"], "Quadratic")
     path = fit_path(X, y, Weighted(L2(1.0), torch.tensor(factors("", 8, free=(0, 1)))), alphas=[1e80, 1e-80])
@@ -447,3 +459,21 @@ def test_the_row_space_is_entered_when_it_pays(kind, monkeypatch):
         found.append([p.dense(70) for p in path.points(forms)])
         assert isinstance(path._chart, RowSpace if memory_bound > 1 else Plain)
     assert torch.allclose(torch.stack(found[0]), torch.stack(found[1]), atol=1e-5)  # the root of the gaps
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_constant_column_beside_the_intercept_leaves_the_rest_fitted(order):
+    """The Hessian is singular, and a factor of it is no inverse: it had been taken for one."""
+    x = np.where(np.arange(9) == 0, -1.0, 1.0)
+    y = np.array([0, 1, 1, 0, 1, 0, 0, 0, 0.0])
+    X = np.tile(np.c_[x, np.ones(9)][:, order], (2, 1))
+    weights = np.repeat([1.0, 2.0], 9)
+    target = np.r_[y, 1.0 - y]
+    path = fit_path(
+        X, target, Weighted(L1(1.0), torch.zeros(2)), datafit=ours.Logistic(), alphas=[1.0], sample_weight=weights
+    )
+    first, rest = X[:, order.index(0)] < 0, X[:, order.index(0)] > 0  # two groups of rows: each has its own mean
+    wanted = [np.average(target[rows], weights=weights[rows]) for rows in (first, rest)]
+    found = path.predict(X)[0].numpy()
+    np.testing.assert_allclose([found[first][0], found[rest][0]], wanted, atol=1e-9)  # Newton's last step squares 1e-5
+    assert bool(path.converged.all())

@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+from torchreg import schedules
+from torchreg.ablation import Ablation, ablate
 from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.penalties import (
@@ -22,7 +24,7 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
-from torchreg.training import ProxOptimizer, Sparsity, Term, attach, sparsity
+from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, alpha_max, attach, sparsity, violation
 
 __version__ = version("torchreg-penalty")
 __all__ = [
@@ -32,12 +34,14 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "Ablation",
     "Group",
     "Groups",
     "NoConjugate",
     "NoExactProx",
     "NonNegative",
     "Penalty",
+    "PenaltyScheduler",
     "ProxOptimizer",
     "Separable",
     "Sparsity",
@@ -46,6 +50,8 @@ __all__ = [
     "Towards",
     "Weighted",
     "__version__",
+    "ablate",
+    "alpha_max",
     "attach",
     "columns",
     "effective_step",
@@ -55,7 +61,9 @@ __all__ = [
     "of_type",
     "register_effective_step",
     "rows",
+    "schedules",
     "sparsity",
+    "violation",
     "weights",
     "whole",
 ]

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from torchreg.demo_choices import OPTIMIZERS, Options, Recipe, recipes
 from torchreg.demo_linear import LINEAR_ALPHA, LinearProblem, linear_table
 from torchreg.select import weights
+from torchreg.text_table import text_table
 from torchreg.training import ProxOptimizer, attach, sparsity
-from torchreg.training.term import table
 
 _HIDDEN = (128, 64)
 _BATCH = 64
@@ -173,7 +173,7 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
     kind, settings = OPTIMIZERS[options.optimizer]
     base = kind(model.parameters(), **settings | ({} if options.lr is None else {"lr": options.lr}))
     optimizer = ProxOptimizer(base, term) if recipe.prox else base
-    schedule = CosineAnnealingLR(optimizer, options.epochs * math.ceil(len(data.X) / _BATCH))
+    schedule = CosineAnnealingLR(optimizer, options.epochs * steps(data))
     draws = torch.Generator().manual_seed(options.seed)
     say(f"\n{recipe.name}")
     start = time.perf_counter()
@@ -187,6 +187,11 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
             place = f"{epoch:{len(str(options.epochs))}}/{options.epochs}"
             say(f"epoch {place}  loss {loss:.4f}  penalty {float(term().detach()):.4f}")
     return measured(recipe.name, model, data, time.perf_counter() - start)
+
+
+def steps(data: Data) -> int:
+    """Batches of an epoch."""
+    return math.ceil(len(data.X) / _BATCH)
 
 
 def train_epoch(
@@ -221,7 +226,7 @@ def measured(name: str, model: nn.Module, data: Data, seconds: float) -> Result:
 def results_table(results: Iterable[Result], measure: str) -> str:
     """The results as text."""
     head = ("model", f"train {measure}", f"test {measure}", "exact zeros", "", "norm", "seconds")
-    return table(
+    return text_table(
         head,
         [
             (r.name, f"{r.train_score:.4f}", f"{r.test_score:.4f}", f"{r.zeros:>6} of {r.total}",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from torchreg.penalties import L1, L2, Penalty, Weighted
+from torchreg.text_table import text_table
 from torchreg.training import ProxOptimizer, attach
-from torchreg.training.term import table
 
 LINEAR_ALPHA = 0.1
 _STEPS = 2000
@@ -51,4 +51,4 @@ def linear_table(problem: LinearProblem) -> str:
     """L1 and L2 weights side by side; a weight that is exactly zero is written 0."""
     fits = [problem.fit(penalty)[:, 0].tolist() for penalty in (L1(LINEAR_ALPHA), L2(LINEAR_ALPHA))]
     written = [[" 0" if w == 0 else f"{w: .4f}" for w in fit] for fit in fits]
-    return table(("feature", " L1 weights", " L2 weights"), zip(problem.names, *written, strict=True))
+    return text_table(("feature", " L1 weights", " L2 weights"), zip(problem.names, *written, strict=True))

@@ -39,8 +39,8 @@ def main() -> None:
             print("out of --budget: run again to go on")
             break
         cells[cell] = in_new_process(cell, chosen)
+        save("fit-memory", {"cells": cells}, chosen)  # after each, so that an interrupted run loses nothing
         print(text(cell, cells[cell]), flush=True)
-    save("fit-memory", {"cells": cells}, chosen)
     print_table(cells)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from harness import options, save
+from harness import options, save, verdict
 
 FIRST = """
 import time
@@ -54,9 +54,9 @@ def tiny_fit(rounds: int) -> list[float]:
 
 def row(what: str, seconds: list[float], bar: float) -> dict[str, object]:
     median = statistics.median(seconds)
-    verdict = "met" if median <= bar else f"missed by {median / bar - 1:.0%}"
-    print(f"{what:60s} {median * 1e3:8.2f} ms   bar {bar * 1e3:g} ms   {verdict}")
-    return {"what": what, "seconds": median, "min": min(seconds), "bar": bar, "verdict": verdict}
+    found = verdict(median, bar)
+    print(f"{what:60s} {median * 1e3:8.2f} ms   bar {bar * 1e3:g} ms   {found}")
+    return {"what": what, "seconds": median, "min": min(seconds), "bar": bar, "verdict": found}
 
 
 def main() -> None:

@@ -10,11 +10,14 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+import torchreg
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,10 +69,17 @@ def report(name: str, times: dict[str, float], rows: list[tuple[str, str, str, f
     table = []
     for label, candidate, reference, bar in rows:
         ratio = times[candidate] / times[reference]
-        verdict = "" if bar is None else "met" if ratio <= bar else f"missed by {ratio / bar - 1:.0%}"
-        table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": verdict})
-        print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {verdict}")
+        found = verdict(ratio, bar)
+        table.append({"what": label, "ratio": round(ratio, 3), "bar": bar, "verdict": found})
+        print(f"{label:58s} {ratio:6.2f}   bar {bar if bar is not None else '-':>5}   {found}")
     save(name, {"rows": table, "milliseconds": {k: round(v, 3) for k, v in times.items()}}, chosen)
+
+
+def verdict(found: float, bar: float | None) -> str:
+    """Whether a bar is met, and by how much it is missed; nothing without one."""
+    if bar is None:
+        return ""
+    return "met" if found <= bar else f"missed by {found / bar - 1:.0%}"
 
 
 def save(name: str, record: dict[str, object], chosen: object) -> None:
@@ -93,7 +103,21 @@ def environment(chosen: object) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-    }
+    } | _commit()
+
+
+def _commit() -> dict[str, object]:
+    """The commit that was measured, and whether files beside the results differ from it; nothing without git."""
+    root = Path(torchreg.__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)tests/benchmarks/results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
 
 
 def _processor() -> str:

@@ -107,6 +107,10 @@ def _cross_validation(result: FitResult) -> dict[str, Any] | None:
         "folds": result.options.folds, "rule": result.options.rule or "min", "loss": result.task.loss,
         "alpha_min": float(cv.alpha_min), "alpha_1se": float(cv.alpha_1se),
         "mean": result.number(cv.mean), "se": result.number(cv.se),
+        "fits": cv.converged.numel(), "not_converged": [
+            {"fold": miss.fold + 1, "alpha": float(cv.alphas[miss.index]), "duality_gap": miss.dual_gap,
+             "violation": miss.violation, "allowed": miss.allowed} for miss in cv.missed
+        ],
     }  # fmt: skip
 
 
@@ -118,4 +122,6 @@ def _digest(path: Path) -> str:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,8 @@ from torchreg.commands.fit_data import Table
 from torchreg.commands.fit_options import PENALTIES, FitOptions
 from torchreg.commands.fit_result import FitResult
 from torchreg.commands.fit_task import Task
-from torchreg.training.term import table as text_table
+from torchreg.linear.cv import CVPath
+from torchreg.text_table import text_table
 
 _ROWS = 30  # of the printed table; the file has all
 _UNITS = 10.0  # a larger ratio of standard deviations is worth a note
@@ -44,6 +45,7 @@ def result_lines(result: FitResult) -> list[str]:
     if result.cv is not None:
         mean, se = result.number(result.cv.mean), result.number(result.cv.se)
         lines.append(f"held out   {result.task.loss} {mean:.5g} ± {se:.3g}{_null_loss(result)}")
+        lines += _missed(result.cv, result.options)
     lines.append(f"objective  {result.number(result.path.objectives):.8g}; {_certificate(result)}")
     return lines
 
@@ -62,14 +64,35 @@ def _null_loss(result: FitResult) -> str:
     return f", {float(result.cv.mean[0]):.5g} with all coefficients zero"
 
 
+def _missed(cv: CVPath, options: FitOptions) -> list[str]:
+    """How many fits to training rows did not converge, and the worst of them."""
+    if not cv.missed:
+        return []
+    worst = max(cv.missed, key=lambda miss: miss.excess)
+    place = f"fold {worst.fold + 1} at alpha {float(cv.alphas[worst.index]):.4g}"
+    reached = f"{_reached(worst.dual_gap, worst.violation, options)}, {worst.allowed:.1e} allowed"
+    return [
+        f"folds      {len(cv.missed)} of {cv.converged.numel()} fits to training rows NOT CONVERGED, so their losses "
+        f"are of no minimiser; the worst, {place}: {reached}; {_remedy(options)}"
+    ]
+
+
 def _certificate(result: FitResult) -> str:
-    gap, converged = result.number(result.path.dual_gaps), bool(result.path.converged[result.index])
+    gap, violation = result.number(result.path.dual_gaps), result.number(result.path.violations)
+    known = _reached(gap, violation, result.options)
     if math.isfinite(gap):
-        known = f"duality gap {gap:.1e}, {result.gap_allowed:.1e} allowed"
-    else:
-        known = f"no duality gap is known for {result.options.penalty}; optimality violation "
-        known += f"{result.number(result.path.violations):.1e}"
-    return known if converged else f"{known}: NOT CONVERGED; try --standardize or a larger --alpha"
+        known += f", {result.gap_allowed:.1e} allowed"
+    return known if bool(result.path.converged[result.index]) else f"{known}: NOT CONVERGED; {_remedy(result.options)}"
+
+
+def _reached(gap: float, violation: float, options: FitOptions) -> str:
+    if math.isfinite(gap):
+        return f"duality gap {gap:.1e}"
+    return f"no duality gap is known for {options.penalty}; optimality violation {violation:.1e}"
+
+
+def _remedy(options: FitOptions) -> str:
+    return "try a larger --alpha" if options.standardize else "try --standardize, or a larger --alpha"
 
 
 def coefficient_table(result: FitResult) -> list[str]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchreg.linear.chunks import RowChunks
-from torchreg.linear.cv import CVPath, fit_cv
+from torchreg.linear.cv import CVPath, Missed, fit_cv
 from torchreg.linear.datafits import (
     Datafit,
     Huber,
@@ -59,6 +59,7 @@ __all__ = [
     "Logistic",
     "LogisticRegression",
     "LogisticRegressionCV",
+    "Missed",
     "MultiTaskLasso",
     "MultiTaskLassoCV",
     "Multinomial",

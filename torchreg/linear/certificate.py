@@ -3,12 +3,26 @@
 With ``u = s * loss'(eta)`` and ``z = s * g``, ``g`` minus the gradient of the data term, the gap is the sum of two
 Fenchel-Young gaps: ``f(eta) + f*(u) - <u, eta>`` over the rows, and ``R(w) + R*(z) - <z, w>`` over the coefficients.
 Each is a sum of terms >= 0. The scale ``0 < s <= 1`` makes ``z`` feasible where R has no ridge.
+
+In full, with weights v_i of sum 1, ``eta = X w + b + offset``, ``r = loss'(eta)`` and ``g = -X' (v * r)``:
+
+    gap = sum_i v_i (f(eta_i) + f*(s r_i) - s r_i eta_i)  +  R(w) + R*(s g) - s <g, w>
+
+- Least squares: the first sum is ``(1 - s)^2 sum_i v_i r_i^2 / 2``; with K outputs r_i^2 is summed over them.
+- Other losses: their `Datafit.fenchel_gap`; s is no larger than their conjugate's domain allows. With K outputs r_i
+  and eta_i are rows of K numbers, and ``s r_i eta_i`` their inner product.
+- The intercept b is unpenalised: at its best value the r_i have weighted mean 0, so it adds nothing.
+- L1 with a ridge, alone or together, per entry: `penalty_gap`. Groups: `group_gap`. With K outputs w and g are tables,
+  and the sums go over all their entries or groups; one s serves them all.
+- Any other penalty, or loss without a conjugate: nan.
+
 Source: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5); scaling of the residual: El Ghaoui,
 Viallon and Rabbani, Pacific J. Optim. 8, 2012.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +38,9 @@ _HALVINGS = 60  # of the interval of dual scales: exact in float64
 
 def dual_scale(form: L1Form, g: Tensor) -> Tensor:
     """The largest ``s <= 1`` such that ``s g`` is feasible for the penalty's conjugate.
+
+    ``s = min(1, min_j l1_j / |g_j|)`` over the entries j with l1 and without a ridge, whose conjugate is finite for
+    ``|z_j| <= l1_j`` alone; g_j instead of |g_j| where coefficients are >= 0. A ridge makes every z feasible.
 
     Unpenalised coefficients are left out: their correlations are zero up to rounding.
 
@@ -43,6 +60,15 @@ def dual_scale(form: L1Form, g: Tensor) -> Tensor:
 
 def penalty_gap(form: L1Form, w: Tensor, z: Tensor) -> Tensor:
     """``R(w) + R*(z) - <z, w>`` as a sum of non-negative terms.
+
+    For each entry, ``R(w) = l1 |w| + l2 w^2 / 2``, and S is soft thresholding, ``S(z) = sign(z) max(0, |z| - l1)``:
+
+    - l1 alone: ``l1 |w| - z w``, for ``|z| <= l1``;
+    - with a ridge: ``l1 |w| - sign(z) min(|z|, l1) w + (l2 w - S(z))^2 / (2 l2)``;
+    - neither, where z is 0 but for rounding: ``|z w|``, what leaving w as it is may cost;
+    - forced to zero (l1 infinite): 0.
+
+    Where coefficients are >= 0, z stands for |z|, and S(z) is ``max(0, z - l1)``.
 
     Args:
         form: of one penalty.
@@ -69,6 +95,9 @@ def _sign(form: L1Form, z: Tensor) -> Tensor:
 
 def violation(form: L1Form, w: Tensor, g: Tensor) -> Tensor:
     """The largest distance of ``g`` from the subdifferential of the penalty at ``w``.
+
+    ``max(0, |g| - l1)`` where w is 0, with g for |g| where coefficients are >= 0; elsewhere
+    ``|g - l2 w - l1 sign(w)|``.
 
     Args:
         form: of one penalty.
@@ -102,23 +131,51 @@ def table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
     return L1Form(l1, l2, forms[0].lower)
 
 
-def full_gap(problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor) -> Tensor:
+def full_gap(
+    problem: Problem, penalty: Penalty, coef: Tensor, eta: Tensor, *, unexplained: float | Tensor = math.inf
+) -> Tensor:
     """The duality gap of any problem at ``coef``, 0-d; nan where a conjugate is not known.
+
+    ``sum_i v_i (f(eta_i) + f*(s r_i) - s r_i eta_i) + R(coef) + R*(s g) - s <g, coef>``, as this module's docstring
+    says.
 
     Args:
         problem: the data term.
         penalty: of the coefficients.
         coef: (p,) or (p, K).
-        eta: its linear predictor, at the best intercept.
+        eta: its linear predictor, at the best intercept, (n,) or (n, K).
+        unexplained: the largest correlation of an unpenalised coefficient that may pass for zero; beyond it no dual
+            point is known and the gap is inf.
     """
     form = penalty.form(coef)
     if not isinstance(form, (L1Form, GroupForm)):
         return torch.full_like(problem.weights[0], torch.nan)
-    return gap_at(problem, form, coef, eta, -problem.gradient(eta))
+    g = -problem.gradient(eta)
+    size = torch.where((coef == 0.0) & (form.lower == 0.0), g, g.abs())
+    missed = torch.where(is_free(form, coef), size, 0.0).amax()
+    return gap_at(problem, form, coef, eta, g) + torch.where(missed > unexplained, torch.inf, 0.0)
+
+
+def is_free(form: L1Form | GroupForm, coef: Tensor) -> Tensor:
+    """Which coefficients are unpenalised, of coef's shape."""
+    l2 = torch.as_tensor(form.l2, dtype=coef.dtype, device=coef.device)
+    if isinstance(form, GroupForm):
+        l1 = form.by.expand(form.l1, coef) + form.inner
+    else:
+        l1 = torch.as_tensor(form.l1, dtype=coef.dtype, device=coef.device)
+    return ((l1 == 0.0) & (l2 == 0.0)).broadcast_to(coef.shape)
 
 
 def gap_at(problem: Problem, form: L1Form | GroupForm, coef: Tensor, eta: Tensor, g: Tensor) -> Tensor:
-    """`full_gap` for a penalty of known form where ``g``, minus the gradient of the data term, is known too."""
+    """`full_gap` for a penalty of known form where ``g``, minus the gradient of the data term, is known too.
+
+    Args:
+        problem: the data term.
+        form: of the penalty; of coefficients (p, K) each entry, or each group, counts by itself.
+        coef: (p,) or (p, K).
+        eta: its linear predictor, at the best intercept, (n,) or (n, K).
+        g: of coef's shape.
+    """
     rows = problem.datafit.grad(eta, problem.y)
     if isinstance(form, L1Form):
         form, coef, g = _flat(form, coef), coef.reshape(-1), g.reshape(-1)
@@ -144,7 +201,22 @@ def _flat(form: L1Form, coef: Tensor) -> L1Form:
 
 
 def group_scale(form: GroupForm, g: Tensor) -> Tensor:
-    """`dual_scale` for groups: the largest ``s <= 1`` with ``||soft(s g, inner)|| <= l1`` in groups without a ridge."""
+    """`dual_scale` for groups: the largest ``s <= 1`` with ``||S(s g)|| <= l1`` in every group without a ridge.
+
+    ``S(z) = sign(z) max(0, |z| - inner)`` entry by entry: the dual ball of ``l1 ||w|| + sum inner |w|`` are the z with
+    ``||S(z)|| <= l1``. The norm grows with s, so that s is found by halving an interval; without inner it is
+    ``min(1, l1 / ||g||)``. Groups without any penalty are left out, as in `dual_scale`.
+
+    Args:
+        form: of the penalty.
+        g: (p,) or (p, K).
+
+    Returns:
+        0-d.
+
+    Source:
+        Ndiaye, Fercoq, Gramfort and Salmon, NeurIPS 2016 (dual norm of the sparse group lasso).
+    """
     g = g.clamp(min=0.0) if form.lower == 0.0 else g
     ridge = form.by.extreme(
         torch.as_tensor(form.l2, dtype=g.dtype, device=g.device).broadcast_to(g.shape), largest=True
@@ -163,7 +235,22 @@ def group_scale(form: GroupForm, g: Tensor) -> Tensor:
 
 
 def group_gap(form: GroupForm, w: Tensor, z: Tensor) -> Tensor:
-    """`penalty_gap` for groups; each group's share is not negative."""
+    """`penalty_gap` for groups; each group's share is not negative.
+
+    For each group, with S as in `group_scale` and l2 the same within a group:
+
+    ``l1 ||w|| + sum (inner |w| + l2 w^2 / 2 - z w) + max(0, ||S(z)|| - l1)^2 / (2 l2)``
+
+    the last term, the conjugate, only with a ridge: without one z is feasible, where it is 0.
+
+    Args:
+        form: of the penalty.
+        w: (p,) or (p, K).
+        z: feasible correlations, of w's shape.
+
+    Returns:
+        0-d.
+    """
     z = torch.where((w == 0.0) & (z < 0.0), 0.0, z) if form.lower == 0.0 else z
     positive = z.clamp(min=0.0) if form.lower == 0.0 else z
     norms, l2 = form.by.norms(w), torch.as_tensor(form.l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)

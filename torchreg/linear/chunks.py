@@ -37,6 +37,9 @@ class RowChunks:
     Raises:
         ValueError: if the numbers of rows differ or ``size < 1``.
 
+    Source:
+        Chan, Golub and LeVeque, American Statistician 37, 1983 (moments of chunks, put together).
+
     Example:
         >>> import numpy as np
         >>> chunks = RowChunks(np.eye(5), np.arange(5.0), size=2)

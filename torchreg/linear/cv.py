@@ -13,19 +13,47 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.engines import Start
-from torchreg.linear.fold_paths import fold_converged, training_paths
-from torchreg.linear.folds import Fold, check_fold_weights, drawn_folds
+from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
+from torchreg.linear.folds import Fold, counted_folds, drawn_folds
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.penalties import Penalty
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
-_BLOCK = 1 << 22  # coefficients made dense at a time
+_BLOCK = 1 << 18  # coefficients made dense at a time
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A fit to the training rows of a fold that did not meet the tolerance.
+
+    Attributes:
+        fold: its place in `CVPath.folds`. index: of its strength in `CVPath.alphas`.
+        dual_gap: nan where no conjugate is known. violation: distance from optimality.
+        allowed: how large the gap may be, or, where there is none, the violation.
+
+    Example:
+        >>> miss = Missed(fold=0, index=7, dual_gap=3e-4, violation=0.01, allowed=1e-4)
+        >>> round(miss.excess, 9)
+        3.0
+    """
+
+    fold: int
+    index: int
+    dual_gap: float
+    violation: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        """How many times too large the gap is, or, where there is none, the violation."""
+        reached = self.violation if math.isnan(self.dual_gap) else self.dual_gap
+        return reached / self.allowed if self.allowed > 0.0 else math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +66,23 @@ class CVPath:
         folds: (train, test) row numbers.
         converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
+        missed: the fits that did not, of `fit_cv`; estimators with scores of their own keep none.
+
+    Source:
+        The 1-SE rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3; Hastie, Tibshirani and
+        Friedman, The Elements of Statistical Learning, 2009, section 7.10.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_cv
+        >>> X = torch.randn(60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> noise = torch.randn(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        >>> fitted = fit_cv(X, X[:, 0] - X[:, 1] + 0.5 * noise, L1(1.0), alphas=20)
+        >>> tuple(fitted.losses.shape), fitted.alpha_1se >= fitted.alpha_min, fitted.missed
+        ((5, 20), True, ())
+        >>> (fitted.path.at(fitted.alpha_1se).coef == 0).sum()
+        tensor(4)
     """
 
     path: Path
@@ -45,6 +90,7 @@ class CVPath:
     folds: tuple[Fold, ...]
     converged: Tensor
     rule: Rule = "min"
+    missed: tuple[Missed, ...] = ()
 
     @property
     def alphas(self) -> Tensor:
@@ -89,7 +135,13 @@ class CVPath:
     def index(self) -> int:
         """What the rule chooses."""
         if callable(self.rule):
-            return int(self.rule(self))
+            chosen = int(self.rule(self))
+            if not 0 <= chosen < len(self.alphas):
+                raise ValueError(
+                    f"The rule chose index {chosen}, but there are {len(self.alphas)} strengths; return an index into "
+                    "alphas, 0 for the strongest."
+                )
+            return chosen
         return self.index_1se if self.rule == "1se" else self.index_min
 
     @property
@@ -138,8 +190,8 @@ def fit_cv(
         datafit: as for `fit_path`.
         cv: number of folds (consecutive rows, as scikit-learn's KFold; shuffled if ``random_state`` is given), a
             scikit-learn splitter, or pairs (train, test) of row numbers.
-        metric: (target, prediction, weights) -> loss, 0-d, lower is better; None for the mean squared error of a
-            quadratic datafit, the mean loss of any other.
+        metric: (target, prediction, weights) -> loss, 0-d, lower is better, of the held-out rows whose weight is not
+            0; None for the mean squared error of a quadratic datafit, the mean loss of any other.
         rule: "min", "1se", or a function of the result that gives an index into its alphas.
         random_state: seed of the shuffle.
         alphas: as for `fit_path`.
@@ -154,9 +206,17 @@ def fit_cv(
         progress: whether to show bars.
         init: as for `fit_path`.
 
+    Shapes:
+        losses, converged: (folds, a). path: as `fit_path` returns it for all rows.
+
     Raises:
         ValueError: as `fit_path`; also if folds are empty or fewer than 2, or if all training or all test rows of one
-            have weight 0.
+            have weight 0; if the rule is another.
+        TypeError: as `fit_path`; also if ``cv`` is none of the above.
+
+    Source:
+        Stone, JRSS B 36, 1974 (cross-validation); Chan, Golub and LeVeque, American Statistician 37, 1983 (moments by
+        updating, here read backwards).
 
     Example:
         >>> import torch
@@ -168,20 +228,33 @@ def fit_cv(
     """
     if not (callable(rule) or rule in ("min", "1se")):
         raise ValueError(f"rule takes 'min', '1se' or a function of the CVPath, got {rule!r}.")
+    if not (metric is None or callable(metric)):
+        raise TypeError(f"metric takes a function of (target, prediction, weights), or None, got {metric!r}.")
+    check_flags(fit_intercept=fit_intercept, standardize=standardize)
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
-    folds = drawn_folds(cv, frame.raw.n, y, random_state)
-    check_fold_weights(folds, frame.weights)
+    folds = drawn_folds(cv, frame.n, y, random_state)
+    counted = counted_folds(folds, frame.kept, frame.n)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)
-    paths = training_paths(frame, folds, penalty, grid, tol=tol, max_iter=limit)
-    bar = shown(zip(folds, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
-    losses, converged = [], []
+    paths = training_paths(frame, counted, penalty, grid, tol=tol, max_iter=limit)
+    bar = shown(zip(counted, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
+    losses, verdicts = [], []
     for (train, test), points in bar:
         losses.append(_held_out(frame, test.to(frame.raw.device), points, metric))
-        converged.append(fold_converged(frame, train, points, tol=tol))
-    return CVPath(path, torch.stack(losses), folds, torch.stack(converged), rule)
+        verdicts.append(fold_verdict(frame, train, points, tol=tol))
+    converged = torch.stack([verdict.converged for verdict in verdicts])
+    return CVPath(path, torch.stack(losses), folds, converged, rule, _missed(verdicts))
+
+
+def _missed(verdicts: Sequence[Verdict]) -> tuple[Missed, ...]:
+    """The points that did not converge."""
+    return tuple(
+        Missed(fold, k, float(verdict.gaps[k]), float(verdict.violations[k]), float(verdict.allowed[k]))
+        for fold, verdict in enumerate(verdicts)
+        for k in (~verdict.converged).nonzero().flatten().tolist()
+    )
 
 
 def _held_out(frame: Frame, rows: Tensor, points: list[PathPoint], metric: Metric | None) -> Tensor:
@@ -209,7 +282,13 @@ def _predictors(design: Design, points: list[PathPoint]) -> Iterator[Tensor]:
 
 def _loss(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, metric: Metric | None) -> Tensor:
     if metric is not None:
-        return torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+        loss = torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+        if loss.numel() != 1:
+            raise ValueError(
+                f"metric must return one number for all rows, got shape {tuple(loss.shape)}; weigh the rows and add "
+                "them up: (weights * loss).sum()."
+            )
+        return loss.reshape(())
     if datafit.quadratic:
         squares = (y - eta).square()
         return (weights * (squares.mean(1) if squares.dim() == 2 else squares)).sum()

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
+from torchreg.linear.designs.base import divided
 from torchreg.linear.groupwise.newton_path import GroupNewtonPath
 from torchreg.linear.groupwise.partition import group_of_rows
 from torchreg.linear.groupwise.path import GroupPath
+from torchreg.linear.intercept import mean_of
 from torchreg.linear.l1.column import ColumnPath
 from torchreg.linear.l1.least_squares import L1Path
 from torchreg.linear.l1.multinomial import MultinomialPath
@@ -33,6 +35,7 @@ _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for 
 _LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
 STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
 _LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
+_ROUNDING = 1e-13  # of the largest correlation that there can be: an unpenalised coefficient's may be rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
 
@@ -166,12 +169,14 @@ class ProximalEngine(Engine):
         coef, intercept = self._start or (problem.no_coef(), problem.null_intercept())
         null = problem.null_loss()
         scale = problem.gradient(problem.null_eta()).abs().max()
+        unexplained = self._tol * scale + _ROUNDING * _reach(problem)
         step: Tensor | None = None
         for penalty in penalties:
             known = bool(full_gap(problem, penalty, coef, problem.eta(coef, intercept)).isfinite())
 
             def gap(w: Tensor, eta: Tensor | None, penalty: Penalty = penalty) -> Tensor:
-                return full_gap(problem, penalty, w, problem.eta(w) if eta is None else eta)
+                eta = problem.eta(w) if eta is None else eta
+                return full_gap(problem, penalty, w, eta, unexplained=unexplained)
 
             found = proximal_gradient(
                 problem, penalty, tol=1e-12 if known else self._tol, max_iter=self._max_iter, coef=coef,
@@ -182,9 +187,16 @@ class ProximalEngine(Engine):
             eta = problem.eta(coef, intercept)
             kept = nonzero_rows(coef)
             yield PathPoint(
-                kept, coef[kept], intercept, full_gap(problem, penalty, coef, eta), found.violation,
-                problem.value(eta), found.n_iter,
-            )  # fmt: skip
+                kept, coef[kept], intercept, gap(coef, eta), found.violation, problem.value(eta), found.n_iter
+            )
+
+
+def _reach(problem: Problem) -> Tensor:
+    """What no correlation exceeds with all coefficients zero, 0-d: Cauchy and Schwarz, columns not centred."""
+    mean, variance = problem.design.moments(problem.weights)
+    width = divided((mean.square() + variance).sqrt(), problem.design.scale).amax()
+    slopes = problem.datafit.grad(problem.null_eta(), problem.y)
+    return width * mean_of(slopes.square(), problem.weights).sum().sqrt()
 
 
 def engine_for(

@@ -6,11 +6,13 @@ For least squares with many rows they come from the full Gram matrix less that o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchreg.linear.engines import engine_for, fits_l1, grouped_rows, is_smooth
+from torchreg.linear.fold_digits import keeps_digits
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
 from torchreg.linear.intercept import mean_of
@@ -18,6 +20,7 @@ from torchreg.linear.lockstep.fold_oracle import is_complete
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
+from torchreg.linear.ridge.path import lost_digits
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
 
@@ -48,9 +51,10 @@ def training_paths(
         lockstep: whether all folds are solved at once where the problem allows it; None: on a GPU, and where
             problems are so small that the time goes into their number.
     """
+    folds = [(train.to(frame.raw.device), test.to(frame.raw.device)) for train, test in folds]
     wanted = _pays(frame) if lockstep is None else lockstep
     together: Iterator[list[PathPoint] | None] = (None for _ in folds)
-    if wanted and fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef()):
+    if wanted and _pivots(frame, penalty) and all(keeps_digits(frame, fold) for fold in folds):
         together = lockstep_points(frame, folds, penalty, grid)
     for fold, points in zip(folds, together, strict=True):
         yield points or training_points(frame, fold, penalty, grid, tol=tol, max_iter=max_iter)
@@ -65,22 +69,52 @@ def training_points(
 ) -> list[PathPoint]:
     """The solutions of one fold at the strengths of the full path, in the coordinates of X."""
     train, test = (rows.to(frame.raw.device) for rows in fold)
-    if frame.moments is not None and is_complete((train, test), frame.raw.n) and _needs_moments_alone(frame, penalty):
-        return _by_subtraction(frame, test, penalty, grid, tol, max_iter)
-    part = frame.subset(train)
+    if _may_subtract(frame, (train, test), penalty):
+        points = _by_subtraction(frame, test, penalty, grid, tol, max_iter)
+        if not (is_smooth(penalty, frame.problem.no_coef()) and lost_digits(points, _energy(frame, train))):
+            return points
+    part = frame.weighing(train) if _spares_a_copy(frame, train, penalty) else frame.subset(train)
     engine = engine_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
     return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
 
 
-def fold_converged(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Tensor:
-    """Whether the points of one fold are as good as `fit_path` asks of its own on the training rows alone, (a,)."""
+def _spares_a_copy(frame: Frame, train: Tensor, penalty: Penalty) -> bool:
+    """Whether passes over all rows, the others weighing nothing, take no longer than a copy and passes over that."""
+    return _pivots(frame, penalty) and frame.raw.n < frame.raw.p and frame.raw.copies(train)
+
+
+def _pivots(frame: Frame, penalty: Penalty) -> bool:
+    """Whether paths follow kinks by pivoting."""
+    return fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef())
+
+
+class Verdict(NamedTuple):
+    """How near the points of one fold are to its minima, (a,) each.
+
+    Attributes:
+        gaps: nan where none is known. violations: distances from optimality.
+        allowed: the largest gap that is near enough; without a gap, the largest violation.
+        converged: whether the points are near enough.
+    """
+
+    gaps: Tensor
+    violations: Tensor
+    allowed: Tensor
+    converged: Tensor
+
+
+def fold_verdict(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, tol: float) -> Verdict:
+    """Whether the points of one fold are as good as `fit_path` asks of its own on the training rows alone."""
     gaps, violations = torch.stack([p.gap for p in points]), torch.stack([p.violation for p in points])
     known, rows = gaps.isfinite(), train.to(frame.raw.device)
     if frame.problem.datafit.quadratic and bool(known.all()):
-        return gaps <= _SLACK * tol * _energy(frame, rows) + _ROUNDING * frame.problem.null_loss()
+        allowed = (tol * _energy(frame, rows)).expand_as(gaps)
+        enough = gaps <= _SLACK * allowed + _ROUNDING * frame.problem.null_loss()
+        return Verdict(gaps, violations, allowed, enough)
     problem = frame.subset(rows).problem
-    allowed, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
-    return torch.where(known, gaps <= _SLACK * allowed, violations <= _SLACK * slope)
+    gap, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
+    allowed, reached = torch.where(known, gap, slope), torch.where(known, gaps, violations)
+    return Verdict(gaps, violations, allowed, reached <= _SLACK * allowed)
 
 
 def _energy(frame: Frame, rows: Tensor) -> Tensor:
@@ -89,6 +123,13 @@ def _energy(frame: Frame, rows: Tensor) -> Tensor:
     if frame.fit_intercept:
         y = y - mean_of(y, weights / weights.sum())
     return 0.5 * mean_of(y.square(), weights / weights.sum()).sum()
+
+
+def _may_subtract(frame: Frame, fold: Fold, penalty: Penalty) -> bool:
+    """Whether moments by subtraction are all that is needed, and exact enough."""
+    if frame.moments is None or not is_complete(fold, frame.raw.n) or not _needs_moments_alone(frame, penalty):
+        return False
+    return keeps_digits(frame, fold)
 
 
 def _needs_moments_alone(frame: Frame, penalty: Penalty) -> bool:

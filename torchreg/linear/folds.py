@@ -38,7 +38,7 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
             "cv takes a number of folds (cv=5), an object with split(X, y), or pairs (train, test) of row numbers or "
             f"masks, got {cv!r}."
         )
-    folds = tuple((_numbers(train, n), _numbers(test, n)) for train, test in cv)
+    folds = tuple(_pair(fold, n) for fold in cv)
     if not folds or any(not len(part) for fold in folds for part in fold):
         raise ValueError("cv has no fold, or one whose training or test rows are empty.")
     return folds
@@ -52,30 +52,62 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
     if count > n:
         raise ValueError(f"Cannot have number of splits n_splits={count} greater than the number of samples: {n}.")
     order = torch.arange(n)
+    if random_state is not None and not isinstance(random_state, Integral):
+        raise TypeError(
+            f"random_state takes a whole number, or None for rows in their order, got {random_state!r}; for other "
+            "randomness pass a splitter: cv=KFold(5, shuffle=True, random_state=...)."
+        )
     if random_state is not None:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(int(random_state)))
     parts = [part.sort().values for part in torch.tensor_split(order, count)]
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
 
 
-def check_fold_weights(folds: Sequence[Fold], weights: Tensor) -> None:
-    """Ask that each part of each fold has a row that counts: without one it has no mean loss.
+def counted_folds(folds: Sequence[Fold], kept: Tensor | None, n: int) -> tuple[Fold, ...]:
+    """The folds of those rows that count, numbered among themselves.
+
+    Args:
+        folds: row numbers of all rows.
+        kept: numbers of the rows whose weight is not zero, ascending; None for all.
+        n: number of all rows.
 
     Raises:
-        ValueError: if the weights of all training or of all test rows of a fold are 0.
+        ValueError: if all training or all test rows of a fold have weight 0: it has no mean loss.
     """
-    for number, fold in enumerate(folds, 1):
-        for name, part in zip(("training", "test"), fold, strict=True):
-            if not bool((weights[part.to(weights.device)] > 0).any()):
+    if kept is None:
+        return tuple(folds)
+    place = torch.full((n,), -1).index_copy_(0, kept.cpu(), torch.arange(len(kept)))
+    counted = [tuple(place[part][place[part] >= 0] for part in fold) for fold in folds]
+    for number, (fold, left) in enumerate(zip(folds, counted, strict=True), 1):
+        for name, part, rest in zip(("training", "test"), fold, left, strict=True):
+            if not len(rest):
                 raise ValueError(
                     f"Fold {number} of {len(folds)} has {len(part)} {name} rows, all of weight 0; leave rows of weight "
                     "0 out of X, or draw folds that mix them with others: cv=KFold(5, shuffle=True), or random_state=0."
                 )
+    return tuple((train, test) for train, test in counted)
+
+
+def _pair(fold: Any, n: int) -> Fold:
+    if not isinstance(fold, Iterable) or isinstance(fold, str | bytes):
+        raise TypeError(f"cv takes pairs (train, test) of row numbers or masks, got {fold!r} for one of them.")
+    parts = tuple(fold)
+    if len(parts) != 2:
+        raise ValueError(
+            f"cv takes pairs (train, test) of row numbers or masks, got {len(parts)} parts for one of them."
+        )
+    return _numbers(parts[0], n), _numbers(parts[1], n)
 
 
 def _numbers(rows: Any, n: int) -> Tensor:
     """Row numbers of a mask or of numbers."""
-    given = torch.as_tensor(np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows))
+    array = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
+    if array.size and (array.dtype.kind not in "biu" or array.ndim != 1):
+        raise TypeError(
+            f"cv takes row numbers or a mask in one dimension for each part of a fold, got dtype {array.dtype}, shape "
+            f"{array.shape}; whole numbers from 0 to {n - 1} name rows."
+        )
+    given = torch.as_tensor(array)
     if given.dtype == torch.bool:
         if len(given) != n:
             raise ValueError(f"cv has a mask of {len(given)} entries, but there are {n} rows; give one for each row.")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design, deviation
-from torchreg.linear.designs.inputs import as_design
+from torchreg.linear.given import Given, given
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.moments import Moments, moments_of, moments_pay
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
-from torchreg.linear.rows import as_offset, as_target, as_weights
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,10 @@ class Coordinates:
         """A start (coef, intercept) in the coordinates of the engines; ``like`` has coef's shape.
 
         Raises:
-            ValueError: if the start has other shapes or is not finite.
+            ValueError: if the start is no pair, has other shapes or is not finite.
         """
+        if not isinstance(start, (tuple, list)) or len(start) != 2 or any(part is None for part in start):
+            raise ValueError(f"init takes a pair (coef, intercept), or None, got {start!r}.")
         coef, intercept = (torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in start)
         if coef.numel() != like.numel() or intercept.numel() != like.shape[1:].numel():
             raise ValueError(
@@ -77,6 +77,13 @@ class Coordinates:
         return coef, intercept
 
 
+class Spread(NamedTuple):
+    """Weighted mean and variance of each column of X and then of each target, (p + K,)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 @dataclass(frozen=True)
 class Frame:
     """Data in its own coordinates, and the problem that the engines solve.
@@ -84,13 +91,14 @@ class Frame:
     For a quadratic datafit with an intercept the columns and the target are centred, and the intercept follows.
 
     Attributes:
-        n: number of rows of the data.
-        raw: the design of X itself; of chunks of rows, few rows that stand for all.
-        target: prepared by the datafit. weights: sum 1. lift: the offset, or None.
+        n: number of rows of the data, those of weight 0 too.
+        raw: the design of the rows of X that count; of chunks of rows, few rows that stand for all.
+        target: prepared by the datafit. weights: positive, sum 1. lift: the offset, or None.
         fit_intercept, standardize: as asked for.
         problem: what the engines solve.
         coordinates: the way back.
         known: moments of the problem, where it was made from them.
+        kept: numbers of the rows that count, where others have weight 0.
     """
 
     n: int
@@ -103,6 +111,7 @@ class Frame:
     problem: Problem
     coordinates: Coordinates
     known: Moments | None = None
+    kept: Tensor | None = None
 
     @cached_property
     def moments(self) -> Moments | None:
@@ -111,43 +120,46 @@ class Frame:
             return self.known
         return moments_of(self.problem) if moments_pay(self.problem) else None
 
+    @cached_property
+    def spread(self) -> Spread:
+        """Mean and variance of all columns and targets."""
+        return spread_of(self.raw, self.problem.y, self.weights)
+
     @property
     def n_weighted(self) -> int:
         """How many rows have a weight that is not zero; of chunks, how many rows there are."""
-        return self.n if len(self.weights) != self.n else int(self.weights.count_nonzero())
+        return self.n if self.kept is None else len(self.kept)
 
     def subset(self, rows: Tensor) -> Frame:
         """Some of the rows, centred and scaled by themselves."""
-        lift = None if self.lift is None else self.lift[rows]
-        weights = self.weights[rows]
-        return frame_of(
-            self.raw.subset(rows), self.target[rows], weights / weights.sum(), lift, self.problem.datafit,
-            self.fit_intercept, self.standardize,
-        )  # fmt: skip
+        part = Given(self.raw, self.target, self.weights, self.lift).taken(rows)
+        return frame_of(part, self.problem.datafit, self.fit_intercept, self.standardize)
+
+    def weighing(self, rows: Tensor) -> Frame:
+        """`subset` without a copy of X: the other rows stay, and weigh nothing."""
+        weights = torch.bincount(rows, minlength=len(self.weights)) * self.weights
+        whole = Given(self.raw, self.target, weights / weights.sum(), self.lift)
+        return _centred(whole, self.problem.datafit, self.fit_intercept, self.standardize)
 
 
 def framed(
     X: Any, y: Any, datafit: Datafit, sample_weight: Any, offset: Any, fit_intercept: bool, standardize: bool,  # noqa: N803
     device: torch.device | str | None,
 ) -> Frame:  # fmt: skip
-    """Validate the data, and centre and scale it as the datafit asks."""
-    if are_chunks(X, y):
-        raise ValueError(
-            f"X is {type(X).__name__} and y {type(y).__name__}, but this fit requires y to be passed, and X as one "
-            "array that holds all rows; fit_path alone takes chunks of rows."
-        )
-    design = as_design(X, device)
-    target = datafit.prepare(as_target(y, design))
-    weights = as_weights(sample_weight, design)
-    lift = as_offset(offset, design, datafit.outputs(target))
-    return frame_of(design, target, weights, lift, datafit, fit_intercept, standardize)
+    """Validate the data, leave out rows of weight 0, centre and scale the others as the datafit asks."""
+    return frame_of(given(X, y, datafit, sample_weight, offset, device), datafit, fit_intercept, standardize)
 
 
-def frame_of(
-    raw: Design, target: Tensor, weights: Tensor, lift: Tensor | None, datafit: Datafit, fit_intercept: bool,
-    standardize: bool,
-) -> Frame:  # fmt: skip
-    """The frame of validated data."""
+def frame_of(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
+    """The frame of the rows that count; the others would cost time and, if they are large, digits."""
+    kept = data.counting
+    counted = data if kept is None else data.taken(kept)
+    return replace(_centred(counted, datafit, fit_intercept, standardize), n=data.design.n, kept=kept)
+
+
+def _centred(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
+    """The frame of all rows, those of weight 0 too."""
+    raw, target, weights, lift = data.design, data.target, data.weights, data.lift
     eliminated, y, rest, shift = datafit.quadratic and fit_intercept, target, lift, None
     if datafit.quadratic and lift is not None:
         y, rest = target - lift, None
@@ -161,6 +173,15 @@ def frame_of(
     problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
     coordinates = Coordinates(design.mean, design.scale, shift)
     return Frame(raw.n, raw, target, weights, lift, fit_intercept, standardize, problem, coordinates)
+
+
+def spread_of(raw: Design, y: Tensor, weights: Tensor) -> Spread:
+    """Of some rows of weights that add up to 1; the variance of what is constant is exactly 0."""
+    mean, variance = raw.moments(weights)
+    targets = y.reshape(len(y), -1)
+    centre = weights @ targets
+    mean = torch.cat([mean, centre])
+    return Spread(mean, deviation(mean, torch.cat([variance, weights @ (targets - centre).square()])).square())
 
 
 def _per_row(scale: Tensor, values: Tensor) -> Tensor:

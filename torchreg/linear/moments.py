@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.designs.base import Design, as_scale, divided
+from torchreg.linear.intercept import mean_of
 from torchreg.linear.problem import Problem
 
 _SMALL = 4096  # columns up to which n >= p suffices for a Gram matrix of them all
-_FLAT = 1e-13  # of a column's variance: what is left of it by rounding where the remaining rows are constant
+_FLAT = 1e-13  # of a variance: what rounding leaves of a column or target that is constant on the remaining rows
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,27 @@ def remainder(problem: Problem, whole: Moments, rows: Tensor, *, centre: bool, s
     left = 1.0 - weights.sum()
     weighted = per_row(weights, y) * y
     gram = whole.gram - part.gram(weights)
-    cross, energy = whole.cross - part.transposed(weighted), whole.energy - (weighted * y).sum()
+    cross, every = whole.cross - part.transposed(weighted), mean_of(problem.y.square(), problem.weights)
+    energy = every - (weighted * y).sum(0)
     gram, cross, energy = gram.div_(left), cross / left, energy / left
     mean, shift = torch.zeros_like(gram[0]), torch.zeros_like(weighted[0])
     if centre:
         mean, shift = -part.transposed(weights) / left, -weighted.sum(0) / left
         gram, cross = gram.addr_(mean, mean, alpha=-1.0), cross - per_row(mean, cross) * shift
-        energy = energy - shift.square().sum()
+        energy = energy - shift.square()
     variance = gram.diagonal()
     constant = variance <= _FLAT * whole.gram.diagonal()
     if bool(constant.any()):
         gram[constant], gram[:, constant] = 0.0, 0.0
         cross = torch.where(per_row(constant, cross), 0.0, cross)
+    still = energy <= _FLAT * every
+    cross, energy = torch.where(still, 0.0, cross), torch.where(still, 0.0, energy)
     spread = None
     if scale:
         centred = gram.diagonal() if centre else gram.diagonal() - _mean_without(problem, part, weights).square()
         spread = as_scale(torch.where(centred > _FLAT * gram.diagonal(), centred, 0.0).sqrt())
         gram, cross = gram.div_(spread[:, None]).div_(spread), divided(cross, spread)
-    return Remainder(Moments(gram, cross, energy, detached=True), mean, shift, spread)
+    return Remainder(Moments(gram, cross, energy.sum(), detached=True), mean, shift, spread)
 
 
 def _mean_without(problem: Problem, part: Design, weights: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class DataOracle(Oracle):
         weighted = weights * y if y.dim() == 1 else weights[:, None] * y
         self.cross = design.transposed(weighted)
         self.energy = (weighted * y).sum()
-        self.rank = min(design.n, design.p)
+        self.rank = min(int(weights.count_nonzero()), design.p)
 
     @property
     def chosen(self) -> Tensor:  # type: ignore[override]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchreg.linear.certificate import is_free
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
@@ -18,7 +20,7 @@ from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -72,7 +74,7 @@ def fit_path(
         tol: a point has converged if its gap is at most ``tol`` times the null model's objective; without a gap, if its
             distance from optimality is at most ``tol`` times the null model's largest gradient.
         max_iter: limit for iterative engines; None for 20000.
-        sample_weight: >= 0, (n,).
+        sample_weight: >= 0, (n,). Rows of weight 0 are validated and then left out, by a copy of the others.
         offset: added to the linear predictor, (n,) or (n, K).
         fit_intercept: whether there is an intercept.
         standardize: penalise the coefficients of columns scaled to variance 1; reported are those of X's own columns.
@@ -80,10 +82,21 @@ def fit_path(
         progress: whether to show a bar.
         init: (coef, intercept) to start from.
 
+    Shapes:
+        Of the `Path` that is returned, for a strengths: coefs (a, p) or (a, p, K), intercepts (a,) or (a, K), all else
+        (a,).
+
     Raises:
         ValueError: if shapes, alphas, ``tol``, ``max_iter``, weights or targets do not fit, or something is not
             finite; if chunks come with another datafit, with an offset, or with weights or a target beside them.
         TypeError: if the penalty or the datafit is not one; if chunks can be read only once, as a generator can.
+
+    Source:
+        L1 of least squares: Osborne, Presnell and Turlach, IMA J. Numer. Anal. 20, 2000 (homotopy) and Kim and Park,
+        AISTATS 2010 (block pivoting), behind strong rules (Tibshirani et al., JRSS B 74, 2012); L1 of other losses:
+        Lee, Sun and Saunders, SIAM J. Optim. 24, 2014 (proximal Newton); groups: Yuan and Lin, JRSS B 68, 2006, solved
+        as in Zhang, Zhang, Sun and Toh, Math. Program. 179, 2020; ridge: Hoerl and Kennard, Technometrics 12, 1970; all
+        else: Beck and Teboulle, SIAM J. Imaging Sci. 2, 2009 (FISTA).
 
     Example:
         >>> import torch
@@ -95,6 +108,7 @@ def fit_path(
         >>> bool(path.dual_gaps < 1e-12)
         True
     """
+    check_flags(fit_intercept=fit_intercept, standardize=standardize)
     make = framed_chunks if are_chunks(X, y) else framed
     frame = make(
         X, y, checked(penalty, datafit, tol, max_iter), sample_weight, offset, fit_intercept, standardize, device
@@ -172,10 +186,9 @@ def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, width: 
 def _spares(penalty: Penalty, coef: Tensor) -> bool:
     """Whether some coefficients are unpenalised and others are not."""
     form = penalty.with_alpha(1.0).form(coef)
-    if not isinstance(form, (L1Form, GroupForm)) or not isinstance(form.l1, Tensor):
+    if not isinstance(form, (L1Form, GroupForm)):
         return False
-    l1 = form.by.expand(form.l1, coef) + form.inner if isinstance(form, GroupForm) else form.l1
-    free = (l1 == 0.0) & (torch.as_tensor(form.l2, device=coef.device) == 0.0)
+    free = is_free(form, coef)
     return bool(free.any()) and not bool(free.all())
 
 
@@ -187,12 +200,14 @@ def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: fl
     """
     if hasattr(alphas, "tolist"):
         alphas = alphas.tolist()
-    if isinstance(alphas, (bool, str)) or not isinstance(alphas, (int, Sequence)):
+    numbers = alphas if isinstance(alphas, Sequence) else [alphas]
+    plain = all(isinstance(a, Real | Tensor) and not isinstance(a, bool) for a in numbers)
+    if not plain or not isinstance(alphas, (int, Sequence)):
         raise TypeError(f"alphas takes a whole number or a sequence of strengths, got {alphas!r}.")
     if isinstance(alphas, int):
         if alphas < 1:
             raise ValueError(f"alphas must be >= 1 as a number of strengths, got {alphas}.")
-        if not 0.0 < eps < 1.0:
+        if not (isinstance(eps, Real) and 0.0 < eps < 1.0):
             raise ValueError(f"eps must be between 0 and 1, got {eps!r}.")
         if not math.isfinite(alpha_max):
             raise ValueError(

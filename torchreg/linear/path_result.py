@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
+from torchreg.linear.designs.base import Design
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
 from torchreg.linear.points import PathPoint
@@ -31,6 +32,17 @@ class Fit:
         dual_gap: absolute; nan where no conjugate is known. violation: distance from optimality.
         objective: mean loss + penalty. n_iter: iterations. converged: whether the tolerance was met.
         datafit: the loss.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_path
+        >>> X = torch.eye(3).repeat(2, 1)
+        >>> fit = fit_path(X, 3.0 * X[:, 0], L1(1.0), alphas=[0.5], fit_intercept=False).at(0.5)
+        >>> print(fit.coef, fit.converged)
+        tensor([1.5000, 0.0000, 0.0000], dtype=torch.float64) True
+        >>> fit.predict(torch.eye(3)[:1])
+        tensor([1.5000], dtype=torch.float64)
     """
 
     alpha: float
@@ -44,11 +56,18 @@ class Fit:
     datafit: Datafit
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
-        """The linear predictor ``X coef + intercept``, (n,) or (n, K)."""
-        return as_design(X, self.coef.device).times(self.coef) + self.intercept
+        """The linear predictor ``X coef + intercept``, (n,) or (n, K), float64; an offset is yours to add.
+
+        Args:
+            X: (n, p), as for `fit_path`.
+
+        Raises:
+            ValueError: if X is not finite, not a table of numbers or has not p columns.
+        """
+        return _seen(X, self.coef.device, len(self.coef)).times(self.coef) + self.intercept
 
     def predict(self, X: Any) -> Tensor:  # noqa: N803
-        """The mean response, (n,) or (n, K)."""
+        """The mean response, (n,) or (n, K): the chance of class 1 for `Logistic`, the mean count for `Poisson`."""
         return self.datafit.predict(self.decision(X))
 
 
@@ -72,6 +91,24 @@ class Path:
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
         n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
+
+    Source:
+        The gap: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5) at a dual point that is the
+        residual, scaled (El Ghaoui, Viallon and Rabbani, Pacific J. Optim. 8, 2012).
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import fit_path
+        >>> X = torch.eye(4).repeat(2, 1)
+        >>> y = X @ torch.tensor([3.0, -2.0, 0.0, 0.0])
+        >>> path = fit_path(X, y, L1(1.0), alphas=[0.5, 0.25], fit_intercept=False)
+        >>> print(path.alpha_max, path.n_nonzero.tolist(), path.converged.tolist())
+        0.75 [1, 2] [True, True]
+        >>> path.at(0.375).coef  # between two strengths: the line between their solutions
+        tensor([ 1.5000, -0.5000,  0.0000,  0.0000], dtype=torch.float64)
+        >>> path.relax().coef(1)
+        tensor([ 3., -2.,  0.,  0.], dtype=torch.float64)
     """
 
     alphas: Tensor
@@ -166,7 +203,7 @@ class Path:
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor for every strength, (a, n) or (a, n, K)."""
-        design = as_design(X, self.intercepts.device)
+        design = _seen(X, self.intercepts.device, self.n_features)
         if self.intercepts.dim() == 1:
             return design.times(self.coefs.T).T + self.intercepts[:, None]
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
@@ -229,6 +266,17 @@ class Path:
         """The arrays of the path by name, ``coefs`` included."""
         names = ("alphas", "coefs", "intercepts", "dual_gaps", "violations", "objectives", "n_iters", "n_nonzero")
         return {name: getattr(self, name).cpu().numpy() for name in (*names, "converged")}
+
+
+def _seen(X: Any, device: torch.device, features: int) -> Design:  # noqa: N803
+    """New rows, with as many columns as were fitted."""
+    design = as_design(X, device)
+    if design.p != features:
+        raise ValueError(
+            f"X has {design.p} features, but the fit is expecting {features} features as input; give the columns that "
+            "it was fitted to, in their order."
+        )
+    return design
 
 
 def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:

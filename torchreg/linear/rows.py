@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,26 +20,10 @@ def as_target(y: Any, design: Design) -> Tensor:
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
+    _refuse_text(y)
     target = tensor_of(y).to(design.device)
     _same_length("y", target, design)
     return target
-
-
-def as_weights(sample_weight: Any, design: Design) -> Tensor:
-    """Weights that add up to 1, (n,), float64; a number, or None, weighs all rows the same.
-
-    Raises:
-        ValueError: as `given_weights`; also if all are zero.
-    """
-    if sample_weight is None:
-        return torch.full((design.n,), 1.0 / design.n, dtype=torch.float64, device=design.device)
-    weights = given_weights(sample_weight, design)
-    largest = weights.max()
-    if not bool(largest > 0):
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    weights = weights / largest  # so that the sum neither overflows nor underflows
-    total = weights.sum()
-    return weights / total
 
 
 def given_weights(sample_weight: Any, design: Design) -> Tensor:
@@ -63,6 +48,12 @@ def given_weights(sample_weight: Any, design: Design) -> Tensor:
     return weights
 
 
+def normalised(weights: Tensor) -> Tensor:
+    """Weights that add up to 1, (n,), from weights >= 0 of which one is positive."""
+    weights = weights / weights.max()  # so that the sum neither overflows nor underflows
+    return weights / weights.sum()
+
+
 def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None:
     """The offset of each row, (n,) or (n, K), float64.
 
@@ -77,6 +68,16 @@ def as_offset(offset: Any, design: Design, outputs: int | None) -> Tensor | None
         raise ValueError(f"offset must have shape {shape}, got {tuple(lift.shape)}.")
     check_finite(lift, "offset")
     return lift
+
+
+def _refuse_text(y: Any) -> None:
+    text = np.asarray(y) if not isinstance(y, Tensor) else np.empty(0)
+    found = next((entry for entry in text.flat if isinstance(entry, str)), None) if text.dtype.kind in "OUT" else None
+    if found is not None:
+        raise ValueError(
+            f"y contains strings, such as {str(found)!r}, but a fit takes numbers; number the classes, by "
+            "numpy.unique(y, return_inverse=True)[1], or use an estimator such as SparseClassifier, which takes labels."
+        )
 
 
 def _same_length(name: str, rows: Tensor, design: Design) -> None:

@@ -6,6 +6,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.penalties import Penalty
 
@@ -27,6 +29,17 @@ def checked(penalty: Any, datafit: Any, tol: Any, max_iter: Any = None) -> Dataf
     if max_iter is not None and not (whole and max_iter >= 1):
         raise ValueError(f"max_iter must be an int >= 1, or None for the engine's own limit, got {max_iter!r}.")
     return datafit or Quadratic()
+
+
+def check_flags(**flags: Any) -> None:
+    """Ask that each is true or false.
+
+    Raises:
+        TypeError: if one is something else, which Python would take for true or false.
+    """
+    for name, given in flags.items():
+        if not isinstance(given, bool | np.bool_):
+            raise TypeError(f"{name} takes True or False, got {given!r}.")
 
 
 def _named(given: Any) -> str:

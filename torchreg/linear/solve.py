@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.designs.base import Design
-from torchreg.linear.frame import Frame, framed
+from torchreg.linear.frame import frame_of
+from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
-from torchreg.linear.settings import checked
+from torchreg.linear.settings import check_flags, checked
 from torchreg.penalties import Penalty
 
 _NUDGE = 0.25  # no label of a class moved by it is still a label
@@ -33,6 +33,17 @@ class Solved:
         dual_gap: objective minus a lower bound of the minimum, absolute; nan where no conjugate is known.
         violation: distance from optimality.
         active: mask of the coefficients that move with the data, of coef's shape; the others have derivative 0.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import solve
+        >>> y = torch.tensor([3.0, 0.1, 3.0, 0.1], requires_grad=True)
+        >>> fit = solve(torch.eye(2).repeat(2, 1), y, L1(0.25), fit_intercept=False)
+        >>> fit.coef.detach() == 0, fit.active
+        (tensor([False,  True]), tensor([ True, False]))
+        >>> torch.autograd.grad(fit.coef.sum(), y)[0] != 0  # the zero does not move with its rows
+        tensor([ True, False,  True, False])
     """
 
     coef: Tensor
@@ -102,39 +113,47 @@ def solve(
         >>> torch.autograd.grad(fit.coef[0], alpha)  # d coef_0 / d alpha
         (tensor(-4.),)
     """
+    check_flags(fit_intercept=fit_intercept)
     datafit = checked(penalty, datafit, tol)
     alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
-        frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, False, device)
+        data = given(X, y, datafit, sample_weight, offset, device)
+        frame = frame_of(data, datafit, fit_intercept, False)
         path = fit_framed(
             frame, _detached(penalty), alphas=[alpha], eps=0.5, tol=tol, max_iter=None, progress=False, init=None
         )
         fit = path.at(alpha)
     if not fit.converged:
         _warn(fit.dual_gap, fit.violation, tol)
-    problem = _problem(frame, y, sample_weight, offset)
-    solution = Solution(problem, penalty, fit.coef, fit.intercept, _columns(X, frame.raw, problem))
+    kept = None if _requires_grad(sample_weight) else data.counting  # a weight of 0 has a derivative
+    data = data if kept is None else data.taken(kept)
+    problem = Problem(data.design, data.target, data.weights, data.lift, datafit, fit_intercept)
+    problem = _followed(problem, kept, y, sample_weight, offset)
+    solution = Solution(problem, penalty, fit.coef, fit.intercept, _columns(X, kept, problem))
     coef, intercept, active = attached(solution)
     return Solved(coef, intercept, fit.dual_gap, fit.violation, active)
 
 
-def _problem(frame: Frame, y: Any, sample_weight: Any, offset: Any) -> Problem:
-    """The problem in X's own coordinates, on the caller's tensors where they require grad."""
-    datafit = frame.problem.datafit
-    problem = Problem(frame.raw, frame.target, frame.weights, frame.lift, datafit, frame.fit_intercept)
+def _followed(problem: Problem, kept: Tensor | None, y: Any, sample_weight: Any, offset: Any) -> Problem:
+    """The problem on the ``kept`` rows of the caller's tensors where they require grad."""
+    target, weights, lift = problem.y, problem.weights, problem.offset
     if _requires_grad(y):
-        if not _moves(datafit, y):
+        if not _moves(problem.datafit, y):
             raise ValueError(
-                f"y requires grad, but the targets of {type(datafit).__name__} are labels of classes, which have no "
-                "gradient; pass y.detach()."
+                f"y requires grad, but the targets of {type(problem.datafit).__name__} are labels of classes, which "
+                "have no gradient; pass y.detach()."
             )
-        problem = replace(problem, y=y.to(frame.target))
+        target = _taken(y.to(target), kept)
     if _requires_grad(sample_weight):
-        weights = sample_weight.to(frame.weights).expand(len(frame.weights))
-        problem = replace(problem, weights=weights / weights.sum())
-    if frame.lift is not None and _requires_grad(offset):
-        problem = replace(problem, offset=offset.to(frame.lift))
-    return problem
+        scores = sample_weight.to(weights).expand(len(weights))
+        weights = scores / scores.sum()
+    if lift is not None and _requires_grad(offset):
+        lift = _taken(offset.to(lift), kept)
+    return replace(problem, y=target, weights=weights, offset=lift)
+
+
+def _taken(rows: Tensor, kept: Tensor | None) -> Tensor:
+    return rows if kept is None else rows[kept]
 
 
 def _moves(datafit: Datafit, y: Tensor) -> bool:
@@ -146,19 +165,19 @@ def _moves(datafit: Datafit, y: Tensor) -> bool:
         return False
 
 
-def _columns(X: Any, design: Design, problem: Problem) -> Callable[[Tensor], Tensor]:  # noqa: N803
-    """Reads columns by number, dense, (n, k): from X itself where it requires grad."""
+def _columns(X: Any, kept: Tensor | None, problem: Problem) -> Callable[[Tensor], Tensor]:  # noqa: N803
+    """Reads columns by number, dense, (n, k): from the ``kept`` rows of X itself where it requires grad."""
     if not _requires_grad(X):
 
         def read(index: Tensor) -> Tensor:
-            chosen = design.selection(problem.weights.detach())
+            chosen = problem.design.selection(problem.weights.detach())
             chosen.append(index)
             return chosen.times(torch.eye(len(index), dtype=torch.float64, device=index.device))
 
         return read
     if X.layout != torch.strided:
         raise ValueError(f"X requires grad with layout {X.layout}; pass X.detach(), or X.to_dense() for its gradient.")
-    return lambda index: X[:, index.to(X.device)].to(index.device, torch.float64)
+    return lambda index: _taken(X[:, index.to(X.device)].to(index.device, torch.float64), kept)
 
 
 def _requires_grad(given: Any) -> bool:

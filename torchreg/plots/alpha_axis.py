@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _COUNTS = 8  # numbers on the top axis, at the most
 _DIGIT = 6.4  # points, of a digit on an axis
+_SHORT = 20.0  # a logarithmic axis that spans less may have one power of ten, or none
 _ROUNDING = 1e-3  # a tick at the end of the places is not outside them
 
 
@@ -67,6 +68,22 @@ def trim_ticks(ax: Axes, places: Array) -> None:
         ax.set_xticks(ticks[(moved >= ends[0] - slack) & (moved <= ends[1] + slack)], minor=minor)
 
 
+def name_close_alphas(ax: Axes, alphas: Array) -> None:
+    """Ticks at the alphas themselves on a logarithmic axis too short for powers of ten.
+
+    Args:
+        ax: whose limits are final.
+        alphas: ascending, > 0, shape (n,).
+    """
+    if alphas[-1] >= _SHORT * alphas[0]:
+        return
+    names = [f"{alpha:.3g}" for alpha in alphas]
+    low, high = np.log10(ax.get_xlim())
+    shown = _apart(np.log10(alphas), (2 + max(map(len, names))) * _DIGIT / points_wide(ax) * (high - low))
+    ax.set_xticks(alphas[shown], labels=[names[k] for k in shown])
+    ax.minorticks_off()
+
+
 def count_axis(ax: Axes, places: Array, counts: Array, label: str = "non-zero coefficients") -> Axes:
     """A top axis that shows some of the counts over their places on the x axis.
 
@@ -101,6 +118,11 @@ def count_axis(ax: Axes, places: Array, counts: Array, label: str = "non-zero co
 def points_wide(ax: Axes) -> float:
     """The width of axes in points, about: the layout is not yet made."""
     return float(ax.get_position().width * figure_of(ax).get_figwidth() * 72.0)
+
+
+def points_high(ax: Axes) -> float:
+    """The height of axes in points, about: the layout is not yet made."""
+    return float(ax.get_position().height * figure_of(ax).get_figheight() * 72.0)
 
 
 def _apart(places: Array, gap: float) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +13,9 @@ from numpy.typing import NDArray
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
+    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
@@ -26,6 +31,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#222222"
 MUTED = "#777777"
 FAINT = "#C0C0C0"
+_BRIGHTEST = 0.85  # of viridis; its end is yellow, which cannot be seen on white
+_STEPS = 16  # names beside a bar of colours, at the most
 
 _STYLE: Any = {
     "axes.edgecolor": MUTED,
@@ -69,6 +76,50 @@ def figure_of(ax: Axes) -> Figure:
     return cast(Figure, ax.get_figure(root=True))
 
 
+def svg(figure: Figure) -> bytes:
+    """A figure as an SVG file, its letters as shapes: equal figures give equal bytes, on any machine's fonts."""
+    file = BytesIO()
+    with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "torchreg"}):
+        warnings.filterwarnings(
+            "ignore", r"Glyph \d+ .* missing", UserWarning
+        )  # a name in letters that no font here has
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def shades(count: int) -> Array:
+    """Colours from dark to bright, none too bright for a white ground, shape (count, 4).
+
+    They keep their order in grey and under each common colour blindness, as viridis does: Smith and van
+    der Walt, "A better default colormap for matplotlib", 2015.
+    """
+    return np.asarray(mpl.colormaps["viridis"](np.linspace(0.0, _BRIGHTEST, count)))
+
+
+def colour_steps(ax: Axes, colours: Array, names: Sequence[str], label: str) -> Any:
+    """A bar beside the axes with a step for each colour, and the names of as many as have room.
+
+    Args:
+        ax: beside which it stands.
+        colours: shape (n, 4).
+        names: of the colours.
+        label: of the bar.
+    """
+    count = len(colours)
+    steps = ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), ListedColormap(colours))
+    every = -(-count // _STEPS)
+    bar = figure_of(ax).colorbar(steps, ax=ax, label=label, ticks=np.arange(0, count, every))
+    bar.ax.set_yticklabels(names[::every])
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    return bar
+
+
+def finite(values: Array) -> Array:
+    """Values with NaN for those that are infinite, which have no place on an axis."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def many_lines(ax: Axes, curves: Array, **style: Any) -> LineCollection:
     """Any number of curves as one collection, which draws far faster than a line for each.
 
@@ -107,6 +158,11 @@ def extent(text: Text) -> Bbox:
 def rgb(colour: str) -> Array:
     """A colour as three numbers between 0 and 1."""
     return np.asarray(mpl.colors.to_rgb(colour))
+
+
+def rgba(colour: str) -> Array:
+    """A colour as three numbers between 0 and 1, and its opacity."""
+    return np.asarray(mpl.colors.to_rgba(colour))
 
 
 def spread(places: Array, gap: float) -> Array:

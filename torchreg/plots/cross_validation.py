@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from torchreg.plots.alpha_axis import as_array, check_alphas, count_axis, limit, scale_alpha
-from torchreg.plots.canvas import FAINT, INK, PALETTE, Array, axes_or_new, figure_of, many_lines
+from torchreg.plots.canvas import FAINT, INK, PALETTE, Array, axes_or_new, figure_of, finite, many_lines
 from torchreg.plots.sources import cv_path_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ class CVDisplay:
         line_: the mean. error_: the band, or the bars. folds_: the folds' curves as one collection, or
         None. alpha_min_, alpha_1se_: the vertical lines. points_: the mean at the two alphas.
         legend_: names them. top_: the axis of the counts.
+
+    Raises:
+        ValueError: if ``error`` is neither of the two, or an alpha is negative.
+
+    Source:
+        Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the 1-SE rule); Hastie, Tibshirani and
+        Friedman, The Elements of Statistical Learning, 2009, section 7.10.
 
     Example:
         >>> from torchreg.plots import panels
@@ -109,7 +116,7 @@ class CVDisplay:
         scale_alpha(ax, self.alphas)
         look = {"color": PALETTE[0], "linewidth": 1.8, "label": "mean", **style}
         self.folds_ = None if self.losses is None else self._folds(self.losses)
-        self.line_ = ax.plot(self.alphas, _finite(self.mean), **look)[0]
+        self.line_ = ax.plot(self.alphas, finite(self.mean), **look)[0]
         self.error_ = self._band(look["color"]) if self.error == "band" else self._bars(look["color"])
         self.alpha_min_ = self._rule(self.alpha_min, "least mean", "-")
         self.alpha_1se_ = self._rule(self.alpha_1se, "1-SE rule", (0, (5, 2)))
@@ -124,26 +131,26 @@ class CVDisplay:
         return self
 
     def _crop(self, ax: Axes) -> None:
-        best = int(np.nanargmin(_finite(self.mean)))
+        best = int(np.nanargmin(finite(self.mean)))
         reach = np.nanmax([self.mean[-1] - self.mean[best], 4.0 * self.se[best]])
         top = self.mean[best] + _CROP * reach
         if reach > 0 and ax.get_ylim()[1] > top:
             drawn = [self.mean - self.se, *([] if self.losses is None else self.losses)]
-            least = min(float(np.nanmin(_finite(values))) for values in drawn)
+            least = min(float(np.nanmin(finite(values))) for values in drawn)
             ax.set_ylim(least - 0.05 * (top - least), top)
 
     def _folds(self, losses: Array) -> Any:
-        curves = np.stack(np.broadcast_arrays(self.alphas, _finite(losses)), axis=2)
+        curves = np.stack(np.broadcast_arrays(self.alphas, finite(losses)), axis=2)
         return many_lines(self.ax_, curves, colors=FAINT, linewidths=0.8, zorder=1, label=f"{len(losses)} folds")
 
     def _band(self, colour: Any) -> Any:
-        low, high = _finite(self.mean - self.se), _finite(self.mean + self.se)
+        low, high = finite(self.mean - self.se), finite(self.mean + self.se)
         look = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "± 1 standard error"}
         return self.ax_.fill_between(self.alphas, low, high, **look)
 
     def _bars(self, colour: Any) -> Any:
         look = {"fmt": "none", "ecolor": colour, "elinewidth": 0.8, "capsize": 1.8, "label": "± 1 standard error"}
-        return self.ax_.errorbar(self.alphas, _finite(self.mean), yerr=_finite(self.se), **look)
+        return self.ax_.errorbar(self.alphas, finite(self.mean), yerr=finite(self.se), **look)
 
     def _rule(self, alpha: float, name: str, dashes: Any) -> Any:
         label = f"{name}: alpha = {alpha:.3g}"
@@ -153,7 +160,3 @@ class CVDisplay:
         chosen = np.array([self.alpha_min, self.alpha_1se])
         heights = np.interp(chosen, self.alphas, self.mean)
         return self.ax_.scatter(chosen, heights, s=26, color=colour, edgecolors="white", linewidths=0.8, zorder=3)
-
-
-def _finite(values: Array) -> Array:
-    return np.where(np.isfinite(values), values, np.nan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from torchreg.plots.alpha_axis import points_wide
+from torchreg.plots.alpha_axis import points_high, points_wide
 from torchreg.plots.canvas import Array, extent, figure_of, spread
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def room_for(labels: Sequence[Any], ax: Axes) -> float:
 
 def names_that_fit(ax: Axes) -> int:
     """How many names have room above each other."""
-    return int(_points_high(ax) / _HEIGHT)
+    return int(points_high(ax) / _HEIGHT)
 
 
 def _heights(ax: Axes, ends: Array) -> Array:
@@ -66,15 +66,10 @@ def _heights(ax: Axes, ends: Array) -> Array:
     heights = ends
     for _ in range(_ROUNDS):
         low, high = ax.get_ylim()
-        gap = _HEIGHT / _points_high(ax) * (high - low)
+        gap = _HEIGHT / points_high(ax) * (high - low)
         heights = spread(ends, gap)
         ax.set_ylim(min([low, *(heights - gap / 2)]), max([high, *(heights + gap / 2)]))
     return heights
-
-
-def _points_high(ax: Axes) -> float:
-    """The height of axes in points, about: the layout is not yet made."""
-    return float(ax.get_position().height * figure_of(ax).get_figheight() * 72.0)
 
 
 def _short(name: str, longest: int) -> str:

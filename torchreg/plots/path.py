@@ -45,6 +45,12 @@ class PathDisplay:
             collection of lines, or None. top_: the axis of the counts. labels_: the names.
         chosen_: the vertical line, or None.
 
+    Raises:
+        ValueError: if ``x`` is neither of the two.
+
+    Source:
+        Efron, Hastie, Johnstone and Tibshirani, Annals of Statistics 32, 2004, figure 1 (against the L1 norm).
+
     Example:
         >>> from torchreg.plots import PathDisplay, panels
         >>> PathDisplay.from_coefs([0.1, 1.0], np.array([[0.5, -0.2], [0.3, 0.0]]), ax=panels()[1][0]).nonzeros

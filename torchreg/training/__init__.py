@@ -1,7 +1,10 @@
 """Penalties in training loops: terms, the proximal optimizer, sparsity."""
 
+from torchreg.training.alpha_max import alpha_max
 from torchreg.training.optimizer import ProxOptimizer
+from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity
 from torchreg.training.term import Term, attach
+from torchreg.training.violation import violation
 
-__all__ = ["ProxOptimizer", "Sparsity", "Term", "attach", "sparsity"]
+__all__ = ["PenaltyScheduler", "ProxOptimizer", "Sparsity", "Term", "alpha_max", "attach", "sparsity", "violation"]

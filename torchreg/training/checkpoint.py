@@ -1,79 +1,116 @@
-"""What a checkpoint keeps of the penalties: whose they are, of which kind, how strong."""
+"""What a checkpoint keeps of the penalties: whose they are, of which kind, how strong, how far along a schedule."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from torchreg.penalties import Penalty
 from torchreg.training.term import Part, Term
 
 KEY = "torchreg"  # the one entry that ours adds to a base optimizer's state dict
-Renewal = tuple[Part, Penalty]
+Saved = dict[str, Any]
 
 
-def strengths(terms: list[Term]) -> list[dict[str, Any]]:
-    """Kind, alpha and parameter names of each part, as plain data."""
+@dataclass(frozen=True)
+class Renewal:
+    """A part of a term, and what a checkpoint keeps for it: a valid strength and perhaps a schedule's count."""
+
+    term: Term
+    part: Part
+    alpha: float
+    count: int | None
+
+    @property
+    def names(self) -> str:
+        """The first of the part's parameters, for messages."""
+        return ", ".join(list(self.part.parameters)[:3])
+
+
+def strengths(terms: list[Term]) -> list[Saved]:
+    """Kind, alpha, parameter names and scheduled steps of each part, as plain data."""
     return [
-        {"penalty": _kind(part.penalty), "alpha": part.penalty.alpha, "names": list(part.parameters)}
+        {
+            "penalty": _kind(part.penalty),
+            "alpha": part.penalty.alpha,
+            "names": list(part.parameters),
+            "count": None if term.scheduler is None else term.scheduler.count,
+        }
         for term in terms
         for part in term.parts
     ]
 
 
-def renewals(terms: list[Term], saved: list[dict[str, Any]]) -> list[Renewal]:
-    """Each part with its penalty at the saved strength; nothing is changed yet.
+def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
+    """Each part with what was saved for it; nothing is changed yet.
 
     Raises:
         ValueError: where the checkpoint has other parameters, other penalties or no valid alpha.
     """
-    present = strengths(terms)
+    _refuse_others(saved, strengths(terms))
+    parts = [(term, part) for term in terms for part in term.parts]
+    return [renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
+
+
+def restore(renewed: list[Renewal], differences: list[str]) -> None:
+    """Give each part its saved strength and each scheduler its count; warn once, naming what changed or differs."""
+    changed = [text for r in renewed if r.term.scheduler is None and (text := _turn(r))]
+    told = [f"The checkpoint restored {'; '.join(changed)}; assign term.alpha after loading to use another."]
+    told = differences + (told if changed else [])
+    told += [text for r in {id(r.term): r for r in renewed}.values() if (text := _resume(r))]
+    if told:
+        warnings.warn(" ".join(told), stacklevel=3)
+
+
+def _turn(renewal: Renewal) -> str:
+    before = float(renewal.part.penalty.alpha)
+    renewal.part.turn(renewal.alpha)
+    if before == renewal.alpha:
+        return ""
+    return f"alpha = {renewal.alpha:g} for {renewal.names} (it was {before:g})"
+
+
+def _resume(renewal: Renewal) -> str:
+    """Let the term's scheduler go on; what is to be said where either side has none."""
+    scheduler, count = renewal.term.scheduler, renewal.count
+    if scheduler is not None and count is not None:
+        return str(scheduler.resume(count, renewal.alpha))
+    if scheduler is not None:
+        return (
+            f"The checkpoint has alpha = {renewal.alpha:g} and no schedule for {renewal.names}; its PenaltyScheduler "
+            f"stays at step {scheduler.count}, alpha = {scheduler.last_alpha:g}."
+        )
+    if count is not None:
+        return (
+            f"The checkpoint was {count} steps into a schedule for {renewal.names}, which no PenaltyScheduler goes on "
+            "with; make it before load_state_dict."
+        )
+    return ""
+
+
+def _refuse_others(saved: list[Saved], present: list[Saved]) -> None:
     before, now = ({name for part in parts for name in part["names"]} for parts in (saved, present))
     if [part["names"] for part in saved] != [part["names"] for part in present]:
         raise ValueError(
             f"The checkpoint penalises other parameters: {len(saved)} part(s) then, {len(present)} now; only then "
             f"{sorted(before - now)[:5]}, only now {sorted(now - before)[:5]}. Attach the same terms in the same "
-            f"order, or drop its {KEY!r} entry to load the base's state alone."
+            f"order, map by name with strict=False, or drop its {KEY!r} entry to load the base's state alone."
         )
     for then, part in zip(saved, present, strict=True):
         if then["penalty"] != part["penalty"]:
             raise ValueError(
                 f"The checkpoint penalises {part['names'][:3]} by {then['penalty']} (shown at alpha 0), this optimizer "
-                f"by {part['penalty']}; attach the same penalty, or drop the checkpoint's {KEY!r} entry."
+                f"by {part['penalty']}; attach the same penalty, or load what fits with strict=False."
             )
-    parts = [part for term in terms for part in term.parts]
-    return [(part, _at(part.penalty, then["alpha"])) for part, then in zip(parts, saved, strict=True)]
-
-
-def restore(renewed: list[Renewal]) -> None:
-    """Give each part its saved strength; warn once, naming what changed."""
-    changed: list[str] = []
-    for part, penalty in renewed:
-        before, after = float(part.penalty.alpha), float(penalty.alpha)
-        if before != after:
-            changed.append(f"alpha = {after:g} for {', '.join(list(part.parameters)[:3])} (it was {before:g})")
-        if isinstance(part.penalty.alpha, Tensor):
-            part.penalty.alpha.detach().fill_(after)  # the caller's own knob goes on turning it
-        else:
-            part.penalty = penalty
-    if changed:
-        text = f"The checkpoint restored {'; '.join(changed)}; assign term.alpha after loading to use another."
-        warnings.warn(text, stacklevel=3)
 
 
 def _kind(penalty: Penalty) -> str:
     return repr(penalty.with_alpha(0.0))
 
 
-def _at(penalty: Penalty, alpha: Any) -> Penalty:
-    """The penalty at a saved strength, whose value is checked."""
-    return penalty.with_alpha(float(alpha)) if not isinstance(penalty.alpha, Tensor) else _tensor(penalty, alpha)
-
-
-def _tensor(penalty: Penalty, alpha: Any) -> Penalty:
-    penalty.with_alpha(float(alpha))  # raises for a value out of range
-    now = penalty.alpha
-    assert isinstance(now, Tensor)
-    return penalty.with_alpha(now.new_tensor(float(alpha)))
+def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
+    """What was saved for a part, once it is valid for its penalty."""
+    alpha = float(saved["alpha"])
+    part.penalty.with_alpha(alpha)  # raises for a value out of range
+    return Renewal(term, part, alpha, saved.get("count"))

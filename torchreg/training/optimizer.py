@@ -11,9 +11,14 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
-from torchreg.training.checkpoint import KEY, renewals, restore, strengths
-from torchreg.training.proximal_step import Slot, prox_step
+from torchreg.training.by_name import matched
+from torchreg.training.checkpoint import KEY, restore, strengths
+from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
+from torchreg.training.proximal_step import prox_step
+from torchreg.training.slots import Slot, bare_term, matrices, slots_of
 from torchreg.training.term import Term, attach
+
+_FIELDS = ("base", "terms", "metric", "foreach", "skip_nonfinite", "skipped")
 
 
 class ProxOptimizer(Optimizer):
@@ -37,6 +42,11 @@ class ProxOptimizer(Optimizer):
             (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
             function (group, state, parameter) -> step.
         foreach: True steps many tensors per launch, False one by one, None chooses.
+        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
+            stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
+            gradients once and waits for the device at each step, and cannot be compiled or captured. A
+            closure is called once and before the base's step, which then gets none. False, the default,
+            steps as the base does, and waits for nothing.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -65,7 +75,12 @@ class ProxOptimizer(Optimizer):
     _step_supports_amp_scaling = False  # GradScaler then unscales and skips for us
 
     def __init__(
-        self, base: Optimizer, *terms: Term | Penalty, metric: Metric = "auto", foreach: bool | None = None
+        self,
+        base: Optimizer,
+        *terms: Term | Penalty,
+        metric: Metric = "auto",
+        foreach: bool | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         _refuse_base(base)
         if not terms:
@@ -73,9 +88,9 @@ class ProxOptimizer(Optimizer):
         for term in terms:
             if not isinstance(term, (Term, Penalty)):
                 raise TypeError(f"ProxOptimizer takes terms and penalties, got {type(term).__name__}; use attach(...).")
-        bare = [_bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
+        bare = [bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
         joined = [given if made is None else made for given, made in zip(terms, bare, strict=True)]
-        slots = _slots(base, joined)  # type: ignore[arg-type]
+        slots = slots_of(base, joined)  # type: ignore[arg-type]
         rule_for(base, metric)
         for term in joined:
             if term.owner is not None:  # type: ignore[union-attr]
@@ -88,6 +103,8 @@ class ProxOptimizer(Optimizer):
                 "slots": slots,
                 "metric": metric,
                 "foreach": foreach,
+                "skip_nonfinite": skip_nonfinite,
+                "skipped": Skipped(),
             }
         )
 
@@ -97,6 +114,8 @@ class ProxOptimizer(Optimizer):
         self.terms: list[Term] = fields["terms"]
         self.metric: Metric = fields["metric"]
         self.foreach: bool | None = fields["foreach"]
+        self.skip_nonfinite: bool = fields["skip_nonfinite"]
+        self.skipped: Skipped = fields["skipped"]
         self._bare: list[bool] = fields["bare"]
         self._slots: list[Slot] = fields["slots"]
         super().__setstate__({})
@@ -122,16 +141,38 @@ class ProxOptimizer(Optimizer):
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:
-            RuntimeError: if a penalised parameter has a sparse gradient.
+            RuntimeError: if a penalised parameter has a sparse gradient, or ``skip_nonfinite`` is asked for
+                within a compiled or captured step.
         """
+        if self.skip_nonfinite:
+            return self._step_if_finite(closure)
         if closure is None:
             self._refuse_sparse()
             loss = self.base.step()
         else:
             loss = self.base.step(closure)
             self._refuse_sparse()
-        self.prox()
+        self._finish()
         return loss
+
+    def _step_if_finite(self, closure: Callable[[], Any] | None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        self._refuse_sparse()
+        names = not_finite(self.base, self.terms)
+        if names:
+            self.skipped = self.skipped.plus(names)
+            if self.skipped.steps == 1:
+                warn_of_skips(names)
+            return loss
+        self.base.step()
+        self._finish()
+        return loss
+
+    def _finish(self) -> None:
+        self.prox()
+        for term in self.terms:
+            term.stepped(self)
 
     def prox(self) -> None:
         """The proximal half of `step`, for the parameters that the base has just stepped.
@@ -161,14 +202,14 @@ class ProxOptimizer(Optimizer):
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         _refuse_group({**self.base.defaults, **param_group})
         plain = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
-        found = _matrices({"params": plain}, len(self.base.param_groups))
+        found = matrices({"params": plain}, len(self.base.param_groups))
         parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
         for part in parts:
             attach(part.penalty, found)  # raises where the penalty does not fit
         self.base.add_param_group(param_group)
         for part in parts:
             part.parameters.update(found)
-        self._slots = _slots(self.base, self.terms)
+        self._slots = slots_of(self.base, self.terms)
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""
@@ -180,28 +221,35 @@ class ProxOptimizer(Optimizer):
             state = state if changed is None else changed
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load the state of a wrapped or of a bare optimizer.
 
-        A wrapped one restores the strengths too; a warning says where that changes one. Assign
-        ``term.alpha`` afterwards to use another.
+        A wrapped one restores the strengths and the schedules' counts too; a warning says where that
+        changes a strength. Assign ``term.alpha`` afterwards to use another.
+
+        Args:
+            state_dict: from `state_dict` of this class or of the base's.
+            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength
+                where the checkpoint penalises the same parameter by the same kind of penalty; the
+                base's state where both optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
-            ValueError: if the checkpoint penalises other parameters; nothing has changed then.
+            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has
+                changed then.
         """
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = hook(self, state_dict)
             state_dict = dict(state_dict if changed is None else changed)
-        saved = state_dict.pop(KEY, None)
-        renewed = renewals(self.terms, saved["parts"]) if saved is not None else []
+        parts = state_dict.pop(KEY, {"parts": []})["parts"]
+        state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
         self.base.load_state_dict(state_dict)
-        restore(renewed)
+        restore(renewed, told)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in ("base", "terms", "metric", "foreach")}
+        fields = {name: getattr(self, name) for name in _FIELDS}
         return {**fields, "bare": self._bare, "slots": self._slots}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -232,44 +280,3 @@ def _refuse_group(group: dict[str, Any]) -> None:
         raise ValueError(
             f"ProxOptimizer needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
         )
-
-
-def _matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
-    """The parameters of a group that a bare penalty takes, by position."""
-    return {f"group {index}, parameter {k}": p for k, p in enumerate(group["params"]) if p.dim() >= 2}
-
-
-def _bare_term(base: Optimizer, penalty: Penalty) -> Term:
-    taken: dict[str, Tensor] = {}
-    for index, group in enumerate(base.param_groups):
-        taken.update(_matrices(group, index))
-    if not taken:
-        raise ValueError(
-            "A bare penalty takes the optimizer's parameters with two or more dimensions, and there are none; "
-            "choose parameters with attach(penalty, {name: parameter})."
-        )
-    return attach(penalty, taken)
-
-
-def _slots(base: Optimizer, terms: list[Term]) -> list[Slot]:
-    """Where each part's parameters stand in the base: positions, which survive a swap of tensors."""
-    places = {id(p): (g, k) for g, group in enumerate(base.param_groups) for k, p in enumerate(group["params"])}
-    slots: dict[tuple[int, int], Slot] = {}
-    taken: dict[int, str] = {}
-    for term in terms:
-        for part in term.parts:
-            for name, p in part.parameters.items():
-                if id(p) not in places:
-                    raise ValueError(
-                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base "
-                        "optimizer's parameters; give it to the optimizer, or attach to fewer."
-                    )
-                if id(p) in taken:
-                    raise ValueError(
-                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps "
-                        "are not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
-                    )
-                taken[id(p)] = name
-                group, position = places[id(p)]
-                slots.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
-    return list(slots.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,24 +12,10 @@ from torch.optim import Optimizer
 from torchreg.effective_steps import StepRule
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
-from torchreg.training.term import Part
+from torchreg.training.slots import Slot
 
 _SMALL = 1 << 15  # entries up to which launches cost more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where the parameters of one part stand in the base: a group, and positions in it."""
-
-    part: Part
-    group: int
-    positions: list[int]
-
-    def parameters(self, base: Optimizer) -> list[Tensor]:
-        """The tensors that stand there now."""
-        present = base.param_groups[self.group]["params"]
-        return [present[k] for k in self.positions]
 
 
 @torch.no_grad()

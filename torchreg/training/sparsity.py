@@ -11,7 +11,8 @@ from torch.nn import Module
 
 from torchreg.groups import Groups
 from torchreg.select import weights
-from torchreg.training.term import Term, table
+from torchreg.text_table import text_table
+from torchreg.training.term import Term
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,26 @@ class Sparsity:
         """Share of zeros, 0.0 for no entries."""
         return self.zeros / self.total if self.total else 0.0
 
+    def metrics(self) -> dict[str, float | dict[str, float]]:
+        """The shares of zeros for an ablation's row: ``sparsity`` in all, ``layers`` by parameter.
+
+        With groups also ``group_sparsity``, the share of groups that are zero.
+
+        Example:
+            >>> import torch
+            >>> sparsity({"w": torch.tensor([0.0, 1.0, -0.0, 2.0])}).metrics()
+            {'sparsity': 0.5, 'layers': {'w': 0.5}}
+        """
+        shares: dict[str, float | dict[str, float]] = {"sparsity": self.fraction}
+        if self.groups:
+            shares["group_sparsity"] = (self.zero_groups or 0) / self.groups
+        return {**shares, "layers": {line.name: line.fraction for line in self.parameters}}
+
     def __repr__(self) -> str:
         lines = [*self.parameters, self]
         grouped = self.groups is not None
         head = ("name", "zeros", "total", "fraction") + (("zero groups", "groups") if grouped else ())
-        return table(head, [line._cells(grouped) for line in lines])
+        return text_table(head, [line._cells(grouped) for line in lines])
 
     def _cells(self, grouped: bool) -> tuple[str, ...]:
         cells = (self.name, str(self.zeros), str(self.total), f"{self.fraction:.4f}")

@@ -14,6 +14,7 @@ from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar
+from torchreg.text_table import text_table
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -26,6 +27,14 @@ class Part:
         self.penalty = penalty
         self.parameters = parameters
 
+    def turn(self, alpha: float) -> None:
+        """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
+        renewed = self.penalty.with_alpha(alpha)  # raises for a value out of range
+        if isinstance(self.penalty.alpha, Tensor):
+            self.penalty.alpha.detach().fill_(alpha)
+        else:
+            self.penalty = renewed
+
 
 class Term:
     """Penalties bound to named parameters; made by `attach`.
@@ -36,10 +45,12 @@ class Term:
 
     Attributes:
         parts: the penalties, each with its parameters.
+        scheduler: the `PenaltyScheduler` that moves the strength, or None.
     """
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
+        self.scheduler: Any = None
         self._owner: weakref.ref[Any] | None = None
 
     @property
@@ -102,11 +113,16 @@ class Term:
             )
         self._owner = weakref.ref(optimizer)
 
+    def stepped(self, optimizer: Any) -> None:
+        """Called by the optimizer after each step that it has made, for the scheduler to count."""
+        if self.scheduler is not None:
+            self.scheduler.stepped(optimizer)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts}
+        return {"parts": self.parts, "scheduler": self.scheduler}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.parts, self._owner = state["parts"], None
+        self.parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
 
     def __repr__(self) -> str:
         rows = [
@@ -114,16 +130,7 @@ class Term:
             for part in self.parts
             for name, p in part.parameters.items()
         ]
-        return table(("name", "shape", "penalty", "alpha"), rows)
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Text columns as wide as their widest entry."""
-    lines = [head, *rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+        return text_table(("name", "shape", "penalty", "alpha"), rows)
 
 
 def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:

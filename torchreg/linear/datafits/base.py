@@ -13,7 +13,7 @@ from torchreg.penalties import NoConjugate
 
 
 class NoHessian(ValueError):
-    """The second derivative of this datafit is not known in closed form."""
+    """The second derivative of this datafit is not known in closed form; fits then use first derivatives alone."""
 
 
 class Datafit(ABC):
@@ -37,6 +37,29 @@ class Datafit(ABC):
             ask; least squares, whose variance is unknown, says no and has a formula of its own.
         relative: whether only differences between the outputs of a row matter (softmax).
         classes: whether ``y`` are classes and ``predict`` gives their chances, as classifiers need.
+
+    Raises:
+        TypeError: if a subclass that lacks ``value`` or ``grad`` is built.
+
+    Source:
+        Fenchel's inequality, from which the gap follows: Rockafellar, Convex Analysis, 1970, theorem 23.5.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.linear import Datafit, fit_path
+        >>> class LogCosh(Datafit):
+        ...     def value(self, eta, y):
+        ...         return torch.log(torch.cosh(eta - y))
+        ...
+        ...     def grad(self, eta, y):
+        ...         return torch.tanh(eta - y)
+        >>> X = torch.eye(2).repeat(2, 1)
+        >>> path = fit_path(X, 2.0 * X[:, 0], L1(1.0), datafit=LogCosh(), alphas=[0.25], fit_intercept=False)
+        >>> path.coefs == 0
+        tensor([[False,  True]])
+        >>> path.dual_gaps, path.converged  # no conjugate, no gap: the violation is what is certified
+        (tensor([nan], dtype=torch.float64), tensor([True]))
     """
 
     curvature: float | None = None

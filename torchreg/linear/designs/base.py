@@ -75,6 +75,10 @@ class Design(ABC):
     def subset(self, rows: Tensor | slice) -> Design:
         """Some of the rows, of the same mean and scale; ``rows`` numbers them or is a mask."""
 
+    @abstractmethod
+    def copies(self, rows: Tensor) -> bool:
+        """Whether a subset of rows, (m,) numbers, costs a copy that gathers single entries."""
+
     @property
     @abstractmethod
     def _owed(self) -> Tensor | None:

@@ -107,7 +107,10 @@ class Dense(Design):
         return DenseSelection(self, weights)
 
     def subset(self, rows: Tensor | slice) -> Dense:
-        return replace(self, X=self.X[rows])
+        return replace(self, X=self.X[_as_range(rows)])
+
+    def copies(self, rows: Tensor) -> bool:
+        return not self._is_tall and isinstance(_as_range(rows), Tensor)
 
     def columns(self, index: Tensor, out: Tensor) -> None:
         """Write some columns of X~, (k, n): one a row."""
@@ -155,10 +158,13 @@ class Dense(Design):
         return product
 
     def _sampled_deviation(self, weights: Tensor) -> Tensor:
-        """Of a few rows, to tell columns of ordinary means; zeros where weights differ, and these may not."""
-        if self.n < 2 or split_weights(weights)[1] is not None:
+        """Of a few rows that count, to tell columns of ordinary means; zeros where weights differ: these may not."""
+        rows = weights.nonzero().flatten()
+        if len(rows) < 2 or split_weights(weights[rows])[1] is not None:
             return weights.new_zeros(self.p)
-        return self.X[:: -(-self.n // _SAMPLE)].double().std(0, correction=0)
+        step = -(-len(rows) // _SAMPLE)
+        some: Tensor | slice = slice(None, None, step) if len(rows) == self.n else rows[::step]
+        return self.X[some].double().std(0, correction=0)
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns and float64 entries of X, the mean subtracted unless it is owed; each overwrites the last."""
@@ -238,10 +244,20 @@ class DenseSelection(Selection):
 
     def _reserve(self, filled: int) -> None:
         if self._count > self._capacity:
-            wanted = max(_FIRST_CAPACITY, 2 * self._capacity, self._count)
+            lazy = _ROOM // max(1, self._design.n) if self._design.device.type == "cpu" else 0
+            wanted = max(_FIRST_CAPACITY, lazy, 2 * self._capacity, self._count)
             self._capacity = max(self._count, min(self._design.p, wanted))
             self._room = longer(self._room, filled, self._capacity)
             self._numbers = longer(self._numbers, filled, self._capacity)
+
+
+def _as_range(rows: Tensor | slice) -> Tensor | slice:
+    """Rows that follow one another as a slice, which copies nothing."""
+    if isinstance(rows, slice) or rows.dtype == torch.bool or not len(rows):
+        return rows
+    first = int(rows[0])
+    consecutive = torch.arange(first, first + len(rows), device=rows.device)
+    return slice(first, first + len(rows)) if torch.equal(rows, consecutive) else rows
 
 
 def _distance(mean: Tensor, spread: Tensor) -> float:

@@ -89,6 +89,10 @@ class Sparse(Design):
     def selection(self, weights: Tensor) -> SparseSelection:
         return SparseSelection(self, weights)
 
+    def copies(self, rows: Tensor) -> bool:
+        del rows
+        return False
+
     def subset(self, rows: Tensor | slice) -> Sparse:
         index = torch.arange(self.n, device=self.device)[rows]
         kept = self.rows.taken(index)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Groups, labels, rows
+from torchreg.linear.designs.arrays import tensor_of
 from torchreg.linear.estimators.arrays import Data, to_numpy
 from torchreg.penalties import NonNegative, Penalty, Separable, Weighted
 
@@ -19,7 +20,7 @@ def feature_weights(given: Any, features: int, device: torch.device) -> Tensor:
     Raises:
         ValueError: if the shape does not fit, or a weight is negative or NaN.
     """
-    weights = torch.tensor(np.asarray(to_numpy(given), dtype=np.float64))
+    weights = tensor_of(np.asarray(to_numpy(given), dtype=np.float64))
     if weights.shape != (features,):
         raise ValueError(f"penalty_weights.shape == {tuple(weights.shape)}, expected {(features,)}!")
     if not bool((weights >= 0).all()):
@@ -82,7 +83,7 @@ def group_factors(given: Any, count: int, device: torch.device) -> Tensor | floa
     """
     if given is None or isinstance(given, int | float):
         return given
-    weights = torch.tensor(np.asarray(to_numpy(given), dtype=np.float64), device=device)
+    weights = tensor_of(np.asarray(to_numpy(given), dtype=np.float64)).to(device)
     if weights.shape != (count,):
         raise ValueError(f"group_weights.shape == {tuple(weights.shape)}, expected {(count,)}!")
     if not bool((weights >= 0).all()):

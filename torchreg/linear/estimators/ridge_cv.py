@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_scalar
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.designs.arrays import tensor_of
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
 from torchreg.linear.estimators.base import warn_unless_converged
@@ -169,10 +170,10 @@ class RidgeCV(CrossValidated, Regressor):
     def _errors_of_rows(self, data: Data, alphas: list[float]) -> np.ndarray:
         """By what each row's target exceeds its prediction without it, times sqrt(s): (a, n) or (a, n, K)."""
         device = data.on(self.device)
-        y = torch.tensor(data.y, device=device)
+        y = tensor_of(data.y).to(device)
         weights = torch.ones_like(y[..., 0] if y.dim() == 2 else y)
         if data.weights is not None:
-            weights = torch.tensor(data.weights, device=device)
+            weights = tensor_of(data.weights).to(device)
         factors = None
         if self.penalty_weights is not None:
             factors = feature_weights(self.penalty_weights, data.features, device)

@@ -121,12 +121,11 @@ class L1Path:
     def _solve(self, forms: Sequence[L1Form]) -> tuple[Tensor, list[int]]:
         chosen = self._oracle.chosen
         c = self._oracle.cross[chosen]
-        scale = float(c.abs().max()) if len(c) else 0.0
         solutions, rounds = [], []
         for form in forms:
             before = self._solver.rounds
             l2 = None if _is_nothing(form.l2) else self._inside(form.l2, c)
-            solutions.append(self._solver.solve(Subproblem(c, self._inside(form.l1, c), l2, form.lower, scale))[0])
+            solutions.append(self._solver.solve(Subproblem(c, self._inside(form.l1, c), l2, form.lower)))
             rounds.append(self._solver.rounds - before)
         return torch.stack(solutions, 1), rounds
 

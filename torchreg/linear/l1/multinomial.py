@@ -230,7 +230,8 @@ class MultinomialPath:
         target = state.w
         if tableau.size:
             c = tableau.gram @ state.w + self._pairs.profiled(g, top)
-            target = self._solver.solve(Subproblem(c, inside.l1, inside.l2, inside.lower))[0]
+            solved = self._solver.solve(Subproblem(c, inside.l1, inside.l2, inside.lower))
+            target = solved.clamp(min=inside.lower)  # which pivoting meets to rounding
         way = target - state.w
         shift = self._pairs.shift(top, way)
         change = self._pairs.times(way) + shift

@@ -42,9 +42,10 @@ class PivotModel(WorkingModel[EntryConditions]):
 
         c = self._solver.tableau.gram @ w + g / factor
         l2 = parts(form.l2) if inside.ridge else None
-        return self._solver.solve(Subproblem(c, parts(form.l1), l2, form.lower))[
-            0
-        ].clone()  # the solver goes on in its own
+        solved = self._solver.solve(Subproblem(c, parts(form.l1), l2, form.lower))
+        return solved.clamp(
+            min=form.lower
+        )  # which pivoting meets to rounding; a copy, since the solver goes on in its own
 
     def _together(self, needed: Tensor) -> Tensor:
         return needed.nonzero().flatten()

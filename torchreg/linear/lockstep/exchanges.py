@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SPARE = 3  # exchanges that need not lessen the violations, before only the worst quarter changes
+from torchreg.linear.pivoting.limits import ASTRAY, SPARE
+
 _QUARTERS = 10  # such exchanges, before only the worst column changes
-_ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Patience:
     """How long the exchanges of one problem may go on without getting better."""
 
     fewest: int
-    spare: int = _SPARE
+    spare: int = SPARE
     last: int = 0
 
     def astray(self, count: int) -> bool:
         """Whether ``count`` violations say that the last exchange led nowhere."""
-        return count > _ASTRAY * max(self.fewest, _ASTRAY)
+        return count > ASTRAY * max(self.fewest, ASTRAY)
 
     def again(self) -> int:
         """How many columns may change instead of those of the last exchange, which is taken back; 0 if it was one."""
@@ -42,7 +42,7 @@ class Patience:
         """How many of ``count`` columns that violate optimality may change."""
         self.last = count
         if count < self.fewest:
-            self.fewest, self.spare = count, _SPARE
+            self.fewest, self.spare = count, SPARE
             return self.last
         self.spare -= 1
         if self.spare < 0:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.lockstep.exchanges import Sides
+from torchreg.linear.pivoting.limits import DEPENDENT
 
-_DEPENDENT = 1e-10  # of its square norm is left of a column, after active ones: it is their combination
 _LARGE = 1024  # columns of a matrix that fills a device by itself: a batch of such is factored one by one
 
 
@@ -50,7 +50,7 @@ class Factor:
         diagonal = square.diagonal(dim1=1, dim2=2)
         diagonal.add_(torch.where(filled, ridge[places], 1.0))
         lower, info = _cholesky(square)
-        left = lower.diagonal(dim1=1, dim2=2).square() > _DEPENDENT * diagonal
+        left = lower.diagonal(dim1=1, dim2=2).square() > DEPENDENT * diagonal
         return cls(width, places, filled, rows, lower, (info > 0) | ~left.all(1))
 
     def solve(self, sides: Tensor) -> tuple[Tensor, Tensor]:

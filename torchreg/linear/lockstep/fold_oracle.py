@@ -101,8 +101,7 @@ class FoldRows(FoldOracle):
         return self._columns.index
 
     def append(self, new: Tensor) -> Tensor:
-        whole = self._columns.append(new)
-        grams = torch.stack([self._block(k, new, whole) for k in range(len(self._held))])
+        grams = torch.stack(self._blocks(new))
         if self.mean is not None:
             grams -= self.mean[:, self.chosen, None] * self.mean[:, None, new]
         if self.scale is not None:
@@ -126,12 +125,13 @@ class FoldRows(FoldOracle):
             g = g - self.mean * weighted.sum(2, keepdim=True)
         return (g if self.scale is None else g / self.scale), squares
 
-    def _block(self, k: int, new: Tensor, whole: Tensor) -> Tensor:
-        """Products of the set with new columns over a fold's training rows, centred by all rows, (m + k, k)."""
-        held = self._held[k]
-        if held is None:
-            return self._columns.gram(self._weights[k], len(whole) - len(new))
-        return (whole - held.append(new)) / self._left[k]
+    def _blocks(self, new: Tensor) -> list[Tensor]:
+        """Products of the set, new columns included, with these over each fold's training rows, centred by all rows."""
+        if self._held:
+            whole = self._columns.append(new)
+            return [(whole - held.append(new)) / left for held, left in zip(self._held, self._left, strict=True)]
+        self._columns.add(new)
+        return [self._columns.gram(weights, len(self.chosen) - len(new)) for weights in self._weights]
 
 
 def fold_oracle(frame: Frame, folds: tuple[Fold, ...]) -> FoldOracle:
@@ -155,10 +155,10 @@ def _training_weights(weights: Tensor, folds: tuple[Fold, ...]) -> tuple[Tensor,
     return given / left[:, None], left
 
 
-def _held_out(design: Design, weights: Tensor, folds: tuple[Fold, ...]) -> list[Selection | None]:
-    """The rows that each fold holds out; None where copying them would take more room than X, or trains on some."""
+def _held_out(design: Design, weights: Tensor, folds: tuple[Fold, ...]) -> list[Selection]:
+    """The rows that each fold holds out; empty where they would take more room than X, or a fold trains on some."""
     if sum(len(test) for _, test in folds) > design.n or not all(is_complete(fold, design.n) for fold in folds):
-        return [None] * len(folds)
+        return []
     return [design.subset(test).selection(weights[test]) for _, test in folds]
 
 

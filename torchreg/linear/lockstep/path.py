@@ -159,7 +159,7 @@ class LockstepPath:
         for form in forms:
             before = self._pivots.rounds
             l1, l2 = (columns(part, c[0]).expand(len(self._chosen))[chosen] for part in (form.l1, form.l2))
-            solutions.append(self._pivots.solve(Subproblem(c, l1, l2, form.lower, scale=0.0)))
+            solutions.append(self._pivots.solve(Subproblem(c, l1, l2, form.lower)))
             sides.append(self._pivots.sides)
             rounds.append(self._pivots.rounds - before)
         return torch.stack(solutions), sides, rounds

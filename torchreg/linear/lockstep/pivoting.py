@@ -19,10 +19,9 @@ from torch import Tensor
 
 from torchreg.linear.lockstep.exchanges import Patience, Round, Sides
 from torchreg.linear.lockstep.factor import Factor
+from torchreg.linear.pivoting.limits import ROUNDING, SLACK
 from torchreg.linear.pivoting.subproblem import Subproblem
 
-_SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
-_ROUNDING = 1e-14  # of a correlation, relative to the largest
 _ROUNDS = 80
 _FIRST = 64  # columns of the first buffer
 
@@ -121,9 +120,9 @@ class BatchedPivots:
 
     def _excess(self, problem: Subproblem, w: Tensor, g: Tensor) -> Tensor:
         """How far each column is from optimal on its side, as a correlation; > 0: it must change."""
-        rounding = _ROUNDING * problem.c.abs().amax(1, keepdim=True)
+        rounding = ROUNDING * problem.c.abs().amax(1, keepdim=True)
         size = g if problem.lower == 0.0 else g.abs()
-        entering = size - (1.0 + _SLACK) * problem.l1 - rounding
+        entering = size - (1.0 + SLACK) * problem.l1 - rounding
         steep = self._gram.diagonal(dim1=1, dim2=2) + problem.ridge
         leaving = rounding - w * self.sides.signs * steep  # zero is as good as what is rounding
         if problem.lower != 0.0:

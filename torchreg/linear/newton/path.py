@@ -216,12 +216,13 @@ class NewtonPath(Generic[C]):
         return float(torch.maximum(inside.violation(self._coef(self._state), g[head:]), g[:head].abs().sum()))
 
     def _cost(self, inside: C, worst: float) -> float:
-        """About the gap on the working set, from the violation there and the least strength; inf without gaps.
+        """About the gap on the working set, from the violation there and the least strength; inf where it says nothing.
 
         To first order it is the violation times the extent of the coefficients (for the intercept, times that of the
         predictor); what makes the rows' slopes feasible costs at most about its square times the null model's loss.
+        That is nothing without gaps, nor where all is a ridge: coefficients at zero would cost nothing, however wrong.
         """
-        if not self._has_gaps:
+        if not self._has_gaps or math.isinf(inside.least):
             return math.inf
         width = inside.extent(self._coef(self._state))
         width = width + self._state.eta.abs().max() if self._model.head else width

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchreg.linear.pivoting.limits import DEPENDENT
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.pivoting.tableau import Tableau
-
-DEPENDENT = 1e-10  # of its square norm is left of a column, after the active ones: it is their combination
 
 
 class Exchanges:

@@ -21,15 +21,12 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.pivoting.descent import accelerated, descended
-from torchreg.linear.pivoting.exchanges import DEPENDENT, Exchanges
+from torchreg.linear.pivoting.exchanges import Exchanges
+from torchreg.linear.pivoting.limits import ASTRAY, DEPENDENT, ROUNDING, SLACK, SPARE
 from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
 
-_SPARE = 3  # exchanges that need not lessen the violations, before only the worst quarter change
 _BLOCK_ROUNDS = 25
-_ASTRAY = 8  # times as many violations as before (and at least its square): exchanges lead nowhere
 _KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
-_SLACK = 1e-12  # of a correlation beyond l1: less is rounding, not a violation
-_ROUNDING = 1e-14  # of a correlation, relative to the largest
 _RESIDUAL = 1e-13  # of the active equations, relative to the largest correlation
 _POOR = 1e-9  # a residual above this means that the tableau is no inverse any more
 _REPAIRS = 3
@@ -80,13 +77,13 @@ class PivotSolver(Exchanges):
         self.tableau.rebuild(gram, torch.zeros_like(self.tableau.ridge) if l2 is None else l2)
         self._flat = l2 is None
 
-    def solve(self, problem: Subproblem) -> tuple[Tensor, Tensor]:
-        """Coefficients and correlations ``c - (G + diag(l2)) w``, each (size,).
+    def solve(self, problem: Subproblem) -> Tensor:
+        """Coefficients, (size,).
 
-        The active correlations equal ``l1 * sign`` to rounding; the caller's certificate judges what is returned.
+        The correlations of active columns equal ``l1 * sign`` to rounding; the caller's certificate judges the result.
         """
         if not self.tableau.size:
-            return self.w, problem.c
+            return self.w
         start = self._anchor[0]
         self._approach(problem.l2)
         for fresh in (False, True):
@@ -97,18 +94,18 @@ class PivotSolver(Exchanges):
             self._proximal_point(problem)
             g = self._correlations(problem)
             if self._settled and self._is_exact(problem, g):
-                return self.w, g
+                return self.w
             g, residual = self._refine(problem)
             if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
-                return self.w, g
+                return self.w
         return self._last_resort(problem, start)
 
-    def _last_resort(self, problem: Subproblem, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _last_resort(self, problem: Subproblem, start: Tensor) -> Tensor:
         """Descent from the last solution, never worse than it: for matrices that are singular to rounding."""
         gram = self.tableau.gram
         bounded = torch.full_like(problem.c, problem.lower == 0.0, dtype=torch.bool)
         self.begin(descended(gram + torch.diag(problem.ridge), problem.c, problem.l1, bounded, start))
-        return self.w, self._correlations(problem)
+        return self.w
 
     def _correlations(self, problem: Subproblem) -> Tensor:
         """By the matrix itself, not by the tableau."""
@@ -160,15 +157,15 @@ class PivotSolver(Exchanges):
         """How far each column is from optimal on its side (> 0: it must change), and the correlations."""
         active, g = self.tableau.active, c - product
         size = g if problem.lower == 0.0 else g.abs()
-        rounding = _ROUNDING * (problem.scale if c is problem.c else c.abs().max())
-        entering = size - (1.0 + _SLACK) * problem.l1 - rounding
+        rounding = ROUNDING * (problem.scale if c is problem.c else c.abs().max())
+        entering = size - (1.0 + SLACK) * problem.l1 - rounding
         leaving = rounding * self.tableau.table.diagonal() - product * self.signs  # zero is as good as what is rounding
         if problem.lower != 0.0:
             leaving = torch.where(problem.l1 > 0.0, leaving, -1.0)  # unpenalised columns stay
         return torch.where(active, leaving, entering), g
 
     def _blocks(self, problem: Subproblem, c: Tensor, rounds: int = _BLOCK_ROUNDS) -> Tensor | None:
-        fewest, spare = self.tableau.size + 1, _SPARE
+        fewest, spare = self.tableau.size + 1, SPARE
         for _ in range(rounds):
             product = self._point(c, problem.l1)
             excess, g = self._violation(product, problem, c)
@@ -177,8 +174,8 @@ class PivotSolver(Exchanges):
             if count == 0:
                 return torch.where(self.tableau.active, product, 0.0)
             if count < fewest:
-                fewest, spare = count, _SPARE
-            elif count > _ASTRAY * max(fewest, _ASTRAY):
+                fewest, spare = count, SPARE
+            elif count > ASTRAY * max(fewest, ASTRAY):
                 return None
             elif spare:
                 spare -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan, nan
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,18 +21,17 @@ class Subproblem:
         l1: strengths of ``|w|``.
         l2: strengths of ``w^2 / 2``; None for none.
         lower: -inf, or 0 for ``w >= 0``.
-        scale: the largest entry of ``c`` in absolute value, if it is known.
     """
 
     c: Tensor
     l1: Tensor
     l2: Tensor | None
     lower: float
-    scale: float = nan
 
-    def __post_init__(self) -> None:
-        if isnan(self.scale):
-            self.scale = float(self.c.abs().max()) if self.c.numel() else 0.0
+    @cached_property
+    def scale(self) -> float:
+        """The largest entry of ``c`` in absolute value."""
+        return float(self.c.abs().max()) if self.c.numel() else 0.0
 
     @property
     def ridge(self) -> Tensor:

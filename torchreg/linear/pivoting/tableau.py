@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 _FIRST = 64  # columns of the first buffers
+_LAZY = 2112  # on a CPU, which gives memory where it is first written to: less copying, and no holes left behind
+_NEAR = 0.75  # of the limit: buffers as wide as this are made as wide as the limit
 
 
 class Tableau:
@@ -42,8 +44,8 @@ class Tableau:
     def __init__(self, device: torch.device, limit: int) -> None:
         self._limit, self.size = limit, 0
         square, line = torch.zeros(0, 0, dtype=torch.float64, device=device), torch.zeros(0, device=device)
-        self._room: tuple[Tensor, ...] = (square, square.clone(), line.double(), line.bool())
-        self._cut()
+        self._rooms = {"gram": square, "table": square.clone(), "ridge": line.double(), "active": line.bool()}
+        self._grow(0)
 
     def append(self, gram: Tensor, ridge: Tensor) -> None:
         """New columns, none of them active.
@@ -54,7 +56,6 @@ class Tableau:
         """
         old = self.size
         self._grow(old + gram.shape[1])
-        self._cut()
         table, active = self.table, self.active[:old]
         self.ridge[old:] = ridge
         self.active[old:] = False
@@ -62,26 +63,29 @@ class Tableau:
         self.gram[old:, :old] = gram[:old].T
         inner = gram[:old] * active[:, None]
         taken = table[:old, :old] @ inner
-        rest = gram[:old] - taken
-        table[:old, old:] = torch.where(active[:, None], -taken, rest)
-        table[old:, :old] = torch.where(active[:, None], taken, rest).T
-        corner = table[old:, old:]
+        above, corner = table[:old, old:], table[old:, old:]
+        torch.sub(gram[:old], inner, out=above).sub_(taken)
+        torch.mul(above.T, _side(active), out=table[old:, :old])  # symmetric but for the sign between active and not
         corner.copy_(gram[old:]).diagonal().add_(ridge)
         corner.addmm_(inner.T, taken, alpha=-1.0)
 
     def _grow(self, size: int) -> None:
-        """Room for so many columns."""
+        """Room for so many columns. One part moves after the other, so that no two lie there twice."""
         old, self.size = self.size, size
-        if size <= len(self._room[0]):
-            return
-        wider = min(max(size, 2 * len(self._room[0]), _FIRST), max(self._limit, size))
-        fresh = tuple(part.new_empty((wider,) * part.dim()) for part in self._room)
-        for part, new in zip(self._room, fresh, strict=True):
-            new[(slice(old),) * part.dim()] = part[(slice(old),) * part.dim()]
-        self._room = fresh
+        wider = self._capacity(size)
+        for name, room in self._rooms.items():
+            if wider > len(room):
+                self._rooms[name] = room.new_empty((wider,) * room.dim())
+                self._rooms[name][(slice(old),) * room.dim()] = getattr(self, name)
+            setattr(self, name, self._rooms[name][(slice(size),) * room.dim()])
 
-    def _cut(self) -> None:
-        self.gram, self.table, self.ridge, self.active = (part[(slice(self.size),) * part.dim()] for part in self._room)
+    def _capacity(self, size: int) -> int:
+        """Columns of the buffers, which double; near the limit they are made for all that may come."""
+        present = len(self._rooms["active"])
+        if size <= present:
+            return present
+        wider = max(size, 2 * present, _LAZY if self._rooms["active"].device.type == "cpu" else _FIRST)
+        return wider if wider < _NEAR * self._limit else max(self._limit, size)
 
     def pivot(self, chosen: Tensor, inverse: Tensor | None = None) -> None:
         """Exchange: columns ``chosen`` that are active leave, the others enter.
@@ -91,13 +95,13 @@ class Tableau:
             inverse: of the tableau's block of these rows and columns, if it is known, (k, k).
         """
         table = self.table
-        below, side = table.index_select(0, chosen), torch.where(self.active, -1.0, 1.0)
+        below, side = table.index_select(0, chosen), _side(self.active)
         if inverse is None:
             inverse = torch.linalg.inv_ex(below.index_select(1, chosen))[0]
-        right = (below * (side * side[chosen, None])).T  # T is symmetric but for the sign between active and not
         update = inverse @ below
+        right = below.mul_(side * side[chosen, None]).T  # T is symmetric but for the sign between active and not
         table.addmm_(right, update, alpha=-1.0)
-        table.index_copy_(0, chosen, -update)
+        table.index_copy_(0, chosen, update.neg_())
         table.index_copy_(1, chosen, right @ inverse)
         table[chosen[:, None], chosen] = inverse
         self.active[chosen] = ~self.active[chosen]
@@ -118,3 +122,8 @@ class Tableau:
         self.table[others[:, None], chosen] = taken.T
         self.table[chosen[:, None], others] = -taken
         self.table[chosen[:, None], chosen] = inverse
+
+
+def _side(active: Tensor) -> Tensor:
+    """-1.0 for active columns, 1.0 for the others."""
+    return torch.where(active, -1.0, 1.0)

@@ -13,6 +13,7 @@ Source: Hoerl and Kennard, Technometrics 12, 1970.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -61,32 +62,34 @@ class RidgePath:
         size = min(_BLOCK, max(1, _ROOM // (self._problem.design.p * (self._outputs or 1))))
         for start in range(0, len(forms), size):
             block = forms[start : start + size]
-            solved = self._solve(block, len(forms))
+            solved = self._solve(block, forms[-1], len(forms))
             for k, form in enumerate(block):
                 yield self._point(form, solved.w[:, k], solved.g[:, k], solved.gain[k])
 
-    def _solve(self, forms: Sequence[L1Form], count: int) -> Solved:
-        """Coefficients and correlations, (p, a, K), and gains, (a, K)."""
+    def _solve(self, forms: Sequence[L1Form], last: L1Form, count: int) -> Solved:
+        """Coefficients and correlations, (p, a, K), and gains, (a, K); ``last`` is the weakest form of the path."""
         p, outputs = self._problem.design.p, self._outputs or 1
         w = self._problem.weights.new_empty(p, len(forms), outputs)
         g, gain = torch.empty_like(w), w.new_empty(len(forms), outputs)
-        table = [[pattern_of(*parts) for parts in _by_output(form, w, self._outputs)] for form in forms]
+        table = [_patterns(form, w, self._outputs) for form in forms]
+        to_come = [*chain(*table), *_patterns(last, w, self._outputs)]
         for k in range(len(table[0])):
             targets = slice(None) if len(table[0]) == 1 else slice(k, k + 1)
             for rows in _runs([row[k][0] for row in table]):
                 strengths = [row[k][1] for row in table[rows]]
                 numbers = torch.arange(outputs, device=w.device)[targets]
-                found = self._solved(table[rows.start][k][0], count, strengths, numbers)
+                pattern = table[rows.start][k][0]
+                found = self._solved(pattern, self._route(pattern, count, to_come), strengths, numbers)
                 w[:, rows, targets] = found.w.reshape(p, -1, len(numbers))
                 g[:, rows, targets] = found.g.reshape(p, -1, len(numbers))
                 gain[rows, targets] = found.gain.reshape(-1, len(numbers))
         return Solved(w, g, gain)
 
-    def _solved(self, pattern: Pattern, count: int, strengths: list[float], targets: Tensor) -> Solved:
+    def _solved(self, pattern: Pattern, route: Route, strengths: list[float], targets: Tensor) -> Solved:
         """For each strength each target, by the quick route, and by the finest what that does not solve."""
         ridges = self._problem.weights.new_tensor(strengths).repeat_interleave(len(targets))
         targets = targets.repeat(len(strengths))
-        found = self._route(pattern, count, min(strengths)).solve(ridges, targets)
+        found = route.solve(ridges, targets)
         gaps = _gaps(found, pattern, ridges)
         poor = (gaps > _FINE * self._energy / 2.0).nonzero().flatten()
         if not len(poor) or self._detached or not singular_values_pay(self._problem, pattern):
@@ -103,13 +106,15 @@ class RidgePath:
             self._finest = [(pattern, BySingularValues(self._problem, pattern))]
         return self._finest[0][1]
 
-    def _route(self, pattern: Pattern, count: int, least: float) -> Route:
+    def _route(self, pattern: Pattern, count: int, to_come: list[tuple[Pattern, float]]) -> Route:
+        """One for all strengths of a pattern, of all targets: the weakest decides how."""
         for known, route in self._routes:
             if known.fits(pattern):
                 return route
+        least = min(strength for other, strength in to_come if other.fits(pattern))
         problem, n = self._problem, self._problem.design.n
         columns = problem.design.p if pattern.kept is None else len(pattern.kept)
-        bare = least > 0.0 and pattern.shares is not None and bool((pattern.shares == 0.0).any())
+        bare = pattern.shares is not None and bool((pattern.shares == 0.0).any())
         self._routes = []  # one matrix at a time
         made: Route
         if not columns:
@@ -141,12 +146,27 @@ class RidgePath:
         return PathPoint(kept, w[kept], zero_intercept(w, self._outputs), gap, violation(form, w, g).max(), loss, 1)
 
 
+def lost_digits(points: Sequence[PathPoint], null: Tensor) -> bool:
+    """Whether some gap is worth a decomposition of X, which a path on detached moments has not.
+
+    Args:
+        points: of one path.
+        null: the null model's loss, 0-d.
+    """
+    return bool((torch.stack([point.gap for point in points]) > _FINE * null).any())
+
+
 def _gaps(found: Solved, pattern: Pattern, strengths: Tensor) -> Tensor:
     """The duality gap of each solution, (r,), on columns that have a ridge."""
     w, g = (part if pattern.kept is None else part[pattern.kept] for part in found[:2])
     ridge = strengths if pattern.shares is None else pattern.shares[:, None] * strengths
     ridged = ridge > 0.0
     return torch.where(ridged, (g - ridge * w).square() / (2.0 * torch.where(ridged, ridge, 1.0)), 0.0).sum(0)
+
+
+def _patterns(form: L1Form, like: Tensor, outputs: int | None) -> list[tuple[Pattern, float]]:
+    """Pattern and strongest ridge of each output; one pair if all outputs have the same."""
+    return [pattern_of(*parts) for parts in _by_output(form, like, outputs)]
 
 
 def _by_output(form: L1Form, like: Tensor, outputs: int | None) -> list[tuple[Tensor, Tensor]]:

@@ -22,6 +22,7 @@ _LARGEST = 4096  # columns of a factor
 _BLOCKS = 512  # columns of a factor for each of K outputs
 _RELUCTANT = 10  # times as many steps as columns come before such factors, which only approximate the Hessian
 _JOINT = 128  # unknowns of one factor for K outputs together
+_UNLIKE = 0.5  # of the fall that a factor promises: a solution differs from it by rounding
 _ROOM = 1 << 20  # entries of a temporary: 8 MiB
 
 
@@ -183,7 +184,10 @@ def newton_direction(
     solve = system.solve if mask is None else lambda r: mask * system.solve(r)
     if system.exact and mask is None:
         step = solve(side)
-        return Direction(step, features.times(step), 0)
+        found = Direction(step, features.times(step), 0)
+        if _solves(found, curve, side):
+            return found
+        solve = torch.clone  # the Hessian is singular to rounding: go without its factor
     step, residual = torch.zeros_like(side), side.clone()
     image = torch.zeros_like(curve.bend)
     way = z = solve(residual)
@@ -205,3 +209,10 @@ def newton_direction(
             break
         way = z + size / before * way
     return Direction(step, image, k)
+
+
+def _solves(found: Direction, curve: Curve, side: Tensor) -> bool:
+    """Whether ``<side, step>`` is about ``<step, Hessian step>``, as it is for a solution; False for NaN."""
+    fall = float((side * found.step).sum())
+    bent = float((found.image * curve.times(found.image)).sum() + (curve.ridge * found.step.square()).sum())
+    return abs(bent - fall) <= _UNLIKE * fall

@@ -1,0 +1,95 @@
+"""Odd input of fits: what can be read is read, all else is refused in words that say what to do."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchreg import L1
+from torchreg.linear import Lasso, Logistic, RidgeCV, SparseGroupLasso, fit_cv, fit_path, solve
+
+DRAW = np.random.default_rng(0)
+X = DRAW.standard_normal((30, 3))
+Y = X[:, 0] + 0.1 * DRAW.standard_normal(30)
+WEIGHTS = DRAW.uniform(0.5, 2.0, 30)
+BACKWARDS = slice(None, None, -1)  # a view whose strides are negative
+
+
+@pytest.mark.parametrize("cv", [None, 3])
+def test_views_with_negative_strides(cv):
+    one = RidgeCV(cv=cv).fit(X[BACKWARDS], Y[BACKWARDS], WEIGHTS[BACKWARDS])
+    same = RidgeCV(cv=cv).fit(X[BACKWARDS].copy(), Y[BACKWARDS].copy(), WEIGHTS[BACKWARDS].copy())
+    assert (one.coef_ == same.coef_).all()
+    factors = np.array([1.0, 2.0, 3.0])
+    for model in (Lasso(alpha=0.1), RidgeCV()):
+        one, same = (type(model)(penalty_weights=c).fit(X, Y) for c in (factors[BACKWARDS], factors[BACKWARDS].copy()))
+        assert (one.coef_ == same.coef_).all()
+    sizes = np.array([1.0, 2.0])[BACKWARDS]
+    assert SparseGroupLasso(alpha=0.1, groups=[0, 0, 1], group_weights=sizes).fit(X, Y).coef_.shape == (3,)
+
+
+REFUSED = {
+    "labels": (
+        {"y": np.where(Y > 0, "up", "down"), "datafit": Logistic()},
+        ValueError,
+        "'(up|down)'.*number the classes",
+    ),
+    "words in alphas": ({"alphas": ["a"]}, TypeError, r"sequence of strengths, got \['a'\]"),
+    "a table of alphas": ({"alphas": np.ones((2, 2))}, TypeError, "sequence of strengths"),
+    "true among alphas": ({"alphas": [True]}, TypeError, "sequence of strengths"),
+    "a word as eps": ({"eps": "small"}, ValueError, "eps must be between 0 and 1, got 'small'"),
+    "an array as start": ({"init": np.zeros(3)}, ValueError, "init takes a pair"),
+    "a word as start": ({"init": "zeros"}, ValueError, "init takes a pair.*'zeros'"),
+    "half a start": ({"init": (np.zeros(3), None)}, ValueError, "init takes a pair"),
+    "a word as a flag": ({"fit_intercept": "no"}, TypeError, "fit_intercept takes True or False, got 'no'"),
+    "no flag": ({"standardize": None}, TypeError, "standardize takes True or False, got None"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_are_none(name):
+    options, kind, words = REFUSED[name]
+    for fit in (fit_path, fit_cv):
+        with pytest.raises(kind, match=words):
+            fit(**({"X": X, "y": Y, "penalty": L1(1.0), "alphas": 3} | options))
+
+
+def test_solve_refuses_such_a_flag_too():
+    with pytest.raises(TypeError, match="fit_intercept takes True or False, got 'no'"):
+        solve(X, Y, L1(0.1), fit_intercept="no")
+
+
+FOLDS = {
+    "three parts": ({"cv": [([0, 1], [2], [3])]}, ValueError, "got 3 parts"),
+    "numbers": ({"cv": [0, 1, 2]}, TypeError, r"pairs \(train, test\).*got 0 for one"),
+    "words": ({"cv": [(["a"], ["b"])]}, TypeError, "row numbers or a mask.*0 to 29"),
+    "halves of rows": ({"cv": [([0.5, 1.0], [2.0])]}, TypeError, "row numbers or a mask.*float64"),
+    "tables": ({"cv": [([[0, 1]], [2])]}, TypeError, r"one dimension.*shape \(1, 2\)"),
+    "a word as a seed": ({"random_state": "a"}, TypeError, "random_state takes a whole number.*'a'"),
+    "a word as a metric": ({"metric": "mse"}, TypeError, "metric takes a function.*'mse'"),
+    "a loss of each row": ({"metric": lambda y, eta, weights: (y - eta) ** 2}, ValueError, r"one number.*shape \(6,\)"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds_and_metrics_that_are_none(name):
+    options, kind, words = FOLDS[name]
+    with pytest.raises(kind, match=words):
+        fit_cv(X, Y, L1(1.0), alphas=3, **options)
+
+
+def test_a_rule_that_chooses_no_strength():
+    fitted = fit_cv(X, Y, L1(1.0), alphas=3, rule=lambda cv: 99)
+    with pytest.raises(ValueError, match="The rule chose index 99, but there are 3 strengths"):
+        fitted.alpha  # noqa: B018
+
+
+def test_new_rows_have_the_columns_of_the_fit():
+    path = fit_path(X, Y, L1(1.0), alphas=3)
+    for read in (path.predict, path.decision, path.at(path.alpha_max).predict):
+        with pytest.raises(ValueError, match="X has 2 features, but the fit is expecting 3 features"):
+            read(X[:, :2])
+
+
+def test_tensors_among_alphas_are_numbers():
+    alphas = [torch.tensor(0.2), np.float32(0.1), 0.05]
+    assert len(fit_path(X, Y, L1(1.0), alphas=alphas)) == 3

@@ -1,0 +1,29 @@
+"""Ablations on penalty strength: a training function over penalties, strengths and seeds, resumable and parallel."""
+
+from torchreg.ablation.ablate import CellsFailed, ablate
+from torchreg.ablation.cell import Cell
+from torchreg.ablation.engines.ray import RayExecutor
+from torchreg.ablation.engines.worker import WorkerError
+from torchreg.ablation.ledger.lock import LedgerBusy
+from torchreg.ablation.ledger.shard import LedgerError
+from torchreg.ablation.merge import merge
+from torchreg.ablation.naming import logspace
+from torchreg.ablation.optuna_search import search_study
+from torchreg.ablation.results.ablation import Ablation
+from torchreg.ablation.search import SearchResult, search
+
+__all__ = [
+    "Ablation",
+    "Cell",
+    "CellsFailed",
+    "LedgerBusy",
+    "LedgerError",
+    "RayExecutor",
+    "SearchResult",
+    "WorkerError",
+    "ablate",
+    "logspace",
+    "merge",
+    "search",
+    "search_study",
+]

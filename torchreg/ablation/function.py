@@ -1,0 +1,129 @@
+"""The user's training function: what it asks for, whether it can travel, and whether it has changed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import pickle
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+Run = Callable[..., Mapping[str, Any]]
+
+
+def arguments(run: Run, axes: Collection[str], n_seeds: int) -> tuple[str, ...]:
+    """Which of ``penalty, seed, cell`` and the axes ``run`` takes by keyword.
+
+    Raises:
+        TypeError: if it cannot be called, or needs what is not offered.
+        ValueError: if it would not see the penalty, an axis, or the seeds.
+    """
+    if not callable(run):
+        raise TypeError(f"run must be a function that trains and returns metrics, got {run!r}.")
+    offered = ("penalty", "seed", "cell", *axes)
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except ValueError as error:
+        raise TypeError(f"{title(run)} has no signature that Python can read; wrap it in a function.") from error
+    taken = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    if any(p.kind is p.VAR_KEYWORD for p in taken):
+        return offered
+    for p in taken:
+        if p.default is p.empty and (p.kind is p.POSITIONAL_ONLY or p.name not in offered):
+            raise TypeError(
+                f"{title(run)} needs {p.name!r}, and is given by keyword only {', '.join(offered)}; "
+                f"add grid={{{p.name!r}: [...]}}, or give it a default."
+            )
+    names = tuple(p.name for p in taken if p.name in offered and p.kind is not p.POSITIONAL_ONLY)
+    if "cell" not in names:
+        unseen = [axis for axis in axes if axis not in names]
+        unseen += ["penalty"] if "penalty" not in names else []
+        unseen += ["seed"] if "seed" not in names and n_seeds > 1 else []
+        if unseen:
+            raise ValueError(
+                f"{title(run)} takes no {unseen[0]!r}, so it would change nothing; add it, or take `cell`."
+            )
+    return names
+
+
+def title(run: Run) -> str:
+    """How messages call it."""
+    inner = _inner(run)
+    return str(getattr(inner, "__qualname__", type(inner).__qualname__))
+
+
+def source_file(run: Run) -> str | None:
+    """The file that defines it, None where there is none."""
+    try:
+        return inspect.getsourcefile(inspect.unwrap(_subject(run)))
+    except TypeError:
+        return None
+
+
+def source_sha256(run: Run) -> str:
+    """Of the function's own source text; where there is none, of its byte code.
+
+    What it calls is not looked at. Arguments that a `functools.partial` holds count if they are
+    numbers or strings.
+    """
+    inner = _inner(run)
+    try:
+        text = inspect.getsource(inspect.unwrap(_subject(run)))
+    except (OSError, TypeError):
+        code = getattr(inner, "__code__", None)
+        text = f"{title(run)} {code.co_code.hex()} {code.co_names} {_simple(code.co_consts)}" if code else title(run)
+    return hashlib.sha256(f"{text}{_bound(run)}".encode()).hexdigest()
+
+
+def check_travels(run: Run) -> None:
+    """See that ``run`` can be sent to another process, and that this is not one that is itself being started.
+
+    Raises:
+        TypeError: if it cannot be sent.
+        RuntimeError: if a worker calls this while it imports the script that made it.
+    """
+    inner = _inner(run)
+    main = sys.modules.get("__main__")
+    importing = sys.modules.get("__mp_main__")  # a script as a new worker sees it, its main module once it is imported
+    if importing is not main and getattr(importing, "__name__", None) == "__mp_main__":
+        raise RuntimeError(
+            "ablate was called by a worker that was only importing this script; call it under "
+            "`if __name__ == '__main__':`, so that the script can be imported."
+        )
+    remedy = "put it at the top of a module and import it, or use workers=0 or RayExecutor()"
+    file = getattr(main, "__file__", None)
+    if getattr(inner, "__module__", None) == "__main__" and (file or "<stdin>") == "<stdin>":
+        raise TypeError(f"{title(run)} was typed in a notebook or a shell, where workers cannot find it; {remedy}.")
+    if file == "<stdin>":
+        raise TypeError("Workers import the program that makes them, and cannot from standard input; put it in a file.")
+    try:
+        pickle.dumps(run)
+    except Exception as error:
+        raise TypeError(f"{title(run)} cannot be sent to workers ({error}); {remedy}.") from error
+
+
+def _inner(run: Any) -> Any:
+    while isinstance(run, functools.partial):
+        run = run.func
+    return getattr(run, "__func__", run)
+
+
+def _subject(run: Any) -> Any:
+    """What has a source text: the function, or the class of an object that is called."""
+    inner = _inner(run)
+    return inner if hasattr(inner, "__code__") else type(inner)
+
+
+def _bound(run: Any) -> str:
+    text = ""
+    while isinstance(run, functools.partial):
+        text += f" {_simple(run.args)} {sorted((name, _simple((value,))) for name, value in run.keywords.items())}"
+        run = run.func
+    return text
+
+
+def _simple(values: tuple[Any, ...]) -> list[str]:
+    known = (bool, int, float, str, bytes, type(None))
+    return [repr(value) if isinstance(value, known) else type(value).__name__ for value in values]

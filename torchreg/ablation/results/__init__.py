@@ -1,0 +1,1 @@
+"""What came out of an ablation: rows, intervals over seeds, paired differences, choices, files."""

@@ -1,0 +1,79 @@
+"""What gradients hold: their entries, and whether all are finite."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from torchreg.training.capture import is_capturing
+from torchreg.training.term import Term
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The steps that were skipped because gradients held NaN or inf.
+
+    Attributes:
+        steps: how many.
+        parameters: in how many of them each parameter's gradient did, by name: that of its term, or
+            that given to the optimizer (``Adam(model.named_parameters())``), else its position.
+    """
+
+    steps: int = 0
+    parameters: dict[str, int] = field(default_factory=dict)
+
+    def plus(self, names: Iterable[str]) -> Skipped:
+        """With one step more."""
+        more = {name: self.parameters.get(name, 0) + 1 for name in names}
+        return Skipped(self.steps + 1, {**self.parameters, **more})
+
+
+def entries(p: Tensor) -> Tensor:
+    """The gradient of a parameter that has one; of a sparse gradient the entries that it holds."""
+    assert p.grad is not None
+    return p.grad if p.grad.layout is torch.strided else p.grad.coalesce().values()
+
+
+def not_finite(optimizer: Optimizer, terms: list[Term]) -> list[str]:
+    """The names of the parameters whose gradients hold NaN or inf; reads a device once, if there are none.
+
+    Raises:
+        RuntimeError: within a compiled or captured step, which cannot decide this on the host.
+    """
+    if torch.compiler.is_compiling() or is_capturing():
+        raise RuntimeError(
+            "skip_nonfinite=True decides on the host whether to step, which a compiled or captured step cannot; use "
+            "torch.amp.GradScaler, or compile opt.prox alone."
+        )
+    found = _named(optimizer, terms)
+    largest = get_total_norm([g for g in found.values() if g.numel()], math.inf)
+    return [] if bool(largest.isfinite()) else [name for name, g in found.items() if not bool(g.isfinite().all())]
+
+
+def warn_of_skips(names: list[str]) -> None:
+    """Say once that a step was skipped."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    warnings.warn(
+        f"A step was skipped: the gradients of {', '.join(names[:3])}{more} hold NaN or inf. Later skips are not "
+        "told; opt.skipped counts them. Lower the learning rate or clip gradients if there are many.",
+        stacklevel=5,
+    )
+
+
+def _named(optimizer: Optimizer, terms: list[Term]) -> dict[str, Tensor]:
+    """The gradients that an optimizer is about to use, by name."""
+    known = {id(p): name for term in terms for name, p in term.parameters.items()}
+    found: dict[str, Tensor] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        given = group.get("param_names", [f"group {index}, parameter {k}" for k in range(len(group["params"]))])
+        for name, p in zip(given, group["params"], strict=True):
+            if p.grad is not None:
+                found[known.get(id(p), name)] = entries(p)
+    return found

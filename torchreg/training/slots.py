@@ -1,0 +1,68 @@
+"""Where penalised parameters stand in an optimizer: by position, which survives a swap of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.penalties import Penalty
+from torchreg.training.term import Part, Term, attach
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the parameters of one part stand in the base: a group, and positions in it."""
+
+    part: Part
+    group: int
+    positions: list[int]
+
+    def parameters(self, base: Optimizer) -> list[Tensor]:
+        """The tensors that stand there now."""
+        present = base.param_groups[self.group]["params"]
+        return [present[k] for k in self.positions]
+
+
+def matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
+    """The parameters of a group that a bare penalty takes, by position."""
+    return {f"group {index}, parameter {k}": p for k, p in enumerate(group["params"]) if p.dim() >= 2}
+
+
+def bare_term(base: Optimizer, penalty: Penalty) -> Term:
+    """A bare penalty attached to what it takes of an optimizer."""
+    taken: dict[str, Tensor] = {}
+    for index, group in enumerate(base.param_groups):
+        taken.update(matrices(group, index))
+    if not taken:
+        raise ValueError(
+            "A bare penalty takes the optimizer's parameters with two or more dimensions, and there are none; "
+            "choose parameters with attach(penalty, {name: parameter})."
+        )
+    return attach(penalty, taken)
+
+
+def slots_of(base: Optimizer, terms: list[Term]) -> list[Slot]:
+    """Where each part's parameters stand in the base: positions, which survive a swap of tensors."""
+    places = {id(p): (g, k) for g, group in enumerate(base.param_groups) for k, p in enumerate(group["params"])}
+    found: dict[tuple[int, int], Slot] = {}
+    taken: dict[int, str] = {}
+    for term in terms:
+        for part in term.parts:
+            for name, p in part.parameters.items():
+                if id(p) not in places:
+                    raise ValueError(
+                        f"Parameter {name!r} of shape {tuple(p.shape)} is penalised but is none of the base "
+                        "optimizer's parameters; give it to the optimizer, or attach to fewer."
+                    )
+                if id(p) in taken:
+                    raise ValueError(
+                        f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps "
+                        "are not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
+                    )
+                taken[id(p)] = name
+                group, position = places[id(p)]
+                found.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
+    return list(found.values())

@@ -1,0 +1,161 @@
+"""How far penalised weights are from a stationary point of loss + penalty."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from torchreg.effective_steps import StepRule, rule_for
+from torchreg.penalties import Penalty
+from torchreg.shrinkage import Scalar
+from torchreg.training.gradients import entries
+from torchreg.training.optimizer import ProxOptimizer
+from torchreg.training.term import Term
+
+_LIMIT = 2.0**-10  # stands for a learning rate of 0, where the residual's limit is wanted
+
+
+def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | None = None) -> float:
+    """The prox residual: 0 exactly at a stationary point of loss + penalty, for any optimizer and penalty.
+
+    ``max |w - prox(w - t g, t)| / t``, in units of the gradient ``g``, over the entries of all
+    penalised parameters; under a group penalty over the groups, by their norms. ``t`` is the effective
+    step of the optimizer: what a proximal step would still move, divided by the step. For ``L1(alpha)``
+    it is ``max(|g| - alpha, 0)`` at a zero and at most ``|g + alpha sign(w)|`` elsewhere.
+
+    The gradients are those that the parameters hold now, so call it between ``loss.backward()`` and
+    ``opt.step()``, which moves the weights away from them, with the loss of all the data: of a
+    mini-batch it measures the noise. They must be the loss's own, without a penalty added, and unscaled.
+    A base's ``weight_decay`` is not part of loss + penalty; write it as L2.
+
+    Args:
+        terms: what `attach` made, or ``*opt.terms``.
+        model: to include the model's other trainable parameters, by ``|g|``: then 0 means that the whole
+            model is stationary. Without it only penalised parameters are looked at.
+        optimizer: whose effective step to use for terms that no `ProxOptimizer` owns; an owner's is
+            always used. Without either, t = 1.
+
+    Returns:
+        A number; it waits for the device.
+
+    Raises:
+        RuntimeError: if a penalised parameter that is trained has no gradient.
+        TypeError: if something is no Term.
+        ValueError: if there is no term, or no effective step is known for the optimizer.
+
+    Notes:
+        Computed in float64 where the device has it. A learning rate of 0, as at the end of a
+        schedule, counts as 2^-10. A parameter that Adam or its like has not stepped yet has no metric;
+        the learning rate is its step. A ``t`` that exceeds the concavity of MCP or SCAD certifies less:
+        there prox is a hard threshold.
+
+    Source:
+        The gradient mapping of Nesterov, "Gradient methods for minimizing composite functions", Math.
+        Program. 140, 2013, in a diagonal metric.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, attach, violation
+        >>> w = torch.nn.Parameter(torch.tensor([0.0, 2.0]))
+        >>> term = attach(L1(0.5), {"w": w})
+        >>> w.grad = torch.tensor([0.3, -0.5])  # inside [-0.5, 0.5] at the zero, -0.5 sign(w) elsewhere
+        >>> violation(term)
+        0.0
+        >>> w.grad = torch.tensor([0.75, -0.5])
+        >>> violation(term)
+        0.25
+    """
+    _check(terms)
+    trained = {n: p for term in terms for n, p in term.parameters.items() if p.requires_grad}
+    others = _others(model, terms)
+    _refuse_missing({**trained, **others})
+    worst = [_residual(p, penalty, t) for term in terms for p, penalty, t in _stepped(term, optimizer)]
+    worst += [_largest(entries(p)) for p in others.values()]
+    return torch.tensor(worst, dtype=torch.float64).max().item()  # keeps a NaN, as Python's max does not
+
+
+def _check(terms: tuple[Any, ...]) -> None:
+    for term in terms:
+        if not isinstance(term, Term):
+            raise TypeError(
+                f"violation takes terms, got {type(term).__name__}; use attach(L1(0.1), model) or opt.terms."
+            )
+    if not any(p.requires_grad for term in terms for p in term.parameters.values()):
+        raise ValueError("violation needs a term whose parameters require a gradient; give it *opt.terms, say.")
+
+
+def _others(model: Module | None, terms: tuple[Term, ...]) -> dict[str, Tensor]:
+    """The model's trainable parameters that no term penalises."""
+    penalised = {id(p) for term in terms for p in term.parameters.values()}
+    named = [] if model is None else model.named_parameters()
+    return {f"{n} (unpenalised)": p for n, p in named if p.requires_grad and id(p) not in penalised}
+
+
+def _refuse_missing(parameters: Mapping[str, Tensor]) -> None:
+    missing = [name for name, p in parameters.items() if p.grad is None]
+    if missing:
+        raise RuntimeError(
+            f"violation needs the gradients of the loss, and {missing[:3]} have none; call loss.backward() first, and "
+            "zero_grad() after it."
+        )
+    if not any(bool(entries(p).any()) for p in parameters.values()):
+        warnings.warn(
+            "Every gradient is zero, so the violation is that of the penalty alone; call loss.backward() before it if "
+            "zero_grad(set_to_none=False) left these zeros.",
+            stacklevel=3,
+        )
+
+
+def _stepped(term: Term, optimizer: Optimizer | None) -> Iterator[tuple[Tensor, Penalty, Scalar]]:
+    """Each trained parameter of a term with its penalty and its effective step."""
+    base, rule = _metric(optimizer if term.owner is None else term.owner)
+    groups = {id(p): group for group in base.param_groups for p in group["params"]} if base is not None else {}
+    for part in term.parts:
+        for p in (p for p in part.parameters.values() if p.requires_grad):
+            yield p, part.penalty, _step(p, groups.get(id(p)), base, rule)
+
+
+def _metric(optimizer: Optimizer | None) -> tuple[Optimizer | None, StepRule | None]:
+    if isinstance(optimizer, ProxOptimizer):
+        return optimizer.base, rule_for(optimizer.base, optimizer.metric)
+    return optimizer, None if optimizer is None else rule_for(optimizer, "auto")
+
+
+def _step(p: Tensor, group: Mapping[str, Any] | None, base: Optimizer | None, rule: StepRule | None) -> Scalar:
+    if base is None or rule is None:
+        return 1.0
+    if group is None:
+        raise ValueError(
+            f"A penalised parameter of shape {tuple(p.shape)} is none of the {type(base).__name__}'s; give the "
+            "optimizer that steps it, or none for t = 1."
+        )
+    group = {**group, "lr": _positive(group.get("lr", 1.0))}
+    if rule.shape == "number" or base.state.get(p):
+        return rule.steps(group, [base.state.get(p, {})], [p])[0]
+    return group["lr"]
+
+
+def _positive(lr: Scalar) -> Scalar:
+    return torch.where(lr == 0, _LIMIT, lr) if isinstance(lr, Tensor) else lr or _LIMIT
+
+
+@torch.no_grad()
+def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
+    w, g = _wide(p), _wide(entries(p))
+    t = _wide(step) if isinstance(step, Tensor) else step
+    moved = (w - penalty.prox(w - t * g, t)) / t
+    return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.device.type == "mps" else x.double()
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
