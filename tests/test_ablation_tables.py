@@ -142,7 +142,13 @@ def test_an_ablation_is_read_from_its_directory(tmp_path):
 
 
 def test_status_knows_what_is_missing_whatever_the_order_of_axes():
-    grid = {"penalties": ["L1"], "alphas": [0.0, 0.1], "seeds": [0, 1], "axes": {"b": [1], "a": [2]}, "path": "ascending"}
+    grid = {
+        "penalties": ["L1"],
+        "alphas": [0.0, 0.1],
+        "seeds": [0, 1],
+        "axes": {"b": [1], "a": [2]},
+        "path": "ascending",
+    }
     manifest = {"penalties": {"L1": {}}, "grids": [grid, grid | {"axes": {"a": [2], "b": [1]}}]}
     cell = {"penalty": "L1", "alpha": 0.1, "seed": 1, "a": 2, "b": 1, "mode": "path", "status": "ok"}
     rows = (cell, cell | {"seed": 0, "status": "failed"}, cell | {"mode": "independent"})
