@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from torch import Tensor
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.designs.base import divided
+from torchreg.linear.groupwise.newton_path import GroupNewtonPath
 from torchreg.linear.groupwise.partition import group_of_rows
 from torchreg.linear.groupwise.path import GroupPath
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.l1.column import ColumnPath
 from torchreg.linear.l1.least_squares import L1Path
 from torchreg.linear.l1.multinomial import MultinomialPath
-from torchreg.linear.l1.newton import NewtonPath
+from torchreg.linear.l1.newton import L1NewtonPath
 from torchreg.linear.l1.tasks import TaskPath
 from torchreg.linear.moments import Moments
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
@@ -32,18 +33,27 @@ from torchreg.penalties import GroupForm, L1Form, Penalty
 Start = tuple[Tensor, Tensor]
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
+STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
+_LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
 _ROUNDING = 1e-13  # of the largest correlation that there can be: an unpenalised coefficient's may be rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
+
+
+class FormPath(Protocol):
+    """Solves for descending strengths, given as the penalty's forms, all of one kind."""
+
+    def points(self, alphas: Sequence[float], forms: Sequence[Any], /) -> Iterator[PathPoint]:
+        """The solutions, one for each form."""
 
 
 class Engine(ABC):
     """Solves one problem for descending strengths, each from the solution before.
 
     Attributes:
-        leaps: whether it goes to a far strength as fast as by stations between.
+        stride: of the last strength; on a longer way to the next, stations between save time. 0 where none ever do.
     """
 
-    leaps: bool = False
+    stride: float = STRIDE
 
     @abstractmethod
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
@@ -89,30 +99,37 @@ class GroupEngine(Engine):
 
 
 class NewtonEngine(Engine):
-    """A second derivative and a penalty of type L1: proximal Newton by pivoting; Newton's method where none is left."""
+    """A second derivative and a penalty of L1 or group type: proximal Newton; Newton's method where no kink is left.
 
-    def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
-        self._problem, self._start, self._tol, self._max_iter = problem, start, tol, max_iter
-        self.leaps = problem.K is not None
+    ``rows`` is the group of each row of coef, None for a penalty of L1 type.
+    """
+
+    def __init__(self, problem: Problem, rows: Tensor | None, start: Start | None, tol: float, max_iter: int) -> None:
+        self._problem, self._rows, self._start = problem, rows, start
+        self._tol, self._max_iter = tol, max_iter
+        single = STRIDE if rows is None else _LONG
+        self.stride = single if problem.K is None else 0.0
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         problem, start = self._problem, self._start
         coef = problem.no_coef()
-        forms = [cast(L1Form, penalty.form(coef)) for penalty in penalties]
-        count = next((k for k, form in enumerate(forms) if is_kinkless(form)), len(forms))
+        forms = [cast(L1Form | GroupForm, penalty.form(coef)) for penalty in penalties]
+        smooth = [without_kink(form, coef) for form in forms]
+        count = next((k for k, form in enumerate(smooth) if form is not None), len(forms))
         if count:
             start = None if start is None else allowed(start, forms[0])
-            path = newton_path_for(problem, forms[0])(problem, start, self._tol, self._max_iter)
+            path = newton_path_for(problem, forms[0], self._rows, start, self._tol, self._max_iter)
             for point in path.points(alphas[:count], forms[:count]):
                 start = (point.dense(len(coef)), point.intercept)
                 yield point
-        yield from SmoothPath(problem, start, self._tol, self._max_iter).points(forms[count:])
+        rest = [form for form in smooth[count:] if form is not None]
+        yield from SmoothPath(problem, start, self._tol, self._max_iter).points(rest)
 
 
 class RidgeEngine(Engine):
     """Least squares with a ridge or nothing: in closed form."""
 
-    leaps = True
+    stride = 0.0
 
     def __init__(self, problem: Problem, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
@@ -126,7 +143,7 @@ class RidgeEngine(Engine):
 class SmoothEngine(Engine):
     """A second derivative and a ridge or nothing: Newton's method."""
 
-    leaps = True
+    stride = 0.0
 
     def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
         self._coef = problem.no_coef()
@@ -202,29 +219,42 @@ def engine_for(
             return SmoothEngine(problem, start, tol, max_iter)
     if fits_l1(problem, penalty):
         return L1Engine(problem, start, moments)
-    rows = grouped_rows(problem, penalty)
-    if rows is not None:
+    form, rows = penalty.form(problem.no_coef()), grouped_rows(problem, penalty)
+    if rows is not None and problem.datafit.quadratic:
         return GroupEngine(problem, rows, start, min(tol, _LOOSEST), max_iter, moments)
-    form = penalty.form(problem.no_coef())
     if isinstance(form, L1Form) and problem.K is not None and problem.datafit.quadratic:
         return TaskEngine(problem, start, moments)
-    if isinstance(form, L1Form) and has_hessian(problem):
-        return NewtonEngine(problem, start, min(tol, _LOOSEST), max_iter)
+    if (isinstance(form, L1Form) or (rows is not None and problem.K is None)) and has_hessian(problem):
+        return NewtonEngine(problem, rows, start, min(tol, _LOOSEST), max_iter)
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 
-def allowed(start: Start, form: L1Form) -> Start:
+def allowed(start: Start, form: L1Form | GroupForm) -> Start:
     """The start without what the penalty forbids."""
     coef, intercept = start
-    l1 = torch.as_tensor(form.l1, dtype=coef.dtype, device=coef.device)
+    l1 = form.by.expand(form.l1, coef) if isinstance(form, GroupForm) else form.l1
+    l1 = torch.as_tensor(l1, dtype=coef.dtype, device=coef.device)
     return torch.where(l1.isinf(), 0.0, coef.clamp(min=form.lower)), intercept
 
 
-def newton_path_for(problem: Problem, form: L1Form) -> type[NewtonPath | ColumnPath | MultinomialPath]:
+def newton_path_for(
+    problem: Problem, form: L1Form | GroupForm, rows: Tensor | None, start: Start | None, tol: float, max_iter: int
+) -> FormPath:
     """Proximal Newton for one output or several; signed coefficients beside a free intercept go the way of several."""
+    if rows is not None:
+        return GroupNewtonPath(problem, rows, start, tol, max_iter)
     if problem.K is not None:
-        return MultinomialPath
-    return ColumnPath if problem.fit_intercept and form.lower == 0.0 else NewtonPath
+        return MultinomialPath(problem, start, tol, max_iter)
+    if problem.fit_intercept and form.lower == 0.0:
+        return ColumnPath(problem, start, tol, max_iter)
+    return L1NewtonPath(problem, start, tol, max_iter)
+
+
+def without_kink(form: L1Form | GroupForm, coef: Tensor) -> L1Form | None:
+    """The same penalty as one of single coefficients where it has no kink, else None."""
+    if isinstance(form, GroupForm):
+        form = L1Form(form.by.expand(form.l1, coef) + form.inner, form.l2, form.lower)
+    return form if is_kinkless(form) else None
 
 
 def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
@@ -255,10 +285,10 @@ def fits_l1(problem: Problem, penalty: Penalty) -> bool:
 
 
 def grouped_rows(problem: Problem, penalty: Penalty) -> Tensor | None:
-    """The group of each row of coef, (p,), where least squares has a penalty of groups of rows, else None."""
+    """The group of each row of coef, (p,), where the penalty is one of groups of rows, else None."""
     coef = problem.no_coef()
     form = penalty.form(coef)
-    return group_of_rows(form.by, coef) if problem.datafit.quadratic and isinstance(form, GroupForm) else None
+    return group_of_rows(form.by, coef) if isinstance(form, GroupForm) else None
 
 
 def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:

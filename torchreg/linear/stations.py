@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-from torchreg.linear.engines import Engine
+from torchreg.linear.engines import STRIDE, Engine
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
 from torchreg.penalties import Penalty
-
-_STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
 
 
 def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
@@ -23,21 +21,27 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
         progress: whether to show a bar.
     """
     distinct = list(dict.fromkeys(grid))
-    alphas, wanted = (distinct, [True] * len(distinct)) if engine.leaps else stations(distinct, first)
+    alphas, wanted = stations(distinct, first, engine.stride)
     points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
     bar = shown(points, progress=progress, total=len(alphas), what="path", unit="alpha")
     found = {alpha: point for alpha, point, kept in zip(alphas, bar, wanted, strict=True) if kept}
     return [found[alpha] for alpha in grid]
 
 
-def stations(grid: list[float], first: float) -> tuple[list[float], list[bool]]:
-    """The grid with geometric stations where a strength lies far below the one before, and which are the grid's."""
+def stations(grid: list[float], first: float, stride: float = STRIDE) -> tuple[list[float], list[bool]]:
+    """The grid with geometric stations where a strength lies far below the one before, and which are the grid's.
+
+    Args:
+        grid: descending.
+        first: the strength before it; inf if there is none.
+        stride: of the last strength, below which the next one is far; 0 for no stations.
+    """
     alphas: list[float] = []
     wanted: list[bool] = []
     last = first
     for alpha in grid:
-        if math.isfinite(last) and 0.0 < alpha < _STRIDE * last:
-            steps = math.ceil(math.log(last / alpha) / -math.log(_STRIDE))
+        if math.isfinite(last) and 0.0 < alpha < stride * last:
+            steps = math.ceil(math.log(last / alpha) / -math.log(stride))
             alphas += [last * (alpha / last) ** (k / steps) for k in range(1, steps)]
             wanted += [False] * (steps - 1)
         alphas.append(alpha)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class Strengths:
         l1 = parts.column(self.l1.view(-1).index_select(0, groups))
         inner = None if self.inner is None else parts.shaped(self.inner.view(-1).index_select(0, entries))
         return Strengths(parts, l1, picked(self.ridge), inner, self.lower, picked(self.free))
+
+    def times(self, factor: float) -> Strengths:
+        """Multiplied by ``factor > 0``."""
+        ridge, inner = (None if part is None else factor * part for part in (self.ridge, self.inner))
+        return replace(self, l1=factor * self.l1, ridge=ridge, inner=inner)
 
     def left(self, g: Tensor) -> Tensor:
         """What the strengths of entries leave of correlations: ``soft(g, inner)``, its positive part where w >= 0."""

@@ -67,6 +67,10 @@ class GroupSystem:
         least = (self._steepest.max() * ROUNDING).clamp(min=_TINY)
         self.bound = self.parts.column(self._steepest.maximum(least))
 
+    def aim(self, cross: Tensor, energy: float) -> None:
+        """Another linear part, shaped, and sum of squares of the target."""
+        self.cross, self.energy = cross, energy
+
     def entries_gram(self, entries: Tensor) -> Tensor:
         """The matrix of the entries of some whole groups, (m, m)."""
         gram = self.gram.some(self.columns(entries))

@@ -1,0 +1,1 @@
+"""Proximal Newton paths of generalised linear models, whatever the penalty."""
