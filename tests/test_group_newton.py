@@ -145,3 +145,25 @@ def test_skglm():
     mine = fitted("logistic", group(None), alphas=[alpha], tol=1e-12)
     found = np.append(mine.coef(0).numpy(), float(mine.intercepts[0]))
     np.testing.assert_allclose(found, theirs, atol=1e-7)  # theirs stops at a violation of 1e-12 at best
+
+
+class Counts(ours.Datafit):
+    """Poisson's loss without its conjugate, and below zero: no gap is known, and the null model's loss is negative."""
+
+    def value(self, eta, y):
+        return eta.exp() - y * eta - 5.0
+
+    def grad(self, eta, y):
+        return eta.exp() - y
+
+    def hessian(self, eta, y):
+        return eta.exp()
+
+
+def test_without_a_conjugate_steps_end_when_they_no_longer_help():
+    own = fitted("poisson", group(), datafit=Counts(), max_iter=2000)
+    known = fitted("poisson", group(), alphas=own.alphas, tol=1e-12)
+    assert own.dual_gaps.isnan().all()
+    assert own.converged.all()
+    assert int(own.n_iters.max()) < 100
+    assert torch.allclose(own.losses, known.losses - 5.0, atol=1e-8)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
-from torchreg.linear.engines import Start
 from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
 from torchreg.linear.folds import Fold, counted_folds, drawn_folds
 from torchreg.linear.frame import Frame, framed
+from torchreg.linear.kinks import Start
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
 from torchreg.linear.points import PathPoint

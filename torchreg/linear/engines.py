@@ -16,6 +16,7 @@ from torchreg.linear.groupwise.newton_path import GroupNewtonPath
 from torchreg.linear.groupwise.partition import group_of_rows
 from torchreg.linear.groupwise.path import GroupPath
 from torchreg.linear.intercept import mean_of
+from torchreg.linear.kinks import Start, allowed, is_smooth, without_kink
 from torchreg.linear.l1.column import ColumnPath
 from torchreg.linear.l1.least_squares import L1Path
 from torchreg.linear.l1.multinomial import MultinomialPath
@@ -30,7 +31,6 @@ from torchreg.linear.ridge.path import RidgePath
 from torchreg.linear.smooth.path import SmoothPath
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
-Start = tuple[Tensor, Tensor]
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
 STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
@@ -229,14 +229,6 @@ def engine_for(
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 
-def allowed(start: Start, form: L1Form | GroupForm) -> Start:
-    """The start without what the penalty forbids."""
-    coef, intercept = start
-    l1 = form.by.expand(form.l1, coef) if isinstance(form, GroupForm) else form.l1
-    l1 = torch.as_tensor(l1, dtype=coef.dtype, device=coef.device)
-    return torch.where(l1.isinf(), 0.0, coef.clamp(min=form.lower)), intercept
-
-
 def newton_path_for(
     problem: Problem, form: L1Form | GroupForm, rows: Tensor | None, start: Start | None, tol: float, max_iter: int
 ) -> FormPath:
@@ -248,25 +240,6 @@ def newton_path_for(
     if problem.fit_intercept and form.lower == 0.0:
         return ColumnPath(problem, start, tol, max_iter)
     return L1NewtonPath(problem, start, tol, max_iter)
-
-
-def without_kink(form: L1Form | GroupForm, coef: Tensor) -> L1Form | None:
-    """The same penalty as one of single coefficients where it has no kink, else None."""
-    if isinstance(form, GroupForm):
-        form = L1Form(form.by.expand(form.l1, coef) + form.inner, form.l2, form.lower)
-    return form if is_kinkless(form) else None
-
-
-def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
-    """Whether the penalty has no kink: a ridge, or nothing, on the coefficients that it does not force to zero."""
-    form = penalty.with_alpha(1.0).form(coef)
-    return isinstance(form, L1Form) and is_kinkless(form)
-
-
-def is_kinkless(form: L1Form) -> bool:
-    """Whether it is a ridge, or nothing, on what it does not force to zero."""
-    l1 = torch.as_tensor(form.l1, dtype=torch.float64)
-    return form.lower != 0.0 and bool(((l1 == 0.0) | l1.isinf()).all())
 
 
 def is_small(problem: Problem, penalty: Penalty) -> bool:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import engine_for, fits_l1, grouped_rows, is_smooth
+from torchreg.linear.engines import engine_for, fits_l1, grouped_rows
 from torchreg.linear.fold_digits import keeps_digits
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
 from torchreg.linear.intercept import mean_of
+from torchreg.linear.kinks import is_smooth
 from torchreg.linear.lockstep.fold_oracle import is_complete
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder

@@ -15,9 +15,10 @@ from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design, divided
-from torchreg.linear.engines import Start, engine_for
+from torchreg.linear.engines import engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
+from torchreg.linear.kinks import Start
 from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.settings import check_flags, checked

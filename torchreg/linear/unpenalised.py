@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import Start, engine_for
+from torchreg.linear.engines import engine_for
 from torchreg.linear.frame import Frame
+from torchreg.linear.kinks import Start
 from torchreg.linear.points import PathPoint
 from torchreg.penalties import L1Form, Penalty
 from torchreg.penalties.forms import Form

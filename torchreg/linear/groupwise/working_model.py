@@ -31,7 +31,7 @@ class GroupModel(WorkingModel[GroupConditions]):
     def __init__(self, problem: Problem, parts: Partition, width: int | None, eta: Tensor) -> None:
         super().__init__(problem, eta)
         self._parts, self._width = parts, width
-        self._null = 2.0 * float(problem.null_loss())
+        self._null = 2.0 * abs(float(problem.null_loss()))  # without a conjugate it can be negative
         self._renewed()
 
     def begin(self, w: Tensor) -> None:

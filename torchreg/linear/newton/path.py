@@ -74,7 +74,7 @@ class NewtonPath(Generic[C]):
         tol: float, max_iter: int,
     ) -> None:  # fmt: skip
         self._problem, self._max_iter = problem, max_iter
-        self._null = float(problem.null_loss())
+        self._null = abs(float(problem.null_loss()))  # without a conjugate it can be negative
         self._goal = tol * self._null
         coef, intercept = (problem.no_coef(), problem.null_intercept()) if start is None else start
         eta = problem.eta(coef, intercept)
@@ -206,7 +206,7 @@ class NewtonPath(Generic[C]):
             if worst > self._model.patience * last:
                 self._model.renew(state.eta)
             fall = self._move(inside, g)
-            idle = 0 if fall > _FALL * self._goal else idle
+            idle = 0 if fall > max(_FALL * self._goal, _NOISE * float(state.size)) else idle
             last = 0.0 if fall < 0.0 else worst
         return limit
 
