@@ -125,15 +125,37 @@ class _Remembering(SpawnContext):
 def _born_with(environment: Mapping[str, str]) -> Iterator[None]:
     """A process that is started here has these variables from its first import on, and does not see Ctrl-C yet."""
     before = {name: os.environ[name] for name in environment if name in os.environ}
+    with _interrupts_later():
+        os.environ.update(environment)
+        try:
+            yield
+        finally:
+            for name in environment:
+                del os.environ[name]
+            os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C is heard at the end: half a start would leave a process that waits for the other half.
+
+    The signal is blocked too, which a new process inherits. That alone is not enough here: another thread may take
+    the signal, and Python then interrupts the main one all the same.
+    """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(environment)
+    heard: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread() and usual is not None
+    if main:
+        signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
         yield
     finally:
-        for name in environment:
-            del os.environ[name]
-        os.environ.update(before)
+        if main:
+            signal.signal(signal.SIGINT, usual)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _begin(ledger: str, threads: int) -> None:
