@@ -295,7 +295,7 @@ def test_a_disk_that_is_read_only_is_a_clear_error(small_disk, log):
 def test_ctrl_c_stops_within_seconds_and_leaves_nobody_behind(when, out, log):
     witness = Witness(out, log)
     with driver(out, log, workers=2, seeds=4, seconds=0.3) as process:
-        until(lambda: noted(log) if when == "while cells run" else children(process.pid))
+        until(lambda: noted(log) if when == "while cells run" else starting(process.pid))
         started = children(process.pid)
         begin = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver's whole group
@@ -315,6 +315,13 @@ def children(pid):
     """Processes that a process has started, resource trackers too."""
     with suppress(FileNotFoundError):
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def starting(pid):
+    """Those that will be workers; what asks git for the commit comes before any of them."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return [p for p in children(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
     return []
 
 
