@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 import torch
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # read once, at import: to compile a class of skglm takes a quarter of a minute
@@ -11,3 +12,15 @@ torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would every process that it starts; the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where an ablation goes; it is not there yet."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Where runs of an ablation note by themselves that they ran."""
+    return tmp_path / "log of runs"

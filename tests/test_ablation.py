@@ -22,16 +22,6 @@ from torchreg.ablation.plan import Plan
 ablate = partial(ablate, progress=False)
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log of runs"
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "results"
-
-
 def plan(**changes):
     given = {"penalties": [L1(1.0), L2(1.0)], "alphas": [0.0, 0.1], "seeds": range(2), "grid": None, "path": None}
     return Plan.of(**(given | changes))

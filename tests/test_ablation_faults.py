@@ -39,16 +39,6 @@ ablate(run, L1(1.0), alphas, seeds=range(int(seeds)), out=out, workers=int(worke
 """
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log of runs"
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "results"
-
-
 @contextmanager
 def driver(out, log, *, workers, seeds, seconds):
     """A driver in a process and a group of its own, as in another terminal."""

@@ -21,16 +21,6 @@ from torchreg.ablation.plain import loads
 ablate = partial(ablate, progress=False)
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log of runs"
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "results"
-
-
 def shards(out):
     return sorted((out / "rows").iterdir())
 

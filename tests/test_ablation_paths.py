@@ -13,16 +13,6 @@ ablate = partial(ablate, progress=False)
 ALPHAS = [0.1, 0.4, 0.2, 0.3]
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log of runs"
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "results"
-
-
 def trails(found):
     return {row["alpha"]: row["trail"] for row in found.rows if row["mode"] == "path"}
 

@@ -25,16 +25,6 @@ ablate = partial(ablate, progress=False)
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log of runs"
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "results"
-
-
 def script(tmp_path, text, **options):
     """Run a script that can import what the tests import."""
     file = tmp_path / "script.py"

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 from linear_oracle import Blocks, Huber, Judge, Logistic, Poisson, SquaredHinge, certify
+from own_datafits import Counts
 from skglm import datafits as peers
 from skglm.penalties import WeightedGroupL2
 from skglm.solvers import GroupProxNewton
@@ -145,19 +146,6 @@ def test_skglm():
     mine = fitted("logistic", group(None), alphas=[alpha], tol=1e-12)
     found = np.append(mine.coef(0).numpy(), float(mine.intercepts[0]))
     np.testing.assert_allclose(found, theirs, atol=1e-7)  # theirs stops at a violation of 1e-12 at best
-
-
-class Counts(ours.Datafit):
-    """Poisson's loss without its conjugate, and below zero: no gap is known, and the null model's loss is negative."""
-
-    def value(self, eta, y):
-        return eta.exp() - y * eta - 5.0
-
-    def grad(self, eta, y):
-        return eta.exp() - y
-
-    def hessian(self, eta, y):
-        return eta.exp()
 
 
 def test_without_a_conjugate_steps_end_when_they_no_longer_help():

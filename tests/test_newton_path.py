@@ -3,29 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from own_datafits import Counts
 
 from torchreg import L1, L2, Group, NonNegative, Weighted, labels
 from torchreg.linear import Huber, Logistic, Multinomial, Poisson, fit_path
-from torchreg.linear.datafits import Datafit
 
 RNG = np.random.default_rng(3)
 N, P = 70, 12
 X = RNG.standard_normal((N, P))
 ETA = X[:, 0] - X[:, 1] + 0.3 * RNG.standard_normal(N)
 LABELS, COUNTS = ETA > 0, np.floor(np.exp(ETA))
-
-
-class Counts(Datafit):
-    """Poisson's loss without its conjugate, and below zero."""
-
-    def value(self, eta, y):
-        return eta.exp() - y * eta - 5.0
-
-    def grad(self, eta, y):
-        return eta.exp() - y
-
-    def hessian(self, eta, y):
-        return eta.exp()
 
 
 @pytest.mark.parametrize("intercept", [True, False])

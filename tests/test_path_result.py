@@ -376,8 +376,14 @@ def test_settings_that_are_refused(fit, change, error, words):
 def test_settings_that_are_taken(fit):
     """The edges of what is allowed, and numbers of numpy."""
     X, y = drawn()
-    fit(X, y, L1(1.0), alphas=3, tol=0, max_iter=1)
-    fit(X, y, Group(L1(1.0), rows), alphas=3, tol=np.float32(1e-6), max_iter=np.int64(50))
+    edge = fit(X, y, L1(1.0), alphas=3, tol=0, max_iter=1)
+    numpys = fit(X, y, Group(L1(1.0), rows), alphas=3, tol=np.float32(1e-6), max_iter=np.int64(50))
+    plain = fit(X, y, Group(L1(1.0), rows), alphas=3, tol=float(np.float32(1e-6)), max_iter=50)
+    for found in (edge, numpys, plain):
+        path = getattr(found, "path", found)
+        assert len(path.alphas) == 3
+        assert path.coefs.isfinite().all()
+    assert torch.equal(getattr(numpys, "path", numpys).coefs, getattr(plain, "path", plain).coefs)
 
 
 def test_settings_are_looked_at_before_the_data():

@@ -28,7 +28,7 @@ from torchreg.ablation.session import Session
 from torchreg.ablation.work import Task, execute
 
 CELLS, LONG = 200, 100_000
-SECONDS = 5.0  # of a cell that computes
+SECONDS = 20.0  # of a cell that computes
 BARS = {"serial": 5.0, "1 warm worker": 20.0, "2 warm workers": 20.0}  # milliseconds a cell
 TWO_BY_ONE = 1.15
 

@@ -12,14 +12,8 @@ from torchreg.ablation.ledger.shard import ROWS, LedgerError, sync_directory
 
 FORMAT = 1
 _NAME = "manifest.json"
-_OURS = (
-    ROWS,
-    "lock",
-    "workers",
-    "mark",
-    "logs",
-    f"{_NAME}.tmp",
-)  # what a driver leaves that dies before its manifest is there
+# what a driver leaves that dies before its manifest is there
+_OURS = (ROWS, "lock", "workers", "mark", "logs", f"{_NAME}.tmp")
 Manifest = dict[str, Any]
 
 
