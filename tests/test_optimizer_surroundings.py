@@ -6,12 +6,11 @@ import pytest
 import torch
 from optimizers import give_gradients, matrix, same, values
 from torch import nn
-from torch.amp import GradScaler
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel
 
-from torchreg import L1, Group, ProxOptimizer, Weighted, attach, rows
+from torchreg import L1, ProxOptimizer, Weighted, attach
 
 
 def small(alpha: float = 0.5) -> tuple[list, ProxOptimizer]:
@@ -116,51 +115,6 @@ def test_parameters_are_found_by_position_so_their_tensors_can_be_swapped():
     opt.step()
     assert bool((new[0] == 0).all())
     assert same(before, params)
-
-
-SCALED: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Adagrad": Adagrad}
-
-
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize("make", SCALED.values(), ids=SCALED)
-def test_a_scaler_skips_step_and_prox_on_an_overflow_and_unscales_otherwise(make, fused):
-    scale = 1024.0
-    torch.manual_seed(0)
-    nets = [nn.Linear(3, 4) for _ in range(2)]
-    nets[1].load_state_dict(nets[0].state_dict())
-    plain, scaled = (ProxOptimizer(make(net.parameters(), lr=0.1, fused=fused), attach(L1(2.0), net)) for net in nets)
-    scaler = GradScaler("cpu", init_scale=scale)
-    scaler.scale(torch.ones(()))  # as a training loop does; it makes the scale
-    for k in range(6):
-        for net, factor in zip(nets, (1.0, scaler.get_scale()), strict=True):
-            give_gradients(list(net.parameters()), k)
-            for p in net.parameters():
-                p.grad *= factor
-        before, entries = values(list(nets[1].parameters())), len(scaled.state)
-        if k in (0, 3):
-            nets[1].bias.grad[0] = float("inf")
-            assert scaler.step(scaled) is None
-            assert same(before, list(nets[1].parameters()))
-            assert len(scaled.state) == entries
-        else:
-            scaler.step(scaled)
-            plain.step()
-        scaler.update()
-        torch.testing.assert_close(nets[0].weight, nets[1].weight, rtol=1e-6, atol=1e-7)
-        assert torch.equal(nets[0].weight == 0, nets[1].weight == 0)
-    assert scaler.get_scale() == scale / 4
-    assert bool((nets[1].weight == 0).any())
-
-
-def test_a_scaler_that_was_asked_to_unscale_first():
-    net = nn.Linear(3, 4)
-    opt = ProxOptimizer(AdamW(net.parameters(), lr=0.1, fused=True), attach(Group(L1(0.1), by=rows), net))
-    scaler = GradScaler("cpu", init_scale=1024.0)
-    scaler.scale(net(torch.ones(2, 3)).sum()).backward()
-    scaler.unscale_(opt)
-    torch.testing.assert_close(net.weight.grad, torch.full((4, 3), 2.0))
-    scaler.step(opt)
-    scaler.update()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer, SparseAdam
+from torch.optim import Optimizer
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
+from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, strengths
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.proximal_step import prox_step
+from torchreg.training.refusals import refuse_base, refuse_group, refuse_sparse
 from torchreg.training.slots import Slot, bare_term, matrices, slots_of
 from torchreg.training.term import Term, attach
 
@@ -72,7 +74,8 @@ class ProxOptimizer(Optimizer):
         tensor([[0., 0., 0.]], requires_grad=True)
     """
 
-    _step_supports_amp_scaling = False  # GradScaler then unscales and skips for us
+    grad_scale = OfBase()
+    found_inf = OfBase()
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class ProxOptimizer(Optimizer):
         foreach: bool | None = None,
         skip_nonfinite: bool = False,
     ) -> None:
-        _refuse_base(base)
+        refuse_base(base, ProxOptimizer)
         if not terms:
             raise ValueError("ProxOptimizer needs a term or a penalty, got none; use attach(L1(0.1), model).")
         for term in terms:
@@ -137,6 +140,11 @@ class ProxOptimizer(Optimizer):
         """The base's defaults."""
         return self.base.defaults
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves unscaling and skipping to the base, as to torch's fused optimizers."""
+        return getattr(self.base, "_step_supports_amp_scaling", False)
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The base's step, then the proximal step; returns what the base's step returns.
 
@@ -179,16 +187,11 @@ class ProxOptimizer(Optimizer):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        prox_step(self.base, self._slots, rule_for(self.base, self.metric), self.foreach)
+        rule = unless_skipped(rule_for(self.base, self.metric), self.base)
+        prox_step(self.base, self._slots, rule, self.foreach)
 
     def _refuse_sparse(self) -> None:
-        for slot in self._slots:
-            for p in slot.parameters(self.base):
-                if p.grad is not None and p.grad.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"A penalised parameter of shape {tuple(p.shape)} has a sparse gradient ({p.grad.layout}), but "
-                        "a proximal step touches every entry; build its module with sparse=False."
-                    )
+        refuse_sparse(p for slot in self._slots for p in slot.parameters(self.base))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The base's `zero_grad`."""
@@ -200,7 +203,7 @@ class ProxOptimizer(Optimizer):
         if isinstance(params, (set, frozenset)):
             raise TypeError("add_param_group needs parameters in a fixed order, got a set; use a list.")
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        _refuse_group({**self.base.defaults, **param_group})
+        refuse_group({**self.base.defaults, **param_group})
         plain = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
         found = matrices({"params": plain}, len(self.base.param_groups))
         parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
@@ -258,25 +261,3 @@ class ProxOptimizer(Optimizer):
     def __repr__(self) -> str:
         listed = "\n".join(repr(term) for term in self.terms)
         return f"ProxOptimizer(metric={self.metric!r}) of {self.base!r}\npenalised:\n{listed}"
-
-
-def _refuse_base(base: Any) -> None:
-    if not isinstance(base, Optimizer):
-        raise TypeError(f"ProxOptimizer wraps a torch.optim.Optimizer, got {type(base).__name__}.")
-    if isinstance(base, (LBFGS, SparseAdam, ProxOptimizer)):
-        raise ValueError(
-            f"ProxOptimizer cannot wrap {type(base).__name__}: it has no diagonal metric for dense weights; use Adam, "
-            "or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss."
-        )
-    for group in base.param_groups:
-        _refuse_group(group)
-
-
-def _refuse_group(group: dict[str, Any]) -> None:
-    for flag, remedy in (("maximize", "minimise the negative"), ("differentiable", "use differentiable=False")):
-        if group.get(flag):
-            raise ValueError(f"ProxOptimizer cannot wrap an optimizer with {flag}=True; {remedy}.")
-    if group.get("momentum", 0.0) >= 1.0:
-        raise ValueError(
-            f"ProxOptimizer needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
-        )
