@@ -120,14 +120,17 @@ def test_the_scaler_waits_for_the_device_no_more_often_than_with_the_bare_base(m
 
 
 def test_a_skip_on_the_host_does_not_count_for_a_schedule_and_one_on_the_device_does():
-    for layout, counted in (("foreach", 3), ("fused", 4)):
+    for layout, skips_count in (("plain", False), ("foreach", False), ("fused", True)):
         params, scale = three(), scaler()
         term = attach(L1(0.0), params)
         opt = ProxOptimizer(Adam(params, **LAYOUTS[layout]), term)
-        ramp = PenaltyScheduler(term, schedules.linear(0.0, 1.0, steps=10))
-        for k in range(4):
-            scaled_step(opt, scale, params, k, bad=math.inf if k == 1 else math.nan)
-        assert ramp.count == counted
+        ramp, made = PenaltyScheduler(term, schedules.linear(0.0, 1.0, steps=10)), 0
+        for k in range(6):
+            bad = k in (0, 3)
+            scaled_step(opt, scale, params, k, bad=math.inf if bad else math.nan)
+            ramp.step()
+            made += skips_count or not bad
+            assert ramp.count == made
 
 
 def test_skip_nonfinite_and_the_scaler_agree_on_a_fused_base():

@@ -160,6 +160,7 @@ def test_a_large_tensor_taken_in_pieces_gets_the_same_step(base, penalty, layout
     assert torch.equal(plain == 0, wrapped == 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*masters=True")
 def test_many_tensors_of_several_dtypes_are_stepped_in_buckets():
     sizes, dtypes = [(40, 40), (300, 3), (1, 1), (0, 5), (1200, 30)], [torch.float64, torch.float32, torch.bfloat16]
     plain, wrapped = ([matrix(k, s, d) for k, s in enumerate(sizes) for d in dtypes] for _ in range(2))

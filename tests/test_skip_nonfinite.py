@@ -70,7 +70,7 @@ def test_a_run_with_spoilt_steps_is_the_run_without_them(recipe, closure):
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
 def test_every_kind_of_value_in_any_parameter_is_seen_and_large_ones_are_not_mistaken(value, dtype):
     params = [matrix(1, dtype=dtype), matrix(2, (0, 3)), matrix(3, (3,), torch.float32)]
-    opt = ProxOptimizer(SGD(params, lr=0.0), L1(0.1), skip_nonfinite=True)
+    opt = ProxOptimizer(SGD(params, lr=0.0), L1(0.1), masters=True, skip_nonfinite=True)
     for k, p in enumerate(params):
         give_gradients(params, 0)
         p.grad.fill_(torch.finfo(p.dtype).max)

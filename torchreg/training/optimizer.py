@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, strengths
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
+from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_group, refuse_sparse
 from torchreg.training.slots import Slot, bare_term, matrices, slots_of
 from torchreg.training.term import Term, attach
 
-_FIELDS = ("base", "terms", "metric", "foreach", "skip_nonfinite", "skipped")
+_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
 
 
 class ProxOptimizer(Optimizer):
@@ -44,6 +46,12 @@ class ProxOptimizer(Optimizer):
             (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
             function (group, state, parameter) -> step.
         foreach: True steps many tensors per launch, False one by one, None chooses.
+        masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which
+            then are their rounding; the base's state is float32 too. Else an update below half the
+            distance to the next number is lost, the base's and the prox's: a warning tells. The copy of
+            each parameter, 4 bytes an entry, lies in its state under "master" and travels with it; for
+            the time of a step the gradients are copied too. An entry that anyone else has changed
+            starts anew from its value. The base's own step hooks see the copies.
         skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
             stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
             gradients once and waits for the device at each step, and cannot be compiled or captured. A
@@ -83,6 +91,7 @@ class ProxOptimizer(Optimizer):
         *terms: Term | Penalty,
         metric: Metric = "auto",
         foreach: bool | None = None,
+        masters: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
         refuse_base(base, ProxOptimizer)
@@ -95,6 +104,8 @@ class ProxOptimizer(Optimizer):
         joined = [given if made is None else made for given, made in zip(terms, bare, strict=True)]
         slots = slots_of(base, joined)  # type: ignore[arg-type]
         rule_for(base, metric)
+        if not masters:
+            warn_of_half(joined)  # type: ignore[arg-type]
         for term in joined:
             if term.owner is not None:  # type: ignore[union-attr]
                 term.own(self)  # type: ignore[union-attr]
@@ -106,6 +117,7 @@ class ProxOptimizer(Optimizer):
                 "slots": slots,
                 "metric": metric,
                 "foreach": foreach,
+                "masters": masters,
                 "skip_nonfinite": skip_nonfinite,
                 "skipped": Skipped(),
             }
@@ -117,10 +129,12 @@ class ProxOptimizer(Optimizer):
         self.terms: list[Term] = fields["terms"]
         self.metric: Metric = fields["metric"]
         self.foreach: bool | None = fields["foreach"]
+        self.masters: bool = fields["masters"]
         self.skip_nonfinite: bool = fields["skip_nonfinite"]
         self.skipped: Skipped = fields["skipped"]
         self._bare: list[bool] = fields["bare"]
         self._slots: list[Slot] = fields["slots"]
+        self._masters = Masters(self.base)
         super().__setstate__({})
         for term in self.terms:
             term.own(self)
@@ -154,14 +168,7 @@ class ProxOptimizer(Optimizer):
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)
-        if closure is None:
-            self._refuse_sparse()
-            loss = self.base.step()
-        else:
-            loss = self.base.step(closure)
-            self._refuse_sparse()
-        self._finish()
-        return loss
+        return self._step(closure)
 
     def _step_if_finite(self, closure: Callable[[], Any] | None) -> Any:
         with torch.enable_grad():
@@ -172,15 +179,31 @@ class ProxOptimizer(Optimizer):
             self.skipped = self.skipped.plus(names)
             if self.skipped.steps == 1:
                 warn_of_skips(names)
-            return loss
-        self.base.step()
-        self._finish()
+        else:
+            self._step(None)
         return loss
 
-    def _finish(self) -> None:
-        self.prox()
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        if self.masters:
+            with self._masters.lent():
+                loss = self._both(self._masters.within(closure))
+                self._masters.round()
+        else:
+            loss = self._both(closure)
         for term in self.terms:
             term.stepped(self)
+        return loss
+
+    def _both(self, closure: Callable[[], Any] | None) -> Any:
+        """The base's step and the proximal one; nothing is written before the first."""
+        if closure is None:
+            self._refuse_sparse()
+            loss = self.base.step()
+        else:
+            loss = self.base.step(closure)
+            self._refuse_sparse()
+        self.prox()
+        return loss
 
     def prox(self) -> None:
         """The proximal half of `step`, for the parameters that the base has just stepped.
@@ -191,7 +214,8 @@ class ProxOptimizer(Optimizer):
         prox_step(self.base, self._slots, rule, self.foreach)
 
     def _refuse_sparse(self) -> None:
-        refuse_sparse(p for slot in self._slots for p in slot.parameters(self.base))
+        for slot in self._slots:
+            refuse_sparse(slot.parameters(self.base))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The base's `zero_grad`."""
@@ -246,7 +270,8 @@ class ProxOptimizer(Optimizer):
             state_dict = dict(state_dict if changed is None else changed)
         parts = state_dict.pop(KEY, {"parts": []})["parts"]
         state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
-        self.base.load_state_dict(state_dict)
+        with self._masters.lent() if self.masters else nullcontext():  # torch casts a state to its parameter's dtype
+            self.base.load_state_dict(state_dict)
         restore(renewed, told)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

@@ -18,21 +18,25 @@ _SMALL = 1 << 15  # entries up to which launches cost more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors
 
 
-@torch.no_grad()
 def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: bool | None) -> None:
     """Apply each part's proximal map to the parameters that the base has just stepped."""
-    for slot in slots:
-        group = base.param_groups[slot.group]
-        stepped = [p for p in slot.parameters(base) if p.grad is not None]
-        if rule.shape == "entry":
-            stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
-        together = [p for p in stepped if _joins(p, foreach)]
-        for bucket in _buckets(together):
-            states = [base.state.get(p, {}) for p in bucket]
-            slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
-        for p in stepped:
-            if not _joins(p, foreach):
-                _step_alone(p, base.state.get(p, {}), group, slot.part.penalty, rule)
+    with torch.no_grad():  # not as a decorator: torch.compile looks into functions that name torch, and fuses all this
+        for slot in slots:
+            _step_slot(base, slot, rule, foreach)
+
+
+def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None) -> None:
+    group = base.param_groups[slot.group]
+    stepped = [p for p in slot.parameters(base) if p.grad is not None]
+    if rule.shape == "entry":
+        stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
+    together = [p for p in stepped if _joins(p, foreach)]
+    for bucket in _buckets(together):
+        states = [base.state.get(p, {}) for p in bucket]
+        slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
+    for p in stepped:
+        if not _joins(p, foreach):
+            _step_alone(p, base.state.get(p, {}), group, slot.part.penalty, rule)
 
 
 def _joins(p: Tensor, foreach: bool | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def refuse_group(group: dict[str, Any]) -> None:
         )
 
 
-def refuse_sparse(parameters: Iterable[Tensor]) -> None:
+def refuse_sparse(parameters: Sequence[Tensor]) -> None:
     """Raise RuntimeError where a penalised parameter has a sparse gradient."""
     for p in parameters:
         if p.grad is not None and p.grad.layout is not torch.strided:

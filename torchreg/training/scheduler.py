@@ -24,8 +24,9 @@ class PenaltyScheduler:
     It counts by itself: the optimizer tells it of each step that it has made. So batches whose
     gradients are only accumulated, steps that `torch.amp.GradScaler` or ``skip_nonfinite`` skips
     and the dummy step by which `torch.distributed.checkpoint` creates an optimizer's state do not
-    count, wherever `step` is called, and it need not be called at all. `step` may stand beside a
-    learning rate scheduler's. It is needed only where no Python runs within a step: where
+    count, wherever `step` is called, and it need not be called at all. A fused base skips on the
+    device: the host does not wait to know, and such a step counts, as it does for torch's learning
+    rate schedulers, beside which `step` may stand. It is needed only where no Python runs within a step: where
     ``opt.step`` is compiled, or replayed as a CUDA graph, call it after each step.
 
     The count and the strength travel with ``opt.state_dict()`` of the `ProxOptimizer` that owns the

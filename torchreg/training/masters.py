@@ -1,0 +1,110 @@
+"""float32 masters of half-precision parameters: the optimizer steps them, the parameters are their rounding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.training.term import Term
+
+_KEY = "master"  # the entry that ours adds to a parameter's state
+_HALF = (torch.bfloat16, torch.float16)
+_TYPICAL = 0.05  # size of a weight, for the number in the warning
+
+
+class Masters:
+    """Lends an optimizer float32 copies of its half-precision parameters, for the time of a step.
+
+    Between steps the optimizer holds the parameters themselves, so schedulers, clipping and checkpoints see nothing
+    else. Each master lies in its parameter's state, in float32 like the rest of it, once the optimizer has made that.
+    """
+
+    def __init__(self, base: Optimizer) -> None:
+        self._base = base
+        self._lent: list[tuple[Tensor, Tensor]] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within, the optimizer's half-precision parameters are their masters, with the gradients as they are now."""
+        self._lend()
+        try:
+            yield
+        finally:
+            self._take_back()
+
+    def within(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """The closure, for which the optimizer holds the parameters themselves again."""
+        if closure is None:
+            return None
+
+        def evaluated() -> Any:
+            self._take_back()
+            try:
+                return closure()
+            finally:
+                self._lend()
+
+        return evaluated
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """After a step, round the masters to their parameters and keep them with the state that it has made."""
+        for p, master in self._lent:
+            if master.grad is not None:
+                p.copy_(master)
+                self._base.state[master][_KEY] = master
+
+    def _lend(self) -> None:
+        state = self._base.state
+        halves = [p for group in self._base.param_groups for p in group["params"] if p.dtype in _HALF]
+        self._lent = [(p, _master(p, state.get(p, {}))) for p in halves]
+        self._exchange(self._lent)
+
+    def _take_back(self) -> None:
+        self._exchange([(master, p) for p, master in self._lent])
+        for _, master in self._lent:
+            master.grad = None
+        self._lent = []
+
+    def _exchange(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Put the second of each pair where the first is: among the parameters, and as a key of the state."""
+        state, now = self._base.state, {id(before): after for before, after in pairs}
+        for group in self._base.param_groups:
+            group["params"] = [now.get(id(p), p) for p in group["params"]]
+        for before, after in pairs:
+            if before in state:
+                state[after] = state.pop(before)
+
+
+@torch.no_grad()
+def _master(p: Tensor, state: MutableMapping[str, Any]) -> Tensor:
+    """The parameter in float32: as its master has it, but for entries that others have changed since."""
+    master = state.get(_KEY)
+    if master is None:
+        master = p.detach().float()
+        made = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dtype in _HALF}  # by Adagrad, at once
+        state.update({k: v.float() for k, v in made.items()})
+    else:  # in place, so that a captured step finds it where it was
+        master.copy_(torch.where(master.to(p.dtype) == p, master, p.float()))
+    master.grad = None if p.grad is None else p.grad.float()
+    return master
+
+
+def warn_of_half(terms: list[Term]) -> None:
+    """Say that steps below half an ulp are lost, if a penalised parameter is of half precision."""
+    half = {name: p.dtype for term in terms for name, p in term.parameters.items() if p.dtype in _HALF}
+    if half:
+        dtype = next(iter(half.values()))
+        lost = torch.finfo(dtype).eps * 2.0**-6  # half the distance of neighbours around 0.05
+        warnings.warn(
+            f"{list(half)[:3]}, {len(half)} in all, of {dtype}: a step below half the distance to the next number, "
+            f"{lost:.1g} at a weight of {_TYPICAL:g}, changes nothing, so that lr * alpha may never act. Use "
+            "ProxOptimizer(..., masters=True), or float32 parameters under autocast.",
+            stacklevel=4,
+        )
