@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.groups import Groups
+from torchreg.parts import Cut
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.joint import ordered, sparse_group_form
 from torchreg.penalties.spec import canonical, describe, short
-from torchreg.penalties.strength import NoConjugate, NoExactProx, check_values, least_alpha, strength
+from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength
+from torchreg.penalties.whole import whole_value
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar, ridge_step, scaled
 from torchreg.sums import narrowed, widened
@@ -72,6 +75,11 @@ class Penalty(ABC):
         """On what its prox acts independently: each entry, each slice of dim 0, or the tensor."""
         return "tensor"
 
+    def part(self, cut: Cut) -> Penalty | None:
+        """This penalty of the part of a cut tensor that lies here, None where it needs the other parts too."""
+        alone = self.grain == "entry" or (self.grain == "row" and cut.keeps_rows)
+        return self if alone else None
+
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
         """``R(w)`` as a 0-d tensor of at least float32, differentiable, with gradient 0 at 0."""
@@ -121,7 +129,7 @@ class Penalty(ABC):
 
     def check(self, w: Tensor) -> None:
         """Raise ValueError or TypeError if this penalty does not fit ``w``."""
-        widened(w.detach().reshape(-1)[:0])
+        widened(torch.empty(0, dtype=w.dtype))  # refuses what is not real floating-point
         check_values(type(self).__name__, self.alpha)
 
     def with_alpha(self, alpha: Scalar) -> Self:
@@ -142,11 +150,11 @@ class Penalty(ABC):
     def __call__(self, target: Target) -> Tensor:
         """The penalty's value on a tensor, on a module's `weights`, or on each of many tensors."""
         if isinstance(target, Tensor):
-            return self.value(target)
+            return whole_value(self, target)
         if isinstance(target, Module):
             target = weights(target)
         tensors = target.values() if isinstance(target, Mapping) else target
-        values = [self.value(w) for w in tensors]
+        values = [whole_value(self, w) for w in tensors]
         if not values:
             raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
         return sum(values[1:], values[0])
@@ -199,7 +207,7 @@ class Sum(Penalty):
         object.__setattr__(self, "alpha", strength("Sum", self.alpha))
         if not self.terms or not all(isinstance(t, Penalty) for t in self.terms):
             raise TypeError(f"Sum needs penalties, got {self.terms!r}; write L1(0.1) + L2(0.01).")
-        object.__setattr__(self, "_ordered", _ordered([t for t in self.terms if t.ridge is None]))
+        object.__setattr__(self, "_ordered", ordered([t for t in self.terms if t.ridge is None]))
 
     @property
     def _ridges(self) -> list[Scalar]:
@@ -225,6 +233,13 @@ class Sum(Penalty):
     def grain(self) -> Grain:
         grains = {t.grain for t in self.terms}
         return "tensor" if "tensor" in grains else "row" if "row" in grains else "entry"
+
+    def part(self, cut: Cut) -> Penalty | None:
+        parts = [p for t in self.terms if (p := t.part(cut)) is not None]
+        if len(parts) < len(self.terms):
+            return None
+        changed = any(p is not t for p, t in zip(parts, self.terms, strict=True))
+        return Sum(tuple(parts), self.alpha) if changed else self
 
     def value(self, w: Tensor) -> Tensor:
         together = sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
@@ -253,7 +268,7 @@ class Sum(Penalty):
         elif len(forms) == 1:
             joint = forms[0]
         else:
-            joint = _sparse_group_form(forms)
+            joint = sparse_group_form(forms)
         if isinstance(joint, GroupForm) and any(isinstance(r, Tensor) and r.dim() for r in self._ridges):
             return ProxForm(self)  # a ridge that differs within a group leaves no closed form
         for ridge in self._ridges:
@@ -275,25 +290,3 @@ def _summands(penalty: Penalty) -> tuple[Penalty, ...]:
     """The terms that ``+`` joins: a plain sum is taken apart, any other penalty is one term."""
     plain = isinstance(penalty, Sum) and isinstance(penalty.alpha, float) and penalty.alpha == 1.0
     return penalty.terms if plain else (penalty,)  # type: ignore[attr-defined]
-
-
-def _ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
-    """The terms that are no ridge, in the order in which their proximal maps compose exactly."""
-    if len(rest) <= 1:
-        return tuple(rest)
-    if len(rest) == 2:
-        for first, second in (rest, rest[::-1]):
-            if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4
-                return first, second
-    raise NoExactProx(
-        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2 and "
-        "Group(...) + L1. Join strengths of the same kind into one penalty, or keep one penalty in the prox and add "
-        "the other to the loss: loss + penalty(model)."
-    )
-
-
-def _sparse_group_form(forms: list[Form]) -> Form:
-    inner, group = forms
-    assert isinstance(inner, L1Form), forms  # as _ordered has put them
-    assert isinstance(group, GroupForm), forms
-    return replace(group, inner=inner.l1, l2=group.l2 + inner.l2, lower=max(group.lower, inner.lower))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchreg.parts import Cut, is_cut, whole
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.weighted import check_fit
@@ -56,6 +57,10 @@ class NonNegative(Wrapped):
     @property
     def grain(self) -> Grain:
         return self.penalty.grain
+
+    def part(self, cut: Cut) -> Penalty | None:
+        inner = self.penalty.part(cut)
+        return self if inner is self.penalty else None if inner is None else self.replaced(penalty=inner)
 
     def value(self, w: Tensor) -> Tensor:
         return self.penalty.value(w) + torch.where((w < 0).any(), math.inf, 0.0)
@@ -116,11 +121,19 @@ class Towards(Wrapped):
             raise ValueError("Towards needs a finite reference, got one with NaN or inf; check the pretrained weights.")
         object.__setattr__(self, "reference", self.reference.detach().clone())
 
+    def part(self, cut: Cut) -> Penalty | None:
+        inner = self.penalty.part(cut)
+        return None if inner is None else self.replaced(penalty=inner, reference=cut.part(self.reference))
+
+    def _reference_for(self, w: Tensor) -> Tensor:
+        """The reference, gathered where it is cut and ``w`` is not."""
+        return self.reference if is_cut(w) else whole(self.reference)
+
     def value(self, w: Tensor) -> Tensor:
-        return self.penalty.value(widened(w) - self.reference)
+        return self.penalty.value(widened(w) - self._reference_for(w))
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        x, reference = widened(w), widened(self.reference)
+        x, reference = widened(w), widened(self._reference_for(w))
         distance = x - reference
         left = self.penalty.prox(distance, step)
         # w - (what is taken off) keeps every bit of w at step 0, as reference + left would not

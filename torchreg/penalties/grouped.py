@@ -143,6 +143,8 @@ class Group(Penalty):
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
         with torch.no_grad():
             for w, step in zip(tensors, steps, strict=True):
+                if not w.numel():
+                    continue
                 if isinstance(step, Tensor) and step.numel() > 1:
                     w.copy_(self.prox(w, step))
                 elif self.grain == "row":

@@ -9,6 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from torchreg.parts import Cut
 from torchreg.penalties.base import Penalty
 from torchreg.penalties.forms import Form, L1Form, ProxForm
 from torchreg.penalties.separable import Separable
@@ -127,6 +128,10 @@ class Weighted(Wrapped):
     def ridge(self) -> Scalar | None:
         inner = self.penalty.ridge
         return inner * self.weights if inner is not None and self._finite else None
+
+    def part(self, cut: Cut) -> Penalty | None:
+        weights = self.weights
+        return self.replaced(weights=cut.part(weights)) if isinstance(weights, Tensor) and weights.dim() else self
 
     def value(self, w: Tensor) -> Tensor:
         return self._weighing.value(widened(w))

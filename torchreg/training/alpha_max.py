@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from torchreg.parts import Cut, has_entries, here, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.training.term import Term
 
@@ -55,10 +56,10 @@ def alpha_max(model: Module, term: Term, loss: Callable[[], Tensor], *, step: fl
     named, penalties = term.parameters, term.penalties
     with _restored(model, list(named.values())):
         for name, p in named.items():
-            p.data.copy_(_emptied(penalties[name], p.detach()))
+            _write(p, _emptied(penalties[name], whole(p.detach())))
         grads = dict(zip(named, _gradients(loss, named), strict=True))
     _refuse_hidden(grads)
-    return max(float(penalties[name].alpha_max(g, step)) for name, g in grads.items())
+    return max(float(penalties[name].alpha_max(whole(g), step)) for name, g in grads.items())
 
 
 def _check(model: Any, term: Any, loss: Any) -> None:
@@ -78,6 +79,10 @@ def _check(model: Any, term: Any, loss: Any) -> None:
 def _emptied(penalty: Penalty, w: Tensor) -> Tensor:
     """``w`` where a huge strength brings it: its penalised entries at zero or the reference, the spared ones kept."""
     return penalty.with_alpha(_HUGE).prox(w, 1.0)
+
+
+def _write(p: Tensor, value: Tensor) -> None:
+    here(p.data).copy_(Cut(p).part(value) if is_cut(p) else value)
 
 
 def _gradients(loss: Callable[[], Tensor], named: dict[str, Tensor]) -> list[Tensor]:
@@ -101,7 +106,7 @@ def _gradients(loss: Callable[[], Tensor], named: dict[str, Tensor]) -> list[Ten
 
 
 def _refuse_hidden(grads: dict[str, Tensor]) -> None:
-    hidden = [name for name, g in grads.items() if not bool(g.any())]
+    hidden = [name for name, g in grads.items() if not has_entries(g)]
     if len(grads) > 1 and hidden:
         raise ValueError(
             f"{hidden[:3]} gets no gradient while all of {list(grads)[:4]} are zero: zeroed weights in a row hide each "

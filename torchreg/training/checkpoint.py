@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchreg.penalties import Penalty
-from torchreg.training.term import Part, Term
+
+if TYPE_CHECKING:
+    from torchreg.training.term import Part, Term
 
 KEY = "torchreg"  # the one entry that ours adds to a base optimizer's state dict
 Saved = dict[str, Any]

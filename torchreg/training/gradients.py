@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from torchreg.parts import Cut, here, is_cut
 from torchreg.training.capture import is_capturing
 from torchreg.training.term import Term
 
@@ -53,8 +54,20 @@ def not_finite(optimizer: Optimizer, terms: list[Term]) -> list[str]:
             "torch.amp.GradScaler, or compile opt.prox alone."
         )
     found = _named(optimizer, terms)
-    largest = get_total_norm([g for g in found.values() if g.numel()], math.inf)
-    return [] if bool(largest.isfinite()) else [name for name, g in found.items() if not bool(g.isfinite().all())]
+    return [] if _all_finite(list(found.values())) else [n for n, g in found.items() if not _all_finite([g])]
+
+
+def _all_finite(gradients: list[Tensor]) -> bool:
+    """Whether all entries are, those on other processes included; one answer for all that share parts."""
+    if not gradients:
+        return True
+    empty = torch.zeros(1, device=gradients[0].device)  # as of a process that holds no entry of any
+    largest = get_total_norm([part for g in gradients if (part := here(g)).numel()] or [empty], math.inf)
+    bad = (~largest.isfinite()).float()
+    cuts = [Cut(g) for g in gradients if is_cut(g)]
+    for cut in {(cut.like.device_mesh, cut.like.placements): cut for cut in cuts}.values():
+        bad = cut.largest(bad)
+    return not bool(bad)
 
 
 def warn_of_skips(names: list[str]) -> None:

@@ -213,6 +213,11 @@ class ProxOptimizer(Optimizer):
         rule = unless_skipped(rule_for(self.base, self.metric), self.base)
         prox_step(self.base, self._slots, rule, self.foreach)
 
+    def renew_parts(self) -> None:
+        """Give each term's parts the tensors that stand in the base now, as some trainers exchange them."""
+        for slot in self._slots:
+            slot.renew(self.base)
+
     def _refuse_sparse(self) -> None:
         for slot in self._slots:
             refuse_sparse(slot.parameters(self.base))

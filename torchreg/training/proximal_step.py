@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import StepRule
+from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
+from torchreg.training.part_step import Place, plain_places
 from torchreg.training.slots import Slot
 
 _SMALL = 1 << 15  # entries up to which launches cost more than the work
@@ -30,13 +32,15 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
     stepped = [p for p in slot.parameters(base) if p.grad is not None]
     if rule.shape == "entry":
         stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
-    together = [p for p in stepped if _joins(p, foreach)]
-    for bucket in _buckets(together):
-        states = [base.state.get(p, {}) for p in bucket]
-        slot.part.penalty.prox_(bucket, rule.steps(group, states, bucket))
-    for p in stepped:
+    places: list[Place] = [(p, base.state.get(p, {})) for p in stepped]
+    if any(is_cut(p) for p in stepped):
+        places = plain_places(places, group, slot.part.penalty, rule)
+    for bucket in _buckets([place for place in places if _joins(place[0], foreach)]):
+        tensors = [p for p, _ in bucket]
+        slot.part.penalty.prox_(tensors, rule.steps(group, [state for _, state in bucket], tensors))
+    for p, state in places:
         if not _joins(p, foreach):
-            _step_alone(p, base.state.get(p, {}), group, slot.part.penalty, rule)
+            _step_alone(p, state, group, slot.part.penalty, rule)
 
 
 def _joins(p: Tensor, foreach: bool | None) -> bool:
@@ -45,21 +49,21 @@ def _joins(p: Tensor, foreach: bool | None) -> bool:
     return small if foreach is None else foreach
 
 
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one device and dtype, so many that temporaries stay small."""
+def _buckets(places: Sequence[Place]) -> list[list[Place]]:
+    """Places of tensors of one device and dtype, so many that temporaries stay small."""
     if torch.compiler.is_compiling():
-        return [[p] for p in tensors]  # the compiler then fuses all that is done to one tensor
-    sizes = [p.numel() for p in tensors]
+        return [[place] for place in places]  # the compiler then fuses all that is done to one tensor
+    sizes = [p.numel() for p, _ in places]
     room = max([_BUCKET, *sizes])
-    filled: list[list[Tensor]] = []
+    filled: list[list[Place]] = []
     open_at: dict[tuple[torch.device, torch.dtype], int] = {}
     left: dict[tuple[torch.device, torch.dtype], int] = {}
-    for p, size in zip(tensors, sizes, strict=True):
-        kind = (p.device, p.dtype)
+    for place, size in zip(places, sizes, strict=True):
+        kind = (place[0].device, place[0].dtype)
         if left.get(kind, -1) < size:
             open_at[kind], left[kind] = len(filled), room
             filled.append([])
-        filled[open_at[kind]].append(p)
+        filled[open_at[kind]].append(place)
         left[kind] -= size
     return filled
 

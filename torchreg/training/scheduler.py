@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchreg.parts import has_entries
 from torchreg.schedules import Schedule
 from torchreg.training.capture import is_capturing
 from torchreg.training.gradients import entries
@@ -127,8 +128,7 @@ class PenaltyScheduler:
 
     def _move(self, count: int) -> None:
         alpha = float(self.schedule(count))
-        for part in self.term.parts:
-            part.turn(alpha)
+        self.term.turn(alpha)
         self.count, self.last_alpha = count, alpha
 
     def _listen(self) -> None:
@@ -179,7 +179,7 @@ def _moves(optimizer: Optimizer) -> bool:
     if not all("lr" in group and _is_zero(group["lr"]) for group in optimizer.param_groups):
         return True
     given = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-    return any(bool(entries(p).any()) for p in given)
+    return any(has_entries(entries(p)) for p in given)
 
 
 def _is_zero(lr: Any) -> bool:

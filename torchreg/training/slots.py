@@ -19,11 +19,16 @@ class Slot:
     part: Part
     group: int
     positions: list[int]
+    names: list[str]
 
     def parameters(self, base: Optimizer) -> list[Tensor]:
         """The tensors that stand there now."""
         present = base.param_groups[self.group]["params"]
         return [present[k] for k in self.positions]
+
+    def renew(self, base: Optimizer) -> None:
+        """Give the part the tensors that stand there now."""
+        self.part.parameters.update(zip(self.names, self.parameters(base), strict=True))
 
 
 def matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:
@@ -64,5 +69,7 @@ def slots_of(base: Optimizer, terms: list[Term]) -> list[Slot]:
                     )
                 taken[id(p)] = name
                 group, position = places[id(p)]
-                found.setdefault((id(part), group), Slot(part, group, [])).positions.append(position)
+                slot = found.setdefault((id(part), group), Slot(part, group, [], []))
+                slot.positions.append(position)
+                slot.names.append(name)
     return list(found.values())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.groups import Groups
+from torchreg.parts import Cut, here, is_cut, whole
 from torchreg.select import weights
 from torchreg.text_table import text_table
 from torchreg.training.term import Term
@@ -74,7 +75,8 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
         targets: modules (their `weights`), terms, or dicts of named tensors.
 
     Returns:
-        A `Sparsity`; terms with a group penalty also count groups.
+        A `Sparsity`; terms with a group penalty also count groups. Of tensors that are cut over processes
+        (FSDP2) it counts all parts, so every process must call it.
 
     Example:
         >>> import torch
@@ -106,9 +108,11 @@ def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tens
 
 
 def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:
-    zeros = int((w.detach() == 0).sum())
+    w = w.detach()
     if groups is None:
-        return Sparsity(name, zeros, w.numel())
-    alive = groups.sum((w.detach() != 0).float())
-    there = groups.sum(torch.ones_like(w.detach(), dtype=torch.float32)) > 0  # a label that no entry bears is no group
-    return Sparsity(name, zeros, w.numel(), int(((alive == 0) & there).sum()), int(there.sum()))
+        zeros = (here(w) == 0).sum()
+        return Sparsity(name, int(Cut(w).sum(zeros) if is_cut(w) else zeros), w.numel())
+    w = whole(w)
+    alive = groups.sum((w != 0).float())
+    there = groups.sum(torch.ones_like(w, dtype=torch.float32)) > 0  # a label that no entry bears is no group
+    return Sparsity(name, int((w == 0).sum()), w.numel(), int(((alive == 0) & there).sum()), int(there.sum()))

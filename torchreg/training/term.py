@@ -12,9 +12,11 @@ from torch.nn import Module
 
 from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
+from torchreg.penalties.whole import whole_value
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
+from torchreg.training.checkpoint import renewals, restore, strengths
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -43,15 +45,28 @@ class Term:
     value is detached: it can be logged, and cannot be counted twice. ``term.alpha`` can be read
     and assigned; ``print(term)`` is a table of what is penalised.
 
+    Trainers that put other tensors into the optimizer (FSDP2 in Accelerate) are followed where an
+    optimizer owns the term; attach to the model as it is trained otherwise, after ``fully_shard``.
+    Where parameters are cut over processes, ``term()`` is the value of the whole, on each of them.
+
+    `torch.distributed.checkpoint` keeps of an optimizer what torch's own keep, without the strengths:
+    give it the term as well, ``dcp.save({"model": ..., "optimizer": ..., "term": term})``.
+
     Attributes:
-        parts: the penalties, each with its parameters.
         scheduler: the `PenaltyScheduler` that moves the strength, or None.
     """
 
     def __init__(self, parts: list[Part]) -> None:
-        self.parts = parts
+        self._parts = parts
         self.scheduler: Any = None
         self._owner: weakref.ref[Any] | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The penalties, each with its parameters as they stand in the owner now."""
+        if self.owner is not None:
+            self.owner.renew_parts()
+        return self._parts
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -66,7 +81,7 @@ class Term:
     def __call__(self) -> Tensor:
         """The sum of the penalties' values, a 0-d tensor; detached once an optimizer owns the term."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.owner is None):
-            values = [part.penalty.value(p) for part in self.parts for p in part.parameters.values()]
+            values = [whole_value(part.penalty, p) for part in self.parts for p in part.parameters.values()]
             return sum(values[1:], values[0])
 
     @property
@@ -81,13 +96,13 @@ class Term:
     @alpha.setter
     def alpha(self, alpha: Scalar) -> None:
         self._common_alpha()
-        renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
-        for part, penalty in zip(self.parts, renewed, strict=True):
+        renewed = [part.penalty.with_alpha(alpha) for part in self._parts]
+        for part, penalty in zip(self._parts, renewed, strict=True):
             part.penalty = penalty
 
     def _common_alpha(self) -> Scalar:
-        first = self.parts[0].penalty.alpha
-        alphas = [part.penalty.alpha for part in self.parts]
+        first = self._parts[0].penalty.alpha
+        alphas = [part.penalty.alpha for part in self._parts]
         if not all(a is first or (not isinstance(a, Tensor) and a == first) for a in alphas):
             raise ValueError(
                 f"This term has several alphas, {sorted({float(a) for a in alphas})}; attach one term per strength "
@@ -118,11 +133,28 @@ class Term:
         if self.scheduler is not None:
             self.scheduler.stepped(optimizer)
 
+    def turn(self, alpha: float) -> None:
+        """Set the strength of every part; a tensor is filled in place."""
+        for part in self._parts:
+            part.turn(alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kinds, strengths, names of parameters and steps of a schedule, as plain data."""
+        return {"parts": [{**part, "alpha": float(part["alpha"])} for part in strengths([self])]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the strengths and the schedule's count of a saved term; a warning says where a strength changes.
+
+        Raises:
+            ValueError: if it penalised other parameters, or by other penalties; nothing has changed then.
+        """
+        restore(renewals([self], state_dict["parts"]), [])
+
     def __getstate__(self) -> dict[str, Any]:
         return {"parts": self.parts, "scheduler": self.scheduler}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
+        self._parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
 
     def __repr__(self) -> str:
         rows = [
@@ -212,6 +244,11 @@ def _check(penalty: Any, name: str, p: Tensor) -> None:
         raise TypeError(
             f"{name!r} is computed from other tensors (a parametrized weight, say); attach to the raw parameter, "
             "weights(model) finds it, or add penalty(tensor) to the loss."
+        )
+    if getattr(p, "_fsdp_flattened", False):
+        raise TypeError(
+            f"{name!r} is a slice of flattened parameters (FullyShardedDataParallel), whose shape and neighbours are "
+            "lost; shard with torch.distributed.fsdp.fully_shard instead, and attach after it."
         )
     try:
         penalty.check(p)

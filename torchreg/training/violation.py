@@ -12,10 +12,12 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import StepRule, rule_for
+from torchreg.parts import Cut, has_entries, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
 from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
+from torchreg.training.part_step import part_of_step, whole_step
 from torchreg.training.term import Term
 
 _LIMIT = 2.0**-10  # stands for a learning rate of 0, where the residual's limit is wanted
@@ -42,7 +44,8 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
             always used. Without either, t = 1.
 
     Returns:
-        A number; it waits for the device.
+        A number; it waits for the device. Parameters that are cut over processes (FSDP2) are gathered one
+        by one: every process must call it, and gets the same.
 
     Raises:
         RuntimeError: if a penalised parameter that is trained has no gradient.
@@ -76,7 +79,7 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     others = _others(model, terms)
     _refuse_missing({**trained, **others})
     worst = [_residual(p, penalty, t) for term in terms for p, penalty, t in _stepped(term, optimizer)]
-    worst += [_largest(entries(p)) for p in others.values()]
+    worst += [_largest(whole(entries(p))) for p in others.values()]
     return torch.tensor(worst, dtype=torch.float64).max().item()  # keeps a NaN, as Python's max does not
 
 
@@ -104,7 +107,8 @@ def _refuse_missing(parameters: Mapping[str, Tensor]) -> None:
             f"violation needs the gradients of the loss, and {missing[:3]} have none; call loss.backward() first, and "
             "zero_grad() after it."
         )
-    if not any(bool(entries(p).any()) for p in parameters.values()):
+    found = {name: has_entries(entries(p)) for name, p in parameters.items()}
+    if not any(found.values()):
         warnings.warn(
             "Every gradient is zero, so the violation is that of the penalty alone; call loss.backward() before it if "
             "zero_grad(set_to_none=False) left these zeros.",
@@ -136,9 +140,10 @@ def _step(p: Tensor, group: Mapping[str, Any] | None, base: Optimizer | None, ru
             "optimizer that steps it, or none for t = 1."
         )
     group = {**group, "lr": _positive(group.get("lr", 1.0))}
-    if rule.shape == "number" or base.state.get(p):
-        return rule.steps(group, [base.state.get(p, {})], [p])[0]
-    return group["lr"]
+    if rule.shape != "number" and not base.state.get(p):
+        return group["lr"]
+    step = part_of_step(p, base.state.get(p, {}), group, rule)
+    return whole_step(Cut(p), step) if is_cut(p) else step
 
 
 def _positive(lr: Scalar) -> Scalar:
@@ -147,7 +152,7 @@ def _positive(lr: Scalar) -> Scalar:
 
 @torch.no_grad()
 def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
-    w, g = _wide(p), _wide(entries(p))
+    w, g = _wide(whole(p)), _wide(whole(entries(p)))
     t = _wide(step) if isinstance(step, Tensor) else step
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))

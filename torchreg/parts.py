@@ -1,0 +1,111 @@
+"""Tensors of which each process holds a part (DTensor): which part is here, and what all parts come to.
+
+A DTensor reduced to a number gives this process's part of it when it is read, so everything that is told of one goes
+through this file. Source: PyTorch issues 144054 and 152406 on ``DTensor.item``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+
+def is_cut(w: Tensor) -> bool:
+    """Whether other processes hold parts of a tensor; plain tensors are told without loading anything."""
+    if type(w) is Parameter or type(w) is Tensor:
+        return False
+    module = sys.modules.get("torch.distributed.tensor")  # without it no such tensor exists
+    return module is not None and isinstance(w, module.DTensor)
+
+
+def here(w: Tensor) -> Tensor:
+    """The part of a tensor that lies here, of a plain tensor all of it."""
+    return w.to_local() if is_cut(w) else w  # type: ignore[attr-defined]
+
+
+def whole(w: Tensor) -> Tensor:
+    """All of a tensor as a plain one, gathered where it is cut; differentiable."""
+    return w.full_tensor() if is_cut(w) else w  # type: ignore[attr-defined]
+
+
+def has_entries(w: Tensor) -> bool:
+    """Whether any entry of any part is not zero; the same answer on every process."""
+    found = here(w).any()
+    return bool(Cut(w).largest(found.float())) if is_cut(w) else bool(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How a tensor is cut into parts.
+
+    Args:
+        like: the tensor, a DTensor.
+
+    Raises:
+        ValueError: if its parts are summands of the tensor instead (``Partial``).
+    """
+
+    like: Any
+
+    def __post_init__(self) -> None:
+        if any(placement.is_partial() for placement in self.like.placements):
+            raise ValueError(
+                f"A penalty needs the entries of a tensor, and this one of shape {tuple(self.like.shape)} is a sum "
+                f"over processes that was not taken yet ({self.like.placements}); redistribute it first."
+            )
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether every slice of dimension 0 lies on one process."""
+        return all(getattr(placement, "dim", 0) == 0 for placement in self.like.placements)
+
+    def part(self, full: Tensor) -> Tensor:
+        """This process's part of a tensor that broadcasts with the one that is cut; nothing is sent."""
+        from torch.distributed.tensor import DTensor, Replicate
+
+        mesh, placements = self.like.device_mesh, self.like.placements
+        if not is_cut(full):
+            spread = full.broadcast_to(self.like.shape)
+            full = DTensor.from_local(spread, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return full.redistribute(mesh, placements).to_local()  # type: ignore[attr-defined]
+
+    def gathered(self, part: Tensor) -> Tensor:
+        """The whole of which this process's part is given, of the shape that is cut."""
+        from torch.distributed.tensor import DTensor
+
+        mesh, placements = self.like.device_mesh, self.like.placements
+        shape, stride = self.like.shape, self.like.stride()
+        return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over the parts; the gradient of each process's ``x`` is that of the sum."""
+        return _SumOverParts.apply(x, self)  # type: ignore[no-untyped-call]
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest over the parts, NaN if any is."""
+        known = self.reduced(x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), dist.ReduceOp.MAX)
+        return torch.where(self.reduced(x.isnan().float(), dist.ReduceOp.MAX) > 0, torch.nan, known)
+
+    def reduced(self, x: Tensor, how: Any) -> Tensor:
+        """A tensor reduced over the processes that hold different parts; replicas of a part count once."""
+        x = x.detach().clone()
+        for dimension, placement in enumerate(self.like.placements):
+            if not placement.is_replicate():
+                dist.all_reduce(x, op=how, group=self.like.device_mesh.get_group(dimension))
+        return x
+
+
+class _SumOverParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cut: Cut) -> Tensor:
+        return cut.reduced(x, dist.ReduceOp.SUM)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None

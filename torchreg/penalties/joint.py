@@ -1,0 +1,35 @@
+"""Which penalties may be added: those whose proximal maps compose to that of the sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchreg.penalties.forms import Form, GroupForm, L1Form
+from torchreg.penalties.strength import NoExactProx
+
+if TYPE_CHECKING:
+    from torchreg.penalties.base import Penalty
+
+
+def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
+    """The terms that are no ridge, in the order in which their proximal maps compose exactly."""
+    if len(rest) <= 1:
+        return tuple(rest)
+    if len(rest) == 2:
+        for first, second in (rest, rest[::-1]):
+            if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4
+                return first, second
+    raise NoExactProx(
+        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2 and "
+        "Group(...) + L1. Join strengths of the same kind into one penalty, or keep one penalty in the prox and add "
+        "the other to the loss: loss + penalty(model)."
+    )
+
+
+def sparse_group_form(forms: list[Form]) -> Form:
+    """The form of L1 and a group penalty together."""
+    inner, group = forms
+    assert isinstance(inner, L1Form), forms  # as `ordered` has put them
+    assert isinstance(group, GroupForm), forms
+    return replace(group, inner=inner.l1, l2=group.l2 + inner.l2, lower=max(group.lower, inner.lower))
