@@ -24,7 +24,19 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.select import matching, of_type, weights
-from torchreg.training import PenaltyScheduler, ProxOptimizer, Sparsity, Term, alpha_max, attach, sparsity, violation
+from torchreg.training import (
+    Attachment,
+    PenaltyScheduler,
+    ProxOptimizer,
+    Sparsity,
+    Term,
+    alpha_max,
+    attach,
+    attach_to,
+    copy_zeros,
+    sparsity,
+    violation,
+)
 
 __version__ = version("torchreg-penalty")
 __all__ = [
@@ -35,6 +47,7 @@ __all__ = [
     "MCP",
     "SCAD",
     "Ablation",
+    "Attachment",
     "Group",
     "Groups",
     "NoConjugate",
@@ -53,7 +66,9 @@ __all__ = [
     "ablate",
     "alpha_max",
     "attach",
+    "attach_to",
     "columns",
+    "copy_zeros",
     "effective_step",
     "filters",
     "labels",

@@ -1,10 +1,24 @@
 """Penalties in training loops: terms, the proximal optimizer, sparsity."""
 
 from torchreg.training.alpha_max import alpha_max
+from torchreg.training.attach_to import Attachment, attach_to
+from torchreg.training.averages import copy_zeros
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity
 from torchreg.training.term import Term, attach
 from torchreg.training.violation import violation
 
-__all__ = ["PenaltyScheduler", "ProxOptimizer", "Sparsity", "Term", "alpha_max", "attach", "sparsity", "violation"]
+__all__ = [
+    "Attachment",
+    "PenaltyScheduler",
+    "ProxOptimizer",
+    "Sparsity",
+    "Term",
+    "alpha_max",
+    "attach",
+    "attach_to",
+    "copy_zeros",
+    "sparsity",
+    "violation",
+]

@@ -30,6 +30,11 @@ class Renewal:
         return ", ".join(list(self.part.parameters)[:3])
 
 
+def saved_parts(terms: list[Term]) -> Saved:
+    """The entry of a state dict."""
+    return {"version": 1, "parts": strengths(terms)}
+
+
 def strengths(terms: list[Term]) -> list[Saved]:
     """Kind, alpha, parameter names and scheduled steps of each part, as plain data."""
     return [

@@ -14,13 +14,14 @@ from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
-from torchreg.training.checkpoint import KEY, restore, strengths
+from torchreg.training.checkpoint import KEY, restore, saved_parts
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_group, refuse_sparse
-from torchreg.training.slots import Slot, bare_term, matrices, slots_of
+from torchreg.training.slots import Slot, joined_terms, matrices, renew_parts, slots_of
 from torchreg.training.term import Term, attach
+from torchreg.training.watch import Watch
 
 _FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
 
@@ -95,25 +96,19 @@ class ProxOptimizer(Optimizer):
         skip_nonfinite: bool = False,
     ) -> None:
         refuse_base(base, ProxOptimizer)
-        if not terms:
-            raise ValueError("ProxOptimizer needs a term or a penalty, got none; use attach(L1(0.1), model).")
-        for term in terms:
-            if not isinstance(term, (Term, Penalty)):
-                raise TypeError(f"ProxOptimizer takes terms and penalties, got {type(term).__name__}; use attach(...).")
-        bare = [bare_term(base, t) if isinstance(t, Penalty) else None for t in terms]
-        joined = [given if made is None else made for given, made in zip(terms, bare, strict=True)]
-        slots = slots_of(base, joined)  # type: ignore[arg-type]
+        joined, bare = joined_terms(base, terms)
+        slots = slots_of(base, joined)
         rule_for(base, metric)
         if not masters:
-            warn_of_half(joined)  # type: ignore[arg-type]
+            warn_of_half(joined)
         for term in joined:
-            if term.owner is not None:  # type: ignore[union-attr]
-                term.own(self)  # type: ignore[union-attr]
+            if term.owner is not None:
+                term.own(self)
         self._restore(
             {
                 "base": base,
                 "terms": joined,
-                "bare": [b is not None for b in bare],
+                "bare": bare,
                 "slots": slots,
                 "metric": metric,
                 "foreach": foreach,
@@ -135,6 +130,7 @@ class ProxOptimizer(Optimizer):
         self._bare: list[bool] = fields["bare"]
         self._slots: list[Slot] = fields["slots"]
         self._masters = Masters(self.base)
+        self._watch = Watch()
         super().__setstate__({})
         for term in self.terms:
             term.own(self)
@@ -184,12 +180,14 @@ class ProxOptimizer(Optimizer):
         return loss
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
+        self._watch.before(self._slots, self.base)
         if self.masters:
             with self._masters.lent():
                 loss = self._both(self._masters.within(closure))
                 self._masters.round()
         else:
             loss = self._both(closure)
+        self._watch.after(self._slots, self.base)
         for term in self.terms:
             term.stepped(self)
         return loss
@@ -215,8 +213,7 @@ class ProxOptimizer(Optimizer):
 
     def renew_parts(self) -> None:
         """Give each term's parts the tensors that stand in the base now, as some trainers exchange them."""
-        for slot in self._slots:
-            slot.renew(self.base)
+        renew_parts(self._slots, self.base)
 
     def _refuse_sparse(self) -> None:
         for slot in self._slots:
@@ -247,7 +244,7 @@ class ProxOptimizer(Optimizer):
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        state = {**self.base.state_dict(), KEY: {"version": 1, "parts": strengths(self.terms)}}
+        state = {**self.base.state_dict(), KEY: saved_parts(self.terms)}
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state)
             state = state if changed is None else changed

@@ -13,11 +13,11 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 def refuse_base(base: Any, *others: type[Optimizer]) -> None:
     """Raise unless a proximal step can follow this optimizer's; ``others`` are refused as well."""
     if not isinstance(base, Optimizer):
-        raise TypeError(f"ProxOptimizer wraps a torch.optim.Optimizer, got {type(base).__name__}.")
+        raise TypeError(f"A proximal step follows that of a torch.optim.Optimizer, got {type(base).__name__}.")
     if isinstance(base, (LBFGS, SparseAdam, *others)):
         raise ValueError(
-            f"ProxOptimizer cannot wrap {type(base).__name__}: it has no diagonal metric for dense weights; use Adam, "
-            "or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss."
+            f"A proximal step cannot follow {type(base).__name__}: it has no diagonal metric for dense weights; use "
+            "Adam, or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss."
         )
     for group in base.param_groups:
         refuse_group(group)
@@ -27,10 +27,10 @@ def refuse_group(group: dict[str, Any]) -> None:
     """Raise ValueError for options under which the update is no descent by a known step."""
     for flag, remedy in (("maximize", "minimise the negative"), ("differentiable", "use differentiable=False")):
         if group.get(flag):
-            raise ValueError(f"ProxOptimizer cannot wrap an optimizer with {flag}=True; {remedy}.")
+            raise ValueError(f"A proximal step cannot follow an optimizer with {flag}=True; {remedy}.")
     if group.get("momentum", 0.0) >= 1.0:
         raise ValueError(
-            f"ProxOptimizer needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
+            f"A proximal step needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
         )
 
 

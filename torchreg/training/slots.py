@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,22 @@ def bare_term(base: Optimizer, penalty: Penalty) -> Term:
             "choose parameters with attach(penalty, {name: parameter})."
         )
     return attach(penalty, taken)
+
+
+def joined_terms(base: Optimizer, terms: Sequence[Term | Penalty]) -> tuple[list[Term], list[bool]]:
+    """The terms, with each bare penalty attached to what it takes of the optimizer; and which were bare."""
+    if not terms:
+        raise ValueError("A proximal step needs a term or a penalty, got none; use attach(L1(0.1), model).")
+    for term in terms:
+        if not isinstance(term, (Term, Penalty)):
+            raise TypeError(f"Terms and penalties are stepped, got {type(term).__name__}; use attach(...).")
+    return [bare_term(base, t) if isinstance(t, Penalty) else t for t in terms], [isinstance(t, Penalty) for t in terms]
+
+
+def renew_parts(slots: Sequence[Slot], base: Optimizer) -> None:
+    """Give each term's parts the tensors that stand in the base now, as some trainers exchange them."""
+    for slot in slots:
+        slot.renew(base)
 
 
 def slots_of(base: Optimizer, terms: list[Term]) -> list[Slot]:

@@ -128,6 +128,11 @@ class Term:
             )
         self._owner = weakref.ref(optimizer)
 
+    def disown(self, optimizer: Any) -> None:
+        """Let go of the optimizer that claimed this term."""
+        if self.owner is optimizer:
+            self._owner = None
+
     def stepped(self, optimizer: Any) -> None:
         """Called by the optimizer after each step that it has made, for the scheduler to count."""
         if self.scheduler is not None:

@@ -118,16 +118,18 @@ def _refuse_missing(parameters: Mapping[str, Tensor]) -> None:
 
 def _stepped(term: Term, optimizer: Optimizer | None) -> Iterator[tuple[Tensor, Penalty, Scalar]]:
     """Each trained parameter of a term with its penalty and its effective step."""
-    base, rule = _metric(optimizer if term.owner is None else term.owner)
+    base, rule = _metric(term.owner, optimizer)
     groups = {id(p): group for group in base.param_groups for p in group["params"]} if base is not None else {}
     for part in term.parts:
         for p in (p for p in part.parameters.values() if p.requires_grad):
             yield p, part.penalty, _step(p, groups.get(id(p)), base, rule)
 
 
-def _metric(optimizer: Optimizer | None) -> tuple[Optimizer | None, StepRule | None]:
-    if isinstance(optimizer, ProxOptimizer):
-        return optimizer.base, rule_for(optimizer.base, optimizer.metric)
+def _metric(owner: Any, optimizer: Optimizer | None) -> tuple[Optimizer | None, StepRule | None]:
+    if owner is None and isinstance(optimizer, ProxOptimizer):
+        owner = optimizer
+    if owner is not None:
+        return owner.base, rule_for(owner.base, owner.metric)
     return optimizer, None if optimizer is None else rule_for(optimizer, "auto")
 
 

@@ -1,0 +1,81 @@
+"""Notices where something else undoes the zeros of the proximal step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.parts import is_cut
+from torchreg.training.capture import is_capturing
+from torchreg.training.slots import Slot
+
+_LOOKS = 20  # reads of the device in all, each only where weights were written to between two steps
+_LOST = 0.5  # share of the zeros whose loss is no accident
+
+
+class Watch:
+    """Watches the largest parameter of the first part, through the counter by which autograd counts writes.
+
+    While nobody writes to it between steps nothing is read. A write through ``p.data`` is not counted by torch, and
+    not seen; nor are parameters that are cut over processes looked at.
+    """
+
+    def __init__(self) -> None:
+        self._writes: int | None = None  # after our last step
+        self._zeros: Tensor | None = None  # then, once there was a write by another
+        self._looks = _LOOKS
+        self._told = False
+
+    def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
+        """Before a step: are there weights of an average, or were zeros undone since the last step?"""
+        if not self._told and any("weight_sum" in group for group in base.param_groups):  # schedulefree's
+            self._told = True
+            _warn_of_average(base)
+        p = _watched(slots, base)
+        if p is None or not self._looks or self._writes is None or p._version == self._writes:
+            return
+        if self._zeros is None:
+            self._zeros = p.new_zeros(())  # from now on they are counted after each step
+            return
+        kept = int(self._zeros)
+        self._looks -= kept > 0
+        if int((p == 0).sum()) < _LOST * kept:
+            self._looks = 0
+            _warn_of_writes()
+
+    def after(self, slots: Sequence[Slot], base: Optimizer) -> None:
+        """After a step."""
+        p = _watched(slots, base)
+        if p is not None and self._looks:
+            self._writes = p._version
+            if self._zeros is not None:
+                self._zeros = (p.detach() == 0).sum()
+
+
+def _watched(slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
+    """The parameter to watch, None where it cannot be."""
+    if torch.compiler.is_compiling() or is_capturing():
+        return None
+    p = max(slots[0].parameters(base), key=torch.numel)
+    return None if is_cut(p) or p.is_inference() else p
+
+
+def _warn_of_average(optimizer: Optimizer) -> None:
+    warnings.warn(
+        f"Schedule-Free (here on {type(optimizer).__name__}) evaluates an average of the iterates, in which the zeros "
+        "of the proximal step are lost. Use a plain optimizer with a falling learning rate.",
+        stacklevel=5,
+    )
+
+
+def _warn_of_writes() -> None:
+    warnings.warn(
+        "Weights that the proximal step had set to zero were no longer zero before the next step: something else "
+        "writes to them, such as Lookahead around this optimizer. Wrap the other way round, "
+        "ProxOptimizer(Lookahead(...), metric=...), or keep the zeros of the last step with copy_zeros.",
+        stacklevel=5,
+    )
