@@ -54,6 +54,14 @@ def test_training_loop(run):
     assert fraction > 0.5
 
 
+def test_accelerate_training(run):
+    pytest.importorskip("accelerate")
+    accuracy, printed = run("accelerate_training")
+    assert accuracy > 0.88
+    assert numbers(r"^(\d+) steps, alpha ([\d.]+),", printed) == [480, 0.0005]
+    assert numbers(r"^total +\d+ +\d+ +([\d.]+)$", printed)[0] > 0.4
+
+
 def test_per_layer_strengths(run):
     value, printed = run("per_layer_strengths")
     for line in (
