@@ -102,12 +102,15 @@ def test_other_libraries_stay_where_they_belong(path):
         assert "ray" not in used
     if name != "torchreg.ablation.optuna_search":
         assert "optuna" not in used
+    for trainer in ("lightning", "accelerate", "transformers"):
+        if name != f"torchreg.integrations.{trainer}":
+            assert trainer not in used
     known = STDLIB | {"scipy", "torch", "torchreg", "numpy", "tqdm", "sklearn", "matplotlib"}
     assert used <= known | {"pandas", "ray", "optuna", "lightning", "accelerate", "transformers"}
 
 
 def test_importing_torchreg_loads_no_optional_library():
-    optional = ("sklearn", "matplotlib", "pandas", "ray", "optuna")
+    optional = ("sklearn", "matplotlib", "pandas", "ray", "optuna", "lightning", "accelerate", "transformers")
     code = f"import sys, torchreg.ablation; print([m for m in {optional} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -34,6 +34,7 @@ from torchreg.training import (
     attach,
     attach_to,
     copy_zeros,
+    penalty_metrics,
     sparsity,
     violation,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "labels",
     "matching",
     "of_type",
+    "penalty_metrics",
     "register_effective_step",
     "rows",
     "schedules",

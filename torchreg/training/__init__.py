@@ -3,6 +3,7 @@
 from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach_to import Attachment, attach_to
 from torchreg.training.averages import copy_zeros
+from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity
@@ -19,6 +20,7 @@ __all__ = [
     "attach",
     "attach_to",
     "copy_zeros",
+    "penalty_metrics",
     "sparsity",
     "violation",
 ]

@@ -1,0 +1,172 @@
+"""Lightning trains as the plain loop does, bit for bit; its checkpoints go on, and the callback logs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+import torch
+from optimizers import same
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import StepLR
+
+from torchreg import (
+    L1,
+    Group,
+    PenaltyScheduler,
+    ProxOptimizer,
+    attach,
+    attach_to,
+    columns,
+    penalty_metrics,
+    schedules,
+    sparsity,
+)
+
+L = pytest.importorskip("lightning.pytorch")
+PenaltyLogger = pytest.importorskip("torchreg.integrations.lightning").PenaltyLogger
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*num_workers"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:.*`?tensorboardX?`? has been removed"),
+    pytest.mark.filterwarnings("ignore:.*Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+BATCHES, EACH = 12, 8
+MAKES = {"AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.0), "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9)}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(EACH, 6, generator=draw), torch.randn(EACH, 2, generator=draw)) for _ in range(BATCHES)]
+
+
+class Model(L.LightningModule):
+    def __init__(self, make, manual: bool = False, hook: bool = False) -> None:
+        super().__init__()
+        self.net, self.make, self.hook = net(), make, hook
+        self.automatic_optimization = not manual
+
+    def training_step(self, batch, index):
+        x, y = batch
+        loss = (self.net(x) - y).square().mean()
+        if not self.automatic_optimization:
+            opt = self.optimizers()
+            opt.zero_grad()
+            self.manual_backward(loss)
+            opt.step()
+            self.lr_schedulers().step()
+        return loss
+
+    def configure_optimizers(self):
+        base = self.make(self.net.parameters())
+        self.term = attach(Group(L1(0.0), by=columns), self.net)
+        opt = base if self.hook else ProxOptimizer(base, self.term)
+        if self.hook:
+            attach_to(base, self.term)
+        self.ramp = PenaltyScheduler(self.term, schedules.linear(0.0, 0.3, steps=6))
+        return {"optimizer": opt, "lr_scheduler": {"scheduler": StepLR(opt, 4, 0.5), "interval": "step"}}
+
+
+def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **options,
+    )
+    loader = torch.utils.data.DataLoader(batches(), batch_size=None)
+    trainer.fit(model, loader, ckpt_path=ckpt, weights_only=False)
+    return trainer
+
+
+def plain(make, every: int = 1, clip: float | None = None, epochs: int = 1):
+    model = net()
+    term = attach(Group(L1(0.0), by=columns), model)
+    opt = ProxOptimizer(make(model.parameters()), term)
+    ramp, decay = PenaltyScheduler(term, schedules.linear(0.0, 0.3, steps=6)), StepLR(opt, 4, 0.5)
+    for k, (x, y) in enumerate(batches() * epochs):
+        ((model(x) - y).square().mean() / every).backward()
+        if k % every == every - 1:
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            opt.step()
+            decay.step()
+            opt.zero_grad()
+    return list(model.parameters()), term, ramp
+
+
+@pytest.mark.parametrize("clip", [None, 0.1], ids=["", "clipped"])
+@pytest.mark.parametrize("every", [1, 3], ids=["", "accumulated"])
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_automatic_optimisation_is_the_plain_loop(make, every, clip, tmp_path):
+    wanted, lone, count = plain(make, every, clip)
+    model = Model(make)
+    fit(model, tmp_path, accumulate_grad_batches=every, gradient_clip_val=clip)
+    assert same(wanted, list(model.net.parameters()))
+    assert model.ramp.count == count.count == BATCHES // every
+    assert sparsity(model.term) == sparsity(lone)
+
+
+@pytest.mark.parametrize("kind", ["manual", "hook"])
+def test_manual_optimisation_and_attach_to_are_the_plain_loop(kind, tmp_path):
+    wanted, lone, _ = plain(MAKES["AdamW"])
+    model = Model(MAKES["AdamW"], manual=kind == "manual", hook=kind == "hook")
+    fit(model, tmp_path)
+    assert same(wanted, list(model.net.parameters()))
+    assert model.ramp.count == BATCHES
+    assert sparsity(model.term) == sparsity(lone)
+    assert sparsity(lone).zeros > 0
+
+
+def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
+    wanted, lone, _ = plain(MAKES["AdamW"], epochs=2)
+    trainer = fit(Model(MAKES["AdamW"]), tmp_path)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    resumed = Model(MAKES["AdamW"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The checkpoint")
+        fit(resumed, tmp_path, epochs=2, ckpt=tmp_path / "one.ckpt")
+    assert same(wanted, list(resumed.net.parameters()))
+    assert resumed.ramp.count == 2 * BATCHES
+    assert resumed.term.alpha == lone.alpha
+
+
+def test_the_callback_logs_every_so_many_steps(tmp_path):
+    found = []
+
+    class Watching(PenaltyLogger):
+        def on_train_batch_end(self, trainer, pl_module, *args, **kwargs) -> None:
+            super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+            logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            if logged and trainer.global_step == self._last:
+                now = {f"penalty/{key}": value for key, value in penalty_metrics(*self.terms).items()}
+                found.append((trainer.global_step, logged == pytest.approx(now, rel=1e-6)))  # float32 in Lightning
+
+    model = Model(MAKES["AdamW"])
+    fit(model, tmp_path, callbacks=[Watching(every_n_steps=5)])
+    assert [step for step, _ in found] == [5, 10]
+    assert all(alike for _, alike in found)
+
+
+def test_the_callback_wants_terms_and_a_positive_number(tmp_path):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        PenaltyLogger(every_n_steps=0)
+    with pytest.raises(ValueError, match="give the terms"):
+        fit(Model(MAKES["AdamW"], hook=True), tmp_path, callbacks=[PenaltyLogger()])

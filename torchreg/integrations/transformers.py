@@ -1,0 +1,89 @@
+"""Transformers: a factory for Trainer's ``optimizer_cls_and_kwargs``, and a callback that logs penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import AdamW, Optimizer
+from transformers import TrainerCallback
+
+from torchreg.integrations.terms import terms_of
+from torchreg.penalties import Penalty
+from torchreg.select import weights
+from torchreg.training import ProxOptimizer, Term, attach
+from torchreg.training.metrics import penalty_metrics
+from torchreg.training.term import PenaltyFor
+
+
+class ProxFactory:
+    """Builds a `ProxOptimizer` when Trainer asks for its optimizer, after it has wrapped or sharded the model.
+
+    ``Trainer(..., optimizer_cls_and_kwargs=(ProxFactory, {"penalty": L1(1e-5), "lr": 1e-3}))``. Trainer refuses
+    ``optimizers=(opt, None)`` under FSDP; otherwise ``(ProxOptimizer(...), None)`` does as well, and leaves you the
+    terms. The arguments' ``learning_rate`` and ``weight_decay`` are not used here: give ``lr`` with the rest.
+    Decoupled weight decay is no part of loss + penalty; write it as L2 if it should be.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> from torchreg.integrations.transformers import ProxFactory
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = ProxFactory()(model, penalty=L1(0.1), base=torch.optim.SGD, lr=0.5)
+        >>> opt.param_groups[0]["lr"], opt.terms[0].alpha
+        (0.5, 0.1)
+    """
+
+    def __call__(
+        self,
+        model: Module,
+        *,
+        penalty: Penalty | PenaltyFor,
+        base: type[Optimizer] = AdamW,
+        select: Callable[[Module], Mapping[str, Tensor]] = weights,
+        metric: Any = "auto",
+        masters: bool = False,
+        **options: Any,
+    ) -> ProxOptimizer:
+        """The optimizer of a model's trainable parameters.
+
+        Args:
+            model: as Trainer has wrapped it.
+            penalty: as of `attach`: a penalty, or a function (name, parameter) -> penalty.
+            base: the optimizer's class.
+            select: module -> named parameters to penalise.
+            metric: as of `ProxOptimizer`.
+            masters: as of `ProxOptimizer`.
+            options: for ``base``; AdamW gets ``weight_decay=0.0`` unless it is named.
+        """
+        if issubclass(base, AdamW):
+            options = {"weight_decay": 0.0, **options}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return ProxOptimizer(base(trained, **options), attach(penalty, select(model)), metric=metric, masters=masters)
+
+
+class PenaltyLogger(TrainerCallback):
+    """Adds what `penalty_metrics` tells to each entry that Trainer logs: value, strength, shares of zeros.
+
+    The entries of ``trainer.state.log_history`` and the progress bar have them. Trackers (``report_to``) are called
+    before a callback of yours; put it first for them: ``trainer.callback_handler.callbacks.insert(0, logger)``.
+
+    Args:
+        terms: those to log; none for the terms of the trainer's optimizer.
+        prefix: before each name.
+    """
+
+    def __init__(self, *terms: Term, prefix: str = "penalty/") -> None:
+        self.terms, self.prefix = list(terms), prefix
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Find the terms."""
+        self.terms = self.terms or terms_of([optimizer])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add the entries."""
+        found = {f"{self.prefix}{name}": value for name, value in penalty_metrics(*self.terms).items()}
+        logs.update(found)
+        state.log_history[-1].update(found)
