@@ -62,6 +62,26 @@ def test_accelerate_training(run):
     assert numbers(r"^total +\d+ +\d+ +([\d.]+)$", printed)[0] > 0.4
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of torch's pytrees
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_lightning_training(run):
+    pytest.importorskip("lightning")
+    accuracy, printed = run("lightning_training")
+    assert accuracy > 0.88
+    assert "'penalty/alpha': 0.0005" in printed
+    assert numbers(r"^total +\d+ +\d+ +([\d.]+)$", printed)[0] > 0.4
+
+
+def test_transformers_trainer(run):
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    share, printed = run("transformers_trainer")
+    loss, told = numbers(r"^loss ([\d.]+), neurons without input ([\d.]+)%$", printed)
+    assert loss < 0.1
+    assert told == pytest.approx(100 * share, abs=0.1)
+    assert share > 0.3
+
+
 def test_per_layer_strengths(run):
     value, printed = run("per_layer_strengths")
     for line in (

@@ -29,14 +29,8 @@ L = pytest.importorskip("lightning.pytorch")
 PenaltyLogger = pytest.importorskip("torchreg.integrations.lightning").PenaltyLogger
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's use of torch's pytrees
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*num_workers"),
-    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
-    pytest.mark.filterwarnings("ignore:.*`?tensorboardX?`? has been removed"),
-    pytest.mark.filterwarnings("ignore:.*Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
 ]
 BATCHES, EACH = 12, 8
 MAKES = {"AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.0), "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9)}
