@@ -1,0 +1,36 @@
+"""Estimators in unusual but legal use: no intercept, data frames, sparse layouts, absent devices, odd parameters."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+from estimator_catalog import CASES, X, Y, two, y
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+
+from torchreg import L1, Group, rows
+from torchreg.linear.estimators import (
+    ElasticNet,
+    Lasso,
+    LogisticRegression,
+    MultiTaskLasso,
+    Ridge,
+    SparseRegressor,
+)
+
+SEVERAL = [Lasso(0.1), ElasticNet(0.1), Ridge(), MultiTaskLasso(0.1), SparseRegressor(Group(L1(0.1), by=rows))]
+
+
+@pytest.mark.parametrize("model", SEVERAL, ids=[type(model).__name__ for model in SEVERAL])
+def test_a_warm_start_of_several_targets_without_an_intercept(model):
+    model = clone(model).set_params(fit_intercept=False, warm_start=True, tol=1e-10).fit(X, Y)
+    before = model.coef_.copy()
+    assert_allclose(model.fit(X, Y).coef_, before, rtol=0, atol=1e-5)  # the root of the tolerance
+
+
+@pytest.mark.parametrize(("model", "target"), [(Lasso(0.1), y), (LogisticRegression(C=0.5), two)])
+def test_coefficients_that_the_caller_sets_are_a_start(model, target):
+    want = clone(model).set_params(tol=1e-10).fit(X, target).coef_
+    started = clone(model).set_params(tol=1e-10, warm_start=True)
+    started.coef_ = np.zeros_like(want)
+    assert_allclose(started.fit(X, target).coef_, want, rtol=0, atol=1e-5)  # the root of the tolerance
