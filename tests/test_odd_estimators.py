@@ -13,8 +13,10 @@ from torchreg.linear.estimators import (
     ElasticNet,
     Lasso,
     LogisticRegression,
+    LogisticRegressionCV,
     MultiTaskLasso,
     Ridge,
+    RidgeCV,
     SparseRegressor,
 )
 
@@ -34,3 +36,12 @@ def test_coefficients_that_the_caller_sets_are_a_start(model, target):
     started = clone(model).set_params(tol=1e-10, warm_start=True)
     started.coef_ = np.zeros_like(want)
     assert_allclose(started.fit(X, target).coef_, want, rtol=0, atol=1e-5)  # the root of the tolerance
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "r2"])
+def test_named_columns_are_scored_without_a_warning(scoring):
+    frame = pytest.importorskip("pandas").DataFrame(X, columns=list("abcdef"))
+    model, target = (LogisticRegressionCV(Cs=2, cv=2), two) if scoring == "accuracy" else (RidgeCV(cv=2), y)
+    model = model.set_params(scoring=scoring).fit(frame, target)
+    assert model.feature_names_in_.tolist() == list("abcdef")
+    assert_allclose(model.coef_, clone(model).fit(X, target).coef_, rtol=0, atol=1e-12)
