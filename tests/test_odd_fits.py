@@ -58,12 +58,20 @@ def test_solve_refuses_such_a_flag_too():
         solve(X, Y, L1(0.1), fit_intercept="no")
 
 
+class KFold:
+    """Splits as scikit-learn's splitters do."""
+
+    def split(self, features, target):
+        return [([0], [1])]
+
+
 FOLDS = {
     "three parts": ({"cv": [([0, 1], [2], [3])]}, ValueError, "got 3 parts"),
     "numbers": ({"cv": [0, 1, 2]}, TypeError, r"pairs \(train, test\).*got 0 for one"),
     "words": ({"cv": [(["a"], ["b"])]}, TypeError, "row numbers or a mask.*0 to 29"),
     "halves of rows": ({"cv": [([0.5, 1.0], [2.0])]}, TypeError, "row numbers or a mask.*float64"),
     "tables": ({"cv": [([[0, 1]], [2])]}, TypeError, r"one dimension.*shape \(1, 2\)"),
+    "a class of splitters": ({"cv": KFold}, TypeError, r"cv takes a number of folds.*KFold"),
     "a word as a seed": ({"random_state": "a"}, TypeError, "random_state takes a whole number.*'a'"),
     "a word as a metric": ({"metric": "mse"}, TypeError, "metric takes a function.*'mse'"),
     "a loss of each row": ({"metric": lambda y, eta, weights: (y - eta) ** 2}, ValueError, r"one number.*shape \(6,\)"),
@@ -93,3 +101,25 @@ def test_new_rows_have_the_columns_of_the_fit():
 def test_tensors_among_alphas_are_numbers():
     alphas = [torch.tensor(0.2), np.float32(0.1), 0.05]
     assert len(fit_path(X, Y, L1(1.0), alphas=alphas)) == 3
+
+
+@pytest.mark.parametrize("chosen", [-1, 0.03, None, "1se", torch.tensor(0.5), np.float64(1.0)])
+def test_what_a_rule_gives_is_an_index_and_not_a_strength(chosen):
+    fitted = fit_cv(X, Y, L1(1.0), alphas=3, rule=lambda cv: chosen)
+    with pytest.raises(ValueError, match="The rule chose index .*return an index into alphas.*index_1se"):
+        fitted.best  # noqa: B018
+
+
+@pytest.mark.parametrize("chosen", [1, np.int64(1), torch.tensor(1), np.array(1)])
+def test_whole_numbers_of_any_library_are_an_index(chosen):
+    assert fit_cv(X, Y, L1(1.0), alphas=3, rule=lambda cv: chosen).index == 1
+
+
+def test_an_undefined_metric_chooses_nothing():
+    def of_large(target, eta, weights):
+        return (weights * (target - eta).abs()).sum() + (0.0 if bool((target > 1.0).any()) else torch.nan)
+
+    first = np.argsort(Y)[:10]  # none of them is large
+    folds = [(np.delete(np.arange(30), first), first), (first, np.delete(np.arange(30), first))]
+    with pytest.raises(ValueError, match="metric gave nan for the held-out rows of fold 1 of 2"):
+        fit_cv(X, Y, L1(1.0), alphas=3, cv=folds, metric=of_large)

@@ -29,7 +29,7 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
     """
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         return _equal_folds(int(cv), n, random_state)
-    named = isinstance(cv, str | bytes)  # which have a method split of another kind
+    named = isinstance(cv, str | bytes | type)  # which have a split of another kind, or one of their instances
     if hasattr(cv, "split") and not named:
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
         cv = cv.split(np.zeros((n, 1)), target)
