@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
-from estimator_catalog import CASES, X, Y, two, y
+from estimator_catalog import CASES, P, X, Y, two, y
 from numpy.testing import assert_allclose
 from sklearn.base import clone
 
@@ -45,3 +46,21 @@ def test_named_columns_are_scored_without_a_warning(scoring):
     model = model.set_params(scoring=scoring).fit(frame, target)
     assert model.feature_names_in_.tolist() == list("abcdef")
     assert_allclose(model.coef_, clone(model).fit(X, target).coef_, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support", "ignore:Sparse CSR tensor support")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_a_layout_that_is_not_taken_is_named():
+    with pytest.raises(TypeError, match=r"CSR, CSC or COO layout, got torch.sparse_bsr; use X.to_dense\(\)"):
+        Lasso().fit(torch.from_numpy(X).to_sparse_bsr((2, 2)), y)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a device of this name may be there")
+@pytest.mark.parametrize("name", CASES)
+def test_a_device_that_is_not_there_is_named_by_each_estimator(name):
+    model, target = CASES[name]
+    model = clone(model).set_params(device="cuda")
+    if "penalty_weights" in model.get_params():
+        model.set_params(penalty_weights=np.ones(P))
+    with pytest.raises(RuntimeError, match="device 'cuda' is not there; available: cpu"):
+        model.fit(X, target)

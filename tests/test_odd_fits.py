@@ -106,7 +106,7 @@ def test_tensors_among_alphas_are_numbers():
 @pytest.mark.parametrize("chosen", [-1, 0.03, None, "1se", torch.tensor(0.5), np.float64(1.0)])
 def test_what_a_rule_gives_is_an_index_and_not_a_strength(chosen):
     fitted = fit_cv(X, Y, L1(1.0), alphas=3, rule=lambda cv: chosen)
-    with pytest.raises(ValueError, match="The rule chose index .*return an index into alphas.*index_1se"):
+    with pytest.raises(ValueError, match=r"The rule chose index .*return an index into alphas.*index_1se"):
         fitted.best  # noqa: B018
 
 
