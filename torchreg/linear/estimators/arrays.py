@@ -151,9 +151,10 @@ def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
     """Weights of the rows as float64, (rows,); None where none are given."""
     if weights is None:
         return None
-    if isinstance(weights, Number):
+    weights = to_numpy(weights)
+    if isinstance(weights, Number) or getattr(weights, "ndim", 1) == 0:
         weights = np.full(rows, weights)
-    weights = check_array(to_numpy(weights), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weights.ndim != 1:
         raise ValueError(
             f"Sample weights must be 1D array or scalar, got {weights.ndim}D array. Expected either a scalar value "
