@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from torchreg import L1
-from torchreg.linear import Lasso, Logistic, RidgeCV, SparseGroupLasso, fit_cv, fit_path, solve
+from torchreg.linear import Huber, Lasso, Logistic, RidgeCV, SparseGroupLasso, fit_cv, fit_path, solve
 
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((30, 3))
@@ -123,3 +123,34 @@ def test_an_undefined_metric_chooses_nothing():
     folds = [(np.delete(np.arange(30), first), first), (first, np.delete(np.arange(30), first))]
     with pytest.raises(ValueError, match="metric gave nan for the held-out rows of fold 1 of 2"):
         fit_cv(X, Y, L1(1.0), alphas=3, cv=folds, metric=of_large)
+
+
+class OneLoss(Huber):
+    """A mean where the loss of each row belongs, as training loops have it."""
+
+    def value(self, eta, y):
+        return Huber.value(self, eta, y).mean()
+
+
+class OneSlope(Huber):
+    def grad(self, eta, y):
+        return Huber.grad(self, eta, y).mean()
+
+
+class NumpySlope(Huber):
+    def grad(self, eta, y):
+        return Huber.grad(self, eta, y).numpy()
+
+
+@pytest.mark.parametrize(
+    ("datafit", "words"),
+    [
+        (OneLoss(), r"OneLoss.value\(eta, y\) must return the loss of each row.*shape \(30,\), got shape \(\)"),
+        (OneSlope(), r"OneSlope.grad\(eta, y\) must return the derivative.*shape \(30,\), got shape \(\)"),
+        (NumpySlope(), r"NumpySlope.grad\(eta, y\) must return .*got ndarray"),
+    ],
+)
+def test_a_loss_of_ones_own_has_a_number_for_each_row(datafit, words):
+    for fit in (fit_path, fit_cv):
+        with pytest.raises(TypeError, match=words):
+            fit(X, Y, L1(1.0), datafit=datafit, alphas=3)
