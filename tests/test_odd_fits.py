@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg import L1
+from torchreg import L1, Group, labels
 from torchreg.linear import Huber, Lasso, Logistic, RidgeCV, SparseGroupLasso, fit_cv, fit_path, solve
 
 DRAW = np.random.default_rng(0)
@@ -154,3 +154,15 @@ def test_a_loss_of_ones_own_has_a_number_for_each_row(datafit, words):
     for fit in (fit_path, fit_cv):
         with pytest.raises(TypeError, match=words):
             fit(X, Y, L1(1.0), datafit=datafit, alphas=3)
+
+
+def test_groups_of_tiny_columns_are_those_of_columns_of_size_1():
+    penalty = Group(L1(1.0), by=labels(torch.tensor([0, 0, 1])))
+    path, tiny = (fit_path(X * size, Y, penalty, alphas=5) for size in (1.0, 2.0**-500))
+    assert tiny.converged.all()
+    assert torch.allclose(tiny.coefs * 2.0**-500, path.coefs, rtol=0, atol=1e-6)  # both to the tolerance
+
+
+def test_a_likelihood_that_overflows_is_not_converged_and_no_error():
+    path = fit_path(X * 1e-300, Y > 0.0, L1(1.0), datafit=Logistic(), alphas=5, max_iter=20)
+    assert not path.converged.all()
