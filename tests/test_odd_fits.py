@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg import L1, Group, labels
-from torchreg.linear import Huber, Lasso, Logistic, RidgeCV, SparseGroupLasso, fit_cv, fit_path, solve
+from torchreg import L1, L2, MCP, Group, Weighted, labels
+from torchreg.linear import (
+    Huber,
+    Lasso,
+    Logistic,
+    Multinomial,
+    RidgeCV,
+    RowChunks,
+    SparseGroupLasso,
+    fit_cv,
+    fit_path,
+    solve,
+)
 
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((30, 3))
@@ -166,3 +177,41 @@ def test_groups_of_tiny_columns_are_those_of_columns_of_size_1():
 def test_a_likelihood_that_overflows_is_not_converged_and_no_error():
     path = fit_path(X * 1e-300, Y > 0.0, L1(1.0), datafit=Logistic(), alphas=5, max_iter=20)
     assert not path.converged.all()
+
+
+WEIGHTED = Weighted(L1(1.0), torch.tensor([0.0, 1.0, torch.inf]))
+GROUPED = Group(L1(1.0), by=labels(torch.tensor([0, 0, 1])))
+TWO = Y > 0.0
+THREE = np.digitize(Y, [-0.5, 0.5])
+ANYWHERE = {
+    "L1": lambda: fit_path(X, Y, L1(1.0), alphas=4).relax().criterion(),
+    "weights": lambda: fit_path(X, Y, WEIGHTED, alphas=4, sample_weight=WEIGHTS, standardize=True).predict(X),
+    "groups": lambda: fit_path(X, Y, GROUPED, alphas=4, fit_intercept=False).at(0.1).coef,
+    "concave": lambda: fit_path(X, Y, MCP(1.0), alphas=4).coefs,
+    "ridge": lambda: fit_path(X, Y, L2(1.0), alphas=[1.0]).coefs,
+    "logistic": lambda: fit_path(X, TWO, L1(1.0), datafit=Logistic(), alphas=4).coefs,
+    "smooth": lambda: fit_path(X, TWO, L2(1.0), datafit=Logistic(), alphas=[1.0]).coefs,
+    "multinomial": lambda: fit_path(X, THREE, L1(1.0), datafit=Multinomial(), alphas=4).coefs,
+    "groups of a likelihood": lambda: fit_path(X, TWO, GROUPED, datafit=Logistic(), alphas=4).coefs,
+    "folds": lambda: fit_cv(X, Y, L1(1.0), alphas=4, random_state=0, sample_weight=WEIGHTS * (Y > -1.0)).losses,
+    "folds of masks": lambda: fit_cv(X, Y, GROUPED, alphas=4, cv=[(TWO, ~TWO), (~TWO, TWO)], metric=absolute).losses,
+    "chunks": lambda: fit_path(RowChunks(X, Y, size=7), None, L1(1.0), alphas=4).coefs,
+    "gradients": lambda: solve(X, Y, L1(torch.tensor(0.1, requires_grad=True, device="cpu"))).coef.detach(),
+    "estimators": lambda: torch.from_numpy(
+        Lasso(0.1, penalty_weights=[0.0, 1.0, 1.0], warm_start=True).fit(X, Y).coef_
+    ),
+    "ridge by rows": lambda: torch.from_numpy(RidgeCV().fit(X, Y).coef_),
+}
+
+
+def absolute(target, prediction, weights):
+    return float((weights * (target - prediction).abs()).sum())
+
+
+@pytest.mark.parametrize("fit", ANYWHERE.values(), ids=ANYWHERE)
+def test_torchs_default_device_plays_no_role(fit):
+    """Tensors that are made without a device would lie on a device without memory here, as on a GPU that is default."""
+    want = fit()
+    with torch.device("meta"):
+        have = fit()
+    assert torch.equal(have, want)

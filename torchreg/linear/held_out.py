@@ -41,7 +41,7 @@ def _predictors(design: Design, points: list[PathPoint]) -> Iterator[Tensor]:
 
 def _loss(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, metric: Metric | None) -> Tensor:
     if metric is not None:
-        loss = torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
+        loss = torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64, device=eta.device)
         if loss.numel() != 1:
             raise ValueError(
                 f"metric must return one number for all rows, got shape {tuple(loss.shape)}; weigh the rows and add "
