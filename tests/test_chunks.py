@@ -148,3 +148,17 @@ def test_bad_row_chunks():
         RowChunks(np.ones((3, 2)), np.ones(4))
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 3, 4\]"):
         RowChunks(np.ones((3, 2)), np.ones(3), sample_weight=np.ones(4))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8192", None])
+def test_chunks_have_a_whole_number_of_rows(size):
+    with pytest.raises(ValueError, match="RowChunks needs size >= 1, a whole number, got"):
+        RowChunks(*data(), size=size)
+
+
+def test_rows_that_cannot_be_sliced_are_refused():
+    sparse = pytest.importorskip("scipy.sparse")
+    X, y = data()
+    for rows, name in ((X.tolist(), "list"), (sparse.coo_matrix(X), "coo_matrix")):
+        with pytest.raises(TypeError, match=f"arrays whose rows can be sliced, got {name}"):
+            RowChunks(rows, y)

@@ -5,8 +5,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
+from sklearn import linear_model
 
-from torchreg import L2
+from torchreg import L1, L2
 from torchreg.linear import (
     GroupLasso,
     Lasso,
@@ -15,8 +16,10 @@ from torchreg.linear import (
     PoissonRegressor,
     Ridge,
     SparseRegressor,
+    fit_cv,
+    fit_path,
 )
-from torchreg.plots import PathDisplay, panels
+from torchreg.plots import CVDisplay, PathDisplay, panels
 
 N, P = 60, 6
 DRAW = np.random.default_rng(0)
@@ -79,3 +82,15 @@ def test_an_alpha_for_each_target_and_a_path_of_zeros_are_refused():
         PathDisplay.from_estimator(Ridge(alpha=[1.0, 2.0]), X, TARGETS)
     with pytest.raises(ValueError, match=r"Lasso has alpha_max_ = 0\.0"):
         PathDisplay.from_estimator(Lasso(0.1), X, np.ones(N))
+
+
+def test_what_is_no_path_is_named_and_what_to_draw_instead():
+    path, folds = fit_path(X, Y, L1(1.0), alphas=3), fit_cv(X, Y, L1(1.0), alphas=3)
+    with pytest.raises(TypeError, match=r"takes what fit_path returns, got CVPath; draw its path: CVPath\.path"):
+        PathDisplay.from_path(folds)
+    with pytest.raises(TypeError, match="takes what fit_path returns, got Lasso; an estimator is drawn by"):
+        PathDisplay.from_path(Lasso())
+    with pytest.raises(TypeError, match="takes what fit_cv returns, got Path; a path without folds"):
+        CVDisplay.from_path(path)
+    with pytest.raises(ValueError, match=r"sklearn\.linear_model\S*Lasso has no alpha_max_.*estimator of torchreg"):
+        PathDisplay.from_estimator(linear_model.Lasso(0.1), X, Y)

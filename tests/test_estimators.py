@@ -319,6 +319,14 @@ def test_path_of_the_estimator_is_the_engines():
     assert (fitted.path_.path.criterion("bic") == fitted.path_.path.criterion("bic")).all()
 
 
+@pytest.mark.parametrize("weight", [2.0, np.float32(2.0), np.array(2.0), torch.tensor(2.0)], ids=repr)
+def test_one_number_of_any_library_is_a_weight(weight):
+    weighted = Lasso(0.1, tol=1e-10).fit(X, y, sample_weight=weight)
+    assert_allclose(weighted.coef_, Lasso(0.1, tol=1e-10).fit(X, y).coef_, rtol=0, atol=1e-9)
+    grouped = GroupLasso(0.1, groups=2, group_weights=weight).fit(X, y)
+    assert_allclose(grouped.coef_, GroupLasso(0.1, groups=2, group_weights=[2.0] * 3).fit(X, y).coef_, atol=1e-9)
+
+
 def test_torch_grids_are_torch():
     fitted = ElasticNetCV(**SMALL, l1_ratio=[0.5, 0.9]).fit(torch.from_numpy(X), torch.from_numpy(y))
     assert fitted.alphas_.shape == (2, 5)
@@ -434,6 +442,15 @@ BAD = {
     "penalty": (SparseRegressor("l1"), "'penalty' parameter of SparseRegressor must be a torchreg penalty"),
     "datafit": (SparseRegressor(L1(1.0), "huber"), "'datafit' parameter of SparseRegressor must be"),
     "alphas": (LassoCV(alphas=[0.1, -0.1]), r"alphas\[1\] == -0.1, must be >= 0"),
+    "no alphas": (LassoCV(alphas=[]), r"alphas must be a number of alphas, or one alpha or more in a list; got \[\]"),
+    "one alpha": (LassoCV(alphas=np.array(0.1)), "one alpha or more in a list; got array"),
+    "no shares": (ElasticNetCV(l1_ratio=[]), "l1_ratio must be one number between 0 and 1 or more"),
+    "no ridge alphas": (RidgeCV(alphas=[]), "alphas must be one alpha or more"),
+    "lists of features": (
+        GroupLasso(groups=[[0, 1], [2, 3, 4, 5]]),
+        "groups takes a label for each feature",
+    ),
+    "no labels": (GroupLasso(groups=[None] * P), "groups takes a label for each feature"),
     "number of alphas": (LassoCV(alphas=0), "'alphas' parameter of LassoCV must be"),
     "rule": (LassoCV(rule="best"), "'rule' parameter of LassoCV must be"),
     "ridge alphas": (RidgeCV(alphas=[0.0, 1.0]), r"alphas\[0\] == 0.0, must be > 0"),
@@ -457,6 +474,16 @@ def test_bad_parameters(model, words):
     [
         (LogisticRegression(C=0.0), r"'C' parameter of LogisticRegression must be a float in the range \(0.0, inf\]"),
         (LogisticRegression(class_weight="fair"), "'class_weight' parameter"),
+        (LogisticRegression(class_weight={1: -2.0}), "class_weight must have finite weights >= 0, got"),
+        (LogisticRegression(class_weight={1: np.inf}), "class_weight must have finite weights >= 0"),
+        (
+            LogisticRegression(max_iter=0),
+            r"'max_iter' parameter of LogisticRegression must be an int in the .* \[1, inf",
+        ),
+        (
+            LogisticRegressionCV(max_iter=0),
+            r"'max_iter' parameter of LogisticRegressionCV must be an int in the .* \[1",
+        ),
         (LogisticRegression(penalty="l3"), "'penalty' parameter"),
         (LogisticRegressionCV(Cs=[1.0, -1.0]), "Cs must be"),
         (LogisticRegressionCV(l1_ratios=[2.0]), "l1_ratios must be an array-like of numbers between 0 and 1"),

@@ -237,6 +237,9 @@ def test_elastic_net_cv():
     mine, other = pair("ElasticNetCV", cv=3, alphas=8, l1_ratio=[0.2, 0.9])
     with_paths(*fit_both(mine, other, X, y, sample_weight=weights))
     assert mine.l1_ratio_ == other.l1_ratio_
+    mine, other = pair("ElasticNetCV", cv=3, alphas=[0.1, 1.0, 0.5], l1_ratio=[0.2, 0.9])
+    with_paths(*fit_both(mine, other, X, y))
+    assert mine.alphas_.tolist() == other.alphas_.tolist() == [1.0, 0.5, 0.1]
 
 
 def test_multi_task_lasso_cv():

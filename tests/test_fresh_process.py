@@ -44,3 +44,13 @@ def test_a_first_estimator_loads_scikit_learn_and_no_compiler():
     assert "sklearn" in modules
     assert [name for name in ("sympy", "torch._dynamo", "torch._inductor", "matplotlib") if name in modules] == []
     assert threads == 1
+
+
+def test_a_first_sparse_tensor_is_fitted_without_torchs_note_on_its_layout():
+    after("""
+import warnings
+warnings.simplefilter("error")  # torch says it once in a process
+from torchreg.linear import Lasso
+features = X.to_sparse()
+assert Lasso(0.1).fit(features, y).predict(features).shape == (40,)
+""")

@@ -27,7 +27,7 @@ def scaled(strength: Scalar, step: Scalar) -> Scalar:
     if isinstance(step, Tensor) and not isinstance(strength, Tensor) and math.isfinite(strength):
         return strength * step if strength else 0.0  # a positive number makes no 0 * inf
     if isinstance(strength, Tensor) or isinstance(step, Tensor):
-        return torch.nan_to_num(torch.as_tensor(strength * step), nan=0.0, posinf=math.inf)
+        return torch.nan_to_num(strength * step, nan=0.0, posinf=math.inf)  # type: ignore[arg-type]
     return strength * step if strength and step else 0.0
 
 

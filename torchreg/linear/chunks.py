@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -35,7 +36,8 @@ class RowChunks:
         size: rows of a chunk; a few thousand keep the matrix products long.
 
     Raises:
-        ValueError: if the numbers of rows differ or ``size < 1``.
+        ValueError: if the numbers of rows differ, or ``size`` is no whole number >= 1.
+        TypeError: if rows cannot be sliced, as of a list of lists or a scipy matrix in coordinate format.
 
     Source:
         Chan, Golub and LeVeque, American Statistician 37, 1983 (moments of chunks, put together).
@@ -54,9 +56,9 @@ class RowChunks:
     size: int = 8192
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"RowChunks needs size >= 1, got {self.size}.")
-        lengths = [part.shape[0] for part in self._parts]
+        if not isinstance(self.size, Integral) or self.size < 1:
+            raise ValueError(f"RowChunks needs size >= 1, a whole number, got {self.size!r}.")
+        lengths = [_rows_of(part) for part in self._parts]
         if len(set(lengths)) > 1:
             raise ValueError(f"Found input variables with inconsistent numbers of samples: {lengths}")
 
@@ -104,6 +106,18 @@ class ChunkMoments:
     def y_mean(self) -> Tensor:
         """The mean of the target."""
         return self.y_origin + self.y_offset
+
+
+def _rows_of(part: Any) -> int:
+    """The number of rows of an array that can be cut into chunks."""
+    try:
+        part[:0]
+        return int(part.shape[0])
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f"RowChunks takes arrays whose rows can be sliced, got {type(part).__name__}; use numpy.asarray, or "
+            "X.tocsr() of a scipy matrix."
+        ) from None
 
 
 def are_chunks(X: Any, y: Any) -> bool:  # noqa: N803

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,21 +12,18 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.designs.base import Design
 from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
 from torchreg.linear.folds import Fold, counted_folds, drawn_folds
-from torchreg.linear.frame import Frame, framed
+from torchreg.linear.frame import framed
+from torchreg.linear.held_out import Metric, held_out, refuse_nan
 from torchreg.linear.kinks import Start
 from torchreg.linear.path import MAX_ITER, alpha_grid, fit_framed, strongest
 from torchreg.linear.path_result import Fit, Path
-from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
 from torchreg.linear.settings import check_flags, checked
 from torchreg.penalties import Penalty
 
-Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rule = Literal["min", "1se"] | Callable[["CVPath"], int]
-_BLOCK = 1 << 18  # coefficients made dense at a time
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,7 @@ class CVPath:
     def index(self) -> int:
         """What the rule chooses."""
         if callable(self.rule):
-            chosen = int(self.rule(self))
-            if not 0 <= chosen < len(self.alphas):
-                raise ValueError(
-                    f"The rule chose index {chosen}, but there are {len(self.alphas)} strengths; return an index into "
-                    "alphas, 0 for the strongest."
-                )
-            return chosen
+            return _place(self.rule(self), len(self.alphas))
         return self.index_1se if self.rule == "1se" else self.index_min
 
     @property
@@ -189,7 +181,7 @@ def fit_cv(
         penalty: as for `fit_path`.
         datafit: as for `fit_path`.
         cv: number of folds (consecutive rows, as scikit-learn's KFold; shuffled if ``random_state`` is given), a
-            scikit-learn splitter, or pairs (train, test) of row numbers.
+            scikit-learn splitter, or pairs (train, test) of row numbers, such as ``GroupKFold(5).split(X, y, groups)``.
         metric: (target, prediction, weights) -> loss, 0-d, lower is better, of the held-out rows whose weight is not
             0; None for the mean squared error of a quadratic datafit, the mean loss of any other.
         rule: "min", "1se", or a function of the result that gives an index into its alphas.
@@ -211,7 +203,7 @@ def fit_cv(
 
     Raises:
         ValueError: as `fit_path`; also if folds are empty or fewer than 2, or if all training or all test rows of one
-            have weight 0; if the rule is another.
+            have weight 0; if the rule is another, or the metric gives nan.
         TypeError: as `fit_path`; also if ``cv`` is none of the above.
 
     Source:
@@ -242,10 +234,26 @@ def fit_cv(
     bar = shown(zip(counted, paths, strict=True), progress=progress, total=len(folds), what="folds", unit="fold")
     losses, verdicts = [], []
     for (train, test), points in bar:
-        losses.append(_held_out(frame, test.to(frame.raw.device), points, metric))
+        losses.append(held_out(frame, test.to(frame.raw.device), points, metric))
         verdicts.append(fold_verdict(frame, train, points, tol=tol))
-    converged = torch.stack([verdict.converged for verdict in verdicts])
-    return CVPath(path, torch.stack(losses), folds, converged, rule, _missed(verdicts))
+    converged, table = torch.stack([verdict.converged for verdict in verdicts]), torch.stack(losses)
+    if metric is not None:
+        refuse_nan(table)
+    return CVPath(path, table, folds, converged, rule, _missed(verdicts))
+
+
+def _place(chosen: Any, count: int) -> int:
+    """An index that a rule has given."""
+    try:
+        index = operator.index(chosen)
+    except TypeError:  # a float: the strength itself, perhaps
+        index = -1
+    if not 0 <= index < count:
+        raise ValueError(
+            f"The rule chose index {chosen!r}, but there are {count} strengths; return an index into alphas, a whole "
+            "number, 0 for the strongest, such as index_1se of the CVPath."
+        )
+    return index
 
 
 def _missed(verdicts: Sequence[Verdict]) -> tuple[Missed, ...]:
@@ -255,41 +263,3 @@ def _missed(verdicts: Sequence[Verdict]) -> tuple[Missed, ...]:
         for fold, verdict in enumerate(verdicts)
         for k in (~verdict.converged).nonzero().flatten().tolist()
     )
-
-
-def _held_out(frame: Frame, rows: Tensor, points: list[PathPoint], metric: Metric | None) -> Tensor:
-    """The loss on some rows for every strength, (a,)."""
-    design, y, weights = frame.raw.subset(rows), frame.target[rows], frame.weights[rows]
-    weights = weights / weights.sum()
-    losses = []
-    for eta in _predictors(design, points):
-        lifted = eta if frame.lift is None else eta + frame.lift[rows]
-        losses.append(_loss(frame.problem.datafit, lifted, y, weights, metric))
-    return torch.stack(losses)
-
-
-def _predictors(design: Design, points: list[PathPoint]) -> Iterator[Tensor]:
-    """The linear predictor of each point, by one product for as many as memory allows."""
-    if points[0].values.dim() == 2:
-        yield from (design.times(point.dense(design.p)) + point.intercept for point in points)
-        return
-    width = max(1, _BLOCK // max(design.p, 1))
-    for start in range(0, len(points), width):
-        block = points[start : start + width]
-        products = design.times(torch.stack([point.dense(design.p) for point in block], 1))
-        yield from (products[:, k] + point.intercept for k, point in enumerate(block))
-
-
-def _loss(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, metric: Metric | None) -> Tensor:
-    if metric is not None:
-        loss = torch.as_tensor(metric(y, datafit.predict(eta), weights), dtype=torch.float64)
-        if loss.numel() != 1:
-            raise ValueError(
-                f"metric must return one number for all rows, got shape {tuple(loss.shape)}; weigh the rows and add "
-                "them up: (weights * loss).sum()."
-            )
-        return loss.reshape(())
-    if datafit.quadratic:
-        squares = (y - eta).square()
-        return (weights * (squares.mean(1) if squares.dim() == 2 else squares)).sum()
-    return (weights * datafit.value(eta, y)).sum()

@@ -29,7 +29,7 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
     """
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         return _equal_folds(int(cv), n, random_state)
-    named = isinstance(cv, str | bytes)  # which have a method split of another kind
+    named = isinstance(cv, str | bytes | type)  # which have a split of another kind, or one of their instances
     if hasattr(cv, "split") and not named:
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
         cv = cv.split(np.zeros((n, 1)), target)
@@ -51,14 +51,14 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
         )
     if count > n:
         raise ValueError(f"Cannot have number of splits n_splits={count} greater than the number of samples: {n}.")
-    order = torch.arange(n)
+    order = torch.arange(n, device="cpu")
     if random_state is not None and not isinstance(random_state, Integral):
         raise TypeError(
             f"random_state takes a whole number, or None for rows in their order, got {random_state!r}; for other "
             "randomness pass a splitter: cv=KFold(5, shuffle=True, random_state=...)."
         )
     if random_state is not None:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(int(random_state)))
+        order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(int(random_state)), device="cpu")
     parts = [part.sort().values for part in torch.tensor_split(order, count)]
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
 
@@ -76,7 +76,8 @@ def counted_folds(folds: Sequence[Fold], kept: Tensor | None, n: int) -> tuple[F
     """
     if kept is None:
         return tuple(folds)
-    place = torch.full((n,), -1).index_copy_(0, kept.cpu(), torch.arange(len(kept)))
+    numbers = torch.arange(len(kept), device="cpu")
+    place = torch.full((n,), -1, device="cpu").index_copy_(0, kept.cpu(), numbers)
     counted = [tuple(place[part][place[part] >= 0] for part in fold) for fold in folds]
     for number, (fold, left) in enumerate(zip(folds, counted, strict=True), 1):
         for name, part, rest in zip(("training", "test"), fold, left, strict=True):
@@ -107,7 +108,7 @@ def _numbers(rows: Any, n: int) -> Tensor:
             f"cv takes row numbers or a mask in one dimension for each part of a fold, got dtype {array.dtype}, shape "
             f"{array.shape}; whole numbers from 0 to {n - 1} name rows."
         )
-    given = torch.as_tensor(array)
+    given = torch.as_tensor(array, device="cpu")
     if given.dtype == torch.bool:
         if len(given) != n:
             raise ValueError(f"cv has a mask of {len(given)} entries, but there are {n} rows; give one for each row.")

@@ -54,6 +54,7 @@ def given(
 
     Raises:
         ValueError: if X is chunks of rows, shapes do not fit, something is not finite or y not of the datafit's form.
+        TypeError: if the datafit's methods do not give a number for each row.
     """
     if are_chunks(X, y):
         raise ValueError(
@@ -62,7 +63,26 @@ def given(
         )
     design = as_design(X, device)
     target = datafit.prepare(as_target(y, design))
+    if not datafit.quadratic:
+        _check_rows(datafit, target)
     scores = given_weights(sample_weight, design)
     if not bool(scores.any()):
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return Given(design, target, scores, as_offset(offset, design, datafit.outputs(target)))
+
+
+def _check_rows(datafit: Datafit, target: Tensor) -> None:
+    """Look at what the methods of a datafit give, which may be the caller's own."""
+    outputs = datafit.outputs(target)
+    eta = target.new_zeros(len(target) if outputs is None else (len(target), outputs))
+    for method, shape, words in (
+        (datafit.value, eta.shape[:1], "the loss of each row, neither summed nor averaged"),
+        (datafit.grad, eta.shape, "the derivative of each row's loss, of eta's shape"),
+    ):
+        found = method(eta, target)
+        if not isinstance(found, Tensor) or found.shape != shape:
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"{type(datafit).__name__}.{method.__name__}(eta, y) must return {words}: a tensor of shape "
+                f"{tuple(shape)}, got {got}."
+            )

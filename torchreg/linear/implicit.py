@@ -111,7 +111,9 @@ class _Prox:
             self._image = penalty.prox(self._point, step)
         if not self._image.requires_grad:
             raise ValueError(f"{penalty} has a prox that autograd cannot follow; write it without no_grad and detach.")
-        probe = torch.randn(point.shape, dtype=point.dtype, generator=torch.Generator().manual_seed(0))
+        probe = torch.randn(
+            point.shape, dtype=point.dtype, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+        )
         self.active = self._pulled(probe.to(point.device)) != 0  # a zero row is zero in every direction
         self.count = int(self.active.sum())
 

@@ -80,7 +80,7 @@ def fit_path(
         fit_intercept: whether there is an intercept.
         standardize: penalise the coefficients of columns scaled to variance 1; reported are those of X's own columns.
         device: where to compute; None for where X is.
-        progress: whether to show a bar.
+        progress: whether to show a bar; it counts the strengths too that are solved between distant ``alphas``.
         init: (coef, intercept) to start from.
 
     Shapes:

@@ -236,7 +236,9 @@ def _ratio(rise: Tensor, move: Tensor) -> Tensor:
 
 def _power(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """About the largest eigenvalue of a positive semidefinite matrix, from below, 0-d."""
-    v = torch.randn(len(like), dtype=like.dtype, generator=torch.Generator().manual_seed(0)).to(like.device)
+    v = torch.randn(len(like), dtype=like.dtype, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
+        like.device
+    )
     size = v.norm()
     for _ in range(_POWER_STEPS):
         v = product(v / size.clamp(min=torch.finfo(v.dtype).tiny))

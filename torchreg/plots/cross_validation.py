@@ -8,7 +8,7 @@ import numpy as np
 
 from torchreg.plots.alpha_axis import as_array, check_alphas, count_axis, limit, scale_alpha
 from torchreg.plots.canvas import FAINT, INK, PALETTE, Array, axes_or_new, figure_of, finite, many_lines
-from torchreg.plots.sources import cv_path_of
+from torchreg.plots.sources import check_cv_path, cv_path_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,11 @@ class CVDisplay:
             error: ``"band"`` or ``"bars"``.
             ax: axes to draw on; None makes a figure.
             style: for the mean, `matplotlib.axes.Axes.plot`.
+
+        Raises:
+            TypeError: if it is no cross-validation.
         """
+        check_cv_path(path)
         alphas = as_array(path.path.alphas)
         order = np.argsort(alphas, kind="stable")
         mean, se, losses = (as_array(values)[..., order] for values in (path.mean, path.se, path.losses))

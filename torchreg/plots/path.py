@@ -11,7 +11,7 @@ from torch import Tensor
 from torchreg.plots.alpha_axis import as_array, check_alphas, count_axis, limit, scale_alpha, trim_ticks
 from torchreg.plots.canvas import FAINT, MUTED, PALETTE, Array, axes_or_new, figure_of, many_lines, mark
 from torchreg.plots.curve_names import name_ends, names_that_fit, room_for
-from torchreg.plots.sources import drawn_coefs, feature_names, path_of
+from torchreg.plots.sources import check_path, drawn_coefs, feature_names, path_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,6 +129,7 @@ class PathDisplay:
             style: for the curves, `matplotlib.axes.Axes.plot`.
 
         Raises:
+            TypeError: if it is no path.
             ValueError: if names, scale or output do not fit.
 
         Example:
@@ -139,6 +140,7 @@ class PathDisplay:
             >>> PathDisplay.from_path(path, names=("a", "b"), ax=panels()[1][0]).names
             ('b',)
         """
+        check_path(path)
         table, labels = drawn_coefs(path.coefs, output=output, scale=scale)
         _check_names(names, table.shape[1])
         alphas = as_array(path.alphas)

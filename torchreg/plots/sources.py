@@ -50,6 +50,31 @@ def drawn_coefs(
     return table[:, :, output], (f"{name}, output {output % outputs}", "non-zero coefficients")
 
 
+def check_path(path: Any) -> None:
+    """Refuse what is no path, before it is drawn as one.
+
+    Raises:
+        TypeError: if it has no alphas and coefs.
+    """
+    if not (hasattr(path, "alphas") and hasattr(path, "coefs")):
+        kind = type(path).__name__
+        hint = f"draw its path: {kind}.path" if hasattr(path, "path") else "an estimator is drawn by from_estimator"
+        raise TypeError(f"PathDisplay.from_path takes what fit_path returns, got {kind}; {hint}.")
+
+
+def check_cv_path(path: Any) -> None:
+    """Refuse what is no cross-validation.
+
+    Raises:
+        TypeError: if it has no losses of folds and no path.
+    """
+    if not (hasattr(path, "path") and hasattr(path, "alpha_1se")):
+        raise TypeError(
+            f"CVDisplay.from_path takes what fit_cv returns, got {type(path).__name__}; a path without folds is drawn "
+            "by PathDisplay, an estimator by from_estimator."
+        )
+
+
 def path_of(estimator: Any, X: Any, y: Any) -> tuple[Any, float | None]:  # noqa: N803
     """The path of an estimator, fitted where it has none, and the alpha that it has or has chosen.
 
@@ -89,7 +114,12 @@ def _refitted(
     mine = copy.deepcopy(estimator)
     if "warm_start" in mine.get_params(deep=False):
         mine.set_params(warm_start=True)
-    top = float(mine.fit(X, y).alpha_max_)
+    top = float(getattr(mine.fit(X, y), "alpha_max_", np.nan))
+    if np.isnan(top):
+        raise ValueError(
+            f"{type(estimator).__module__}.{type(estimator).__name__} has no alpha_max_, where its path begins; draw "
+            "the estimator of torchreg.linear, or coefficients at alphas of your own by from_coefs."
+        )
     if not top > 0.0:
         raise ValueError(f"{type(estimator).__name__} has alpha_max_ = {top}: all coefficients are 0 at every alpha.")
     ends = (top, _LEAST * top) if np.isfinite(top) else ends_around(own if 0.0 < own < np.inf else 1.0)

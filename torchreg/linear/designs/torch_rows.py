@@ -11,6 +11,8 @@ from torch import Tensor
 
 from torchreg.linear.designs.compressed import Compressed
 
+_LAYOUTS = torch.sparse_csr, torch.sparse_csc, torch.sparse_coo
+_BETA = "Sparse CSR tensor support"  # torch's note that its sparse CSR is in beta
 _ROOM = {"cpu": 1 << 22, "cuda": 1 << 25}  # entries of a dense temporary: 32 and 256 MiB
 
 
@@ -53,8 +55,8 @@ class TorchRows(Compressed):
 
     @cached_property
     def _matrix(self) -> Tensor:
-        with warnings.catch_warnings():  # torch's note that its sparse CSR is in beta
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_BETA)
             return torch.sparse_csr_tensor(
                 self.starts, self.indices, self.values, (self.count, self.width), check_invariants=False
             )
@@ -66,14 +68,32 @@ def torch_rows(matrix: Tensor) -> TorchRows:
     Raises:
         TypeError: if its layout is none of CSR, CSC and COO.
     """
+    _check_layout(matrix)
     if matrix.layout == torch.sparse_coo:
         return _packed(matrix.coalesce(), torch.int64)
     if matrix.layout == torch.sparse_csr:
         return TorchRows(matrix.values().double(), matrix.col_indices(), matrix.crow_indices(), matrix.shape[1])
-    if matrix.layout == torch.sparse_csc:
-        columns = TorchRows(matrix.values().double(), matrix.row_indices(), matrix.ccol_indices(), matrix.shape[0])
-        return columns.flipped()
-    raise TypeError(f"A sparse X is in CSR, CSC or COO layout, got {matrix.layout}; use X.to_sparse_csr().")
+    columns = TorchRows(matrix.values().double(), matrix.row_indices(), matrix.ccol_indices(), matrix.shape[0])
+    return columns.flipped()
+
+
+def in_csr(matrix: Tensor) -> Tensor:
+    """A sparse tensor in CSR layout, of its own dtype; itself if it is.
+
+    Raises:
+        TypeError: if its layout is none of CSR, CSC and COO.
+    """
+    _check_layout(matrix)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_BETA)
+        return matrix.to_sparse_csr()
+
+
+def _check_layout(matrix: Tensor) -> None:
+    if matrix.layout not in _LAYOUTS:
+        raise TypeError(
+            f"A sparse X is in CSR, CSC or COO layout, got {matrix.layout}; use X.to_dense().to_sparse_csr()."
+        )
 
 
 def _packed(matrix: Tensor, dtype: torch.dtype) -> TorchRows:

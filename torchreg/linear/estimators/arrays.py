@@ -14,6 +14,9 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from torchreg.linear.designs.arrays import there
+from torchreg.linear.designs.torch_rows import in_csr
+
 Matrix = Any  # an array, a pandas frame, a scipy sparse matrix or a tensor, as the caller gives it
 Array = Any  # numpy in, numpy out; torch in, torch out
 
@@ -45,9 +48,9 @@ class Data:
         return int(self.X.shape[1])
 
     def on(self, device: str | torch.device | None) -> torch.device:
-        """Where a fit's tensors live: the device asked for, else X's."""
+        """Where a fit's tensors live: the device asked for, which must be there, else X's."""
         if device is not None:
-            return torch.device(device)
+            return there(device)
         return self.X.device if isinstance(self.X, Tensor) else torch.device("cpu")
 
     def weighted_by(self, factors: np.ndarray) -> Data:
@@ -101,7 +104,7 @@ def _checked_tensor(X: Tensor) -> Tensor:
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.layout != torch.strided:
-        X = X.to_sparse_csr()
+        X = in_csr(X)
     values = X if X.layout == torch.strided else X.values()
     if not bool(torch.isfinite(values.sum())) and not bool(values.isfinite().all()):
         kind = "NaN" if bool(values.isnan().any()) else f"infinity or a value too large for {values.dtype}"
@@ -148,9 +151,10 @@ def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
     """Weights of the rows as float64, (rows,); None where none are given."""
     if weights is None:
         return None
-    if isinstance(weights, Number):
+    weights = to_numpy(weights)
+    if isinstance(weights, Number) or getattr(weights, "ndim", 1) == 0:
         weights = np.full(rows, weights)
-    weights = check_array(to_numpy(weights), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weights.ndim != 1:
         raise ValueError(
             f"Sample weights must be 1D array or scalar, got {weights.ndim}D array. Expected either a scalar value "

@@ -71,10 +71,12 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
         """The present coefficients, where there are any that fit, as the engine takes them."""
         if not hasattr(self, "coef_") or self.coef_.shape[-1] != data.features:
             return None
-        rows = torch.as_tensor(self.coef_, dtype=torch.float64).reshape(-1, data.features)
-        intercepts = torch.as_tensor(self.intercept_, dtype=torch.float64, device=rows.device).reshape(-1)
+        device = self.coef_.device if isinstance(self.coef_, Tensor) else "cpu"
+        rows = torch.as_tensor(self.coef_, dtype=torch.float64, device=device).reshape(-1, data.features)
         if len(rows) != (outputs or 1):
             return None
+        given = getattr(self, "intercept_", 0.0)  # 0 too where the caller has set the coefficients alone
+        intercepts = torch.as_tensor(given, dtype=torch.float64, device=rows.device).reshape(-1).expand(len(rows))
         return (rows[0], intercepts[0]) if outputs is None else (rows.T, intercepts)
 
     def _keep(self, data: Data, path: Path, index: int, units: float = 1.0) -> None:

@@ -69,8 +69,10 @@ class Classifier(ClassifierMixin, Model):  # type: ignore[misc]
         coded = replace(data, y=numbers)
         if self.class_weight is not None:
             known = {} if data.weights is None else {"sample_weight": data.weights}
-            factors = compute_class_weight(self.class_weight, classes=classes, y=data.y, **known)
-            coded = coded.weighted_by(np.asarray(factors, dtype=np.float64)[numbers])
+            factors = np.asarray(compute_class_weight(self.class_weight, classes=classes, y=data.y, **known), float)
+            if not (np.isfinite(factors) & (factors >= 0)).all():
+                raise ValueError(f"class_weight must have finite weights >= 0, got {self.class_weight!r}.")
+            coded = coded.weighted_by(factors[numbers])
         return Labelled(coded, data.y, classes, data.weights)
 
     def decision_function(self, X: Matrix) -> Array:

@@ -87,10 +87,16 @@ def score_metadata(model: CrossValidated, method: str, sample_weight: Any, param
 
 
 def checked_alphas(alphas: Any) -> int | list[float]:
-    """A number of alphas, or a list of alphas >= 0."""
+    """A number of alphas, or a list of alphas >= 0.
+
+    Raises:
+        ValueError: if they are no list of numbers, there is none, or one is negative.
+    """
     if isinstance(alphas, Integral):
         return int(alphas)
     values = to_numpy(alphas).tolist() if hasattr(alphas, "tolist") else list(alphas)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"alphas must be a number of alphas, or one alpha or more in a list; got {alphas!r}.")
     return [float(check_scalar(alpha, f"alphas[{i}]", Real, min_val=0.0)) for i, alpha in enumerate(values)]
 
 
@@ -101,10 +107,12 @@ class Search:
     Args:
         paths: one for each penalty.
         best: the index of the path that was chosen.
+        shared: whether all have the alphas that were given, not a grid each.
     """
 
     paths: list[CVPath]
     best: int
+    shared: bool
 
     @property
     def chosen(self) -> CVPath:
@@ -112,8 +120,9 @@ class Search:
         return self.paths[self.best]
 
     def alphas(self, data: Data) -> Array:
-        """The alphas of each path, (paths, a), or (a,) where there is one."""
-        return _stacked([data.out_exactly(each.path.alphas) for each in self.paths])
+        """The alphas of each path, (paths, a), or (a,) where they are the same."""
+        grids = self.paths[:1] if self.shared else self.paths
+        return _stacked([data.out_exactly(each.path.alphas) for each in grids])
 
     @property
     def converged(self) -> list[np.ndarray]:
@@ -156,7 +165,7 @@ def search(
         for penalty in penalties
     ]
     least = [float(each.mean.min()) for each in paths]
-    return Search(paths, least.index(min(least)))
+    return Search(paths, least.index(min(least)), shared=isinstance(alphas, list))
 
 
 class PathCV(CrossValidated, Regressor):

@@ -11,7 +11,7 @@ import torch
 from torchreg.linear.datafits import Datafit, Logistic, Multinomial
 from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.classifier import Labelled, SingleClassifier
-from torchreg.linear.estimators.parameters import NONE, RULES, check_parameters, one_of, whole_number
+from torchreg.linear.estimators.parameters import NONE, RULES, check_parameters, one_of
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.penalties import L1L2, Penalty
 
@@ -113,8 +113,7 @@ class LogisticRegression(SingleClassifier):
         return likelihood(classes)
 
     def _check(self) -> None:
-        l1_ratio, iterations = RULES["l1_ratio"] | NONE, whole_number(0) | NONE
-        check_parameters(self, solver=one_of(*SOLVERS), penalty=PENALTIES, l1_ratio=l1_ratio, max_iter=iterations)
+        check_parameters(self, solver=one_of(*SOLVERS), penalty=PENALTIES, l1_ratio=RULES["l1_ratio"] | NONE)
 
     @property
     def _inverse_strength(self) -> float:

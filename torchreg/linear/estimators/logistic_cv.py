@@ -16,7 +16,7 @@ from torchreg.linear.estimators.classifier import Classifier, Labelled
 from torchreg.linear.estimators.cross_validated import CrossValidated, folds_of, score_metadata, split_metadata
 from torchreg.linear.estimators.logistic import PENALTIES, SOLVERS, likelihood, share_of_l1
 from torchreg.linear.estimators.logistic_grid import Grid, fitted_at, legacy, search_grid
-from torchreg.linear.estimators.parameters import CALLABLE, NONE, WORDS, check_parameters, one_of, whole_number
+from torchreg.linear.estimators.parameters import CALLABLE, NONE, WORDS, check_parameters, one_of
 from torchreg.linear.estimators.scored import cross_validated_path
 
 
@@ -151,7 +151,6 @@ class LogisticRegressionCV(CrossValidated, Classifier):
             self,
             solver=one_of(*SOLVERS),
             penalty=PENALTIES,
-            max_iter=whole_number(0) | NONE,
             scoring=WORDS | CALLABLE | NONE,
         )
         self.Cs_, self.l1_ratios_ = self._values, np.array(self._shares)

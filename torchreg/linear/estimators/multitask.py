@@ -53,7 +53,7 @@ class MultiTaskLasso(SingleFit):
 
     Attributes:
         coef_: W, (K, p); of X's kind and precision.
-        intercept_: b, (K,); zeros without.
+        intercept_: b, (K,); 0 without one.
         dual_gap_: by how much the objective may exceed its minimum.
         n_iter_: iterations of the solver.
         alpha_max_: the least alpha at which all penalised coefficients are zero.

@@ -58,7 +58,7 @@ def grouped_by(groups: Any, features: int, device: torch.device) -> tuple[Groups
         device: where the coefficients live.
 
     Raises:
-        ValueError: if the groups do not fit the number of features.
+        ValueError: if the groups do not fit the number of features, or are no labels of one kind.
     """
     if groups is None:
         return rows, features
@@ -69,10 +69,21 @@ def grouped_by(groups: Any, features: int, device: torch.device) -> tuple[Groups
             )
         index = np.arange(features) // int(groups)
     else:
-        index = np.unique(np.asarray(to_numpy(groups)), return_inverse=True)[1]
+        index = _numbered(groups)
         if index.shape != (features,):
             raise ValueError(f"groups.shape == {index.shape}, expected {(features,)}!")
     return labels(torch.as_tensor(index, device=device)), int(index.max()) + 1
+
+
+def _numbered(groups: Any) -> np.ndarray:
+    """The place of each label among the sorted ones."""
+    try:
+        return np.unique(np.asarray(to_numpy(groups)), return_inverse=True)[1]
+    except (TypeError, ValueError):  # of lists of unequal lengths, or labels that cannot be compared
+        raise ValueError(
+            f"groups takes a label for each feature, numbers or strings, such as [0, 0, 1], got {groups!r}; lists of "
+            "the groups' features are not labels."
+        ) from None
 
 
 def group_factors(given: Any, count: int, device: torch.device) -> Tensor | float | None:
@@ -81,9 +92,11 @@ def group_factors(given: Any, count: int, device: torch.device) -> Tensor | floa
     Raises:
         ValueError: if there is not one for each group, or one is negative or NaN.
     """
-    if given is None or isinstance(given, int | float):
-        return given
+    if given is None:
+        return None
     weights = tensor_of(np.asarray(to_numpy(given), dtype=np.float64)).to(device)
+    if weights.dim() == 0:
+        return float(weights)
     if weights.shape != (count,):
         raise ValueError(f"group_weights.shape == {tuple(weights.shape)}, expected {(count,)}!")
     if not bool((weights >= 0).all()):

@@ -139,7 +139,7 @@ class ElasticNetCV(SquaredErrorCV):
 
     Attributes:
         alpha_, l1_ratio_: those that were chosen.
-        alphas_: the grid, descending, (a,), or (l1_ratios, a) where several are given.
+        alphas_: the grid, descending, (a,), or (l1_ratios, a) where several l1_ratio have a grid each.
         mse_path_: mean squared errors on the test rows, (a, folds), or (l1_ratios, a, folds).
         path_: the whole `torchreg.linear.CVPath` at l1_ratio_.
         coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `ElasticNet`, at alpha_ on all rows.
@@ -185,7 +185,10 @@ class ElasticNetCV(SquaredErrorCV):
 
     @property
     def _l1_ratios(self) -> list[float]:
-        return [float(ratio) for ratio in np.atleast_1d(to_numpy(self.l1_ratio))]
+        shares = [float(ratio) for ratio in np.atleast_1d(to_numpy(self.l1_ratio))]
+        if not shares:
+            raise ValueError(f"l1_ratio must be one number between 0 and 1 or more, got {self.l1_ratio!r}.")
+        return shares
 
     def _penalties(self, data: Data) -> list[Penalty]:
         return [entrywise(L1L2(1.0, ratio), self, data) for ratio in self._l1_ratios]

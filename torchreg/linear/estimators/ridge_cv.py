@@ -128,6 +128,8 @@ class RidgeCV(CrossValidated, Regressor):
 
     def _checked_alphas(self) -> list[float]:
         values = np.atleast_1d(to_numpy(self.alphas)).tolist()
+        if not values:
+            raise ValueError(f"alphas must be one alpha or more, got {self.alphas!r}.")
         bounds = "neither" if self.cv is None else "left"
         names = ["alphas"] if len(values) == 1 else [f"alphas[{i}]" for i in range(len(values))]
         pairs = zip(values, names, strict=True)

@@ -72,6 +72,7 @@ def scores_on(
     X = _rows_of_matrix(data.X, rows)
     chosen = {name: _rows_of(value, rows, len(targets)) for name, value in params.items()}
     copied, scores = copy.copy(model), []
+    copied.__dict__.pop("feature_names_in_", None)  # the rows are a plain array, without names to compare
     if hasattr(model, "classes_"):
         copied.classes_ = to_numpy(model.classes_)
     for place in fitted.places:

@@ -207,6 +207,10 @@ class GroupPool:
 def _newton_weights(past: list[float], alpha: float) -> list[list[float]]:
     """Of each point (row) in each term of Newton's interpolation after the first (column), at ``alpha``."""
     rows: list[list[float]] = [[] for _ in past]
+    past, alpha = (
+        [at / past[-1] for at in past],
+        alpha / past[-1],
+    )  # products of differences neither vanish nor overflow
     for order in range(1, len(past)):
         reach = math.prod(alpha - at for at in past[:order])
         for k, row in enumerate(rows):

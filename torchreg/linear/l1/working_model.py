@@ -38,7 +38,7 @@ class PivotModel(WorkingModel[EntryConditions]):
         form, factor = inside.form, self.factor
 
         def parts(strength: Scalar) -> Tensor:
-            return torch.cat([w.new_zeros(self.head), torch.as_tensor(strength) / factor])
+            return torch.cat([w.new_zeros(self.head), torch.as_tensor(strength, device=w.device) / factor])
 
         c = self._solver.tableau.gram @ w + g / factor
         l2 = parts(form.l2) if inside.ridge else None

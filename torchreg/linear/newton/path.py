@@ -226,7 +226,8 @@ class NewtonPath(Generic[C]):
             return math.inf
         width = inside.extent(self._coef(self._state))
         width = width + self._state.eta.abs().max() if self._model.head else width
-        return worst * float(width) + (worst / inside.least) ** 2 * self._null
+        share = worst / inside.least
+        return worst * float(width) + share * share * self._null  # a power would raise where this overflows
 
     def _move(self, inside: C, g: Tensor) -> float:
         """To the minimiser of the model, or as far on the way as the objective falls; by how much, or -1."""
