@@ -103,6 +103,8 @@ def optimizer(model: nn.Module, chosen: argparse.Namespace) -> tuple[ProxOptimiz
 
 def share(batch: Tensor) -> Tensor:
     """This process's part of a batch."""
+    if dist.is_initialized() and len(batch) % dist.get_world_size():
+        raise SystemExit(f"--batch {len(batch)} must be a multiple of the {dist.get_world_size()} processes")
     return batch.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else batch
 
 
