@@ -3,10 +3,10 @@
     python tests/benchmarks/peers_torchao.py [--device cuda] [--quick]
 
 Speed: 100 tensors of 64x64, and the matrices of the 95.8 million parameters of `harness.shapes`; each step divided by
-the bare base's. Correctness: the lasso of tests/optimizers.py, 200x30, as every optimizer of torchreg is judged: distance
-of the objective to scikit-learn's, and entries in which the support differs. torchao's threshold is ``reg_lambda`` times
-the sum of learning rates on a second copy of the weights (dual averaging), so it is run with constant and with falling
-learning rates, and its best is shown too: plain SGD.
+the bare base's. Correctness: the lasso of tests/optimizers.py, 200x30, as every optimizer of torchreg is judged by it:
+distance of the objective to scikit-learn's, and entries in which the support differs. torchao's threshold is the sum of
+learning rates times ``reg_lambda``, on a second copy of the weights (dual averaging); so it runs with constant and with
+falling learning rates, and its best is shown too: plain SGD.
 """
 
 from __future__ import annotations
@@ -87,11 +87,9 @@ def speed(weights: list[Tensor], chosen: argparse.Namespace) -> list[dict[str, o
                 row |= {f"{name} ms": round(times[name], 3), f"{name} operations": seen.operations}
                 row |= {f"{name} waits": seen.waits, f"{name} / bare": round(times[name] / times["bare"], 2)}
             found.append(row)
-            print(
-                f"{len(weights):4d} tensors  {base:18s} {kind:5s} over bare: torchreg {row['torchreg / bare']:6}, "
-                f"torchao {row['torchao / bare']:6}; operations {row['torchreg operations']} and {row['torchao operations']}, "
-                f"waits {row['torchreg waits']} and {row['torchao waits']}"
-            )
+            over = [row[f"{name} / bare"] for name in ("torchreg", "torchao")]
+            counted = [row[f"{name} {what}"] for what in ("operations", "waits") for name in ("torchreg", "torchao")]
+            print(f"{len(weights):4d} tensors  {base:18s} {kind:5s} over bare {over}, operations and waits {counted}")
     return found
 
 
