@@ -23,9 +23,16 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in ("01_l1_vs_l2", "02_training_loop", "03_gpu_fits", "04_ablation")]
+NAMES = ("01_l1_vs_l2", "02_training_loop", "03_gpu_fits", "04_ablation", "05_every_trainer")
+NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in NAMES]
 # Bases of the classes that they define: the penalty of one's own, nothing else.
-CLASSES = {"01_l1_vs_l2": [], "02_training_loop": ["Separable"], "03_gpu_fits": [], "04_ablation": []}
+CLASSES = {
+    "01_l1_vs_l2": [],
+    "02_training_loop": ["Separable"],
+    "03_gpu_fits": [],
+    "04_ablation": [],
+    "05_every_trainer": [],
+}
 LONGEST_CELL = 25
 PUBLIC = ("torchreg", "torchreg.ablation", "torchreg.linear", "torchreg.plots")
 # Runs in the kernel before the first cell: a warning is an error, but in the kernel's own threads.

@@ -104,7 +104,7 @@ def warn_of_half(terms: list[Term]) -> None:
         lost = torch.finfo(dtype).eps * 2.0**-6  # half the distance of neighbours around 0.05
         warnings.warn(
             f"{list(half)[:3]}, {len(half)} in all, of {dtype}: a step below half the distance to the next number, "
-            f"{lost:.1g} at a weight of {_TYPICAL:g}, changes nothing, so that lr * alpha may never act. Use "
+            f"{lost:.2g} at a weight of {_TYPICAL:g}, changes nothing, so that lr * alpha may never act. Use "
             "ProxOptimizer(..., masters=True), or float32 parameters under autocast.",
             stacklevel=4,
         )
