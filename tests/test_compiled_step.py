@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
-from optimizers import give_gradients, matrix
+from optimizers import give_gradients, matrix, with_layout
+from test_grad_scaler import Waits
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -131,6 +134,40 @@ def test_with_masters_nothing_is_compiled_again_either(make):
     opt = ProxOptimizer(make(params, torch.tensor(0.1)), L1(torch.tensor(0.1)), masters=True)
     _, again = counts(opt, params, lambda k: opt.param_groups[0]["lr"].fill_(0.1 / (k + 2)), steps=5)
     assert again == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler needs a C++ compiler")
+def test_the_default_compiler_gives_what_the_eager_step_gives():
+    pair = three(), three()
+    opts = [ProxOptimizer(AdamW(params, lr=torch.tensor(0.1)), L1(torch.tensor(0.1))) for params in pair]
+    torch._dynamo.reset()
+    steps = opts[0].step, torch.compile(opts[1].step)
+    for k in range(4):
+        for params, step in zip(pair, steps, strict=True):
+            give_gradients(params, k)
+            step()
+    for eager, compiled in zip(*pair, strict=True):
+        # a compiled Adam counts in float32, where 1 - 0.999 keeps four digits
+        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+        assert torch.equal(compiled == 0, eager == 0)
+
+
+@every_base
+def test_a_capturable_step_reads_nothing_more_on_the_host_than_the_base(make, monkeypatch):
+    """What a CUDA graph needs; torch runs a capturable optimizer on the CPU only while compiling."""
+
+    def reads(wrap) -> int:
+        params = three()
+        opt = wrap(with_layout(make(params, torch.tensor(0.1)), "capturable", monkeypatch))
+        give_gradients(params, 0)
+        opt.step()
+        give_gradients(params, 1)
+        with Waits() as seen:
+            opt.step()
+        return seen.count
+
+    assert reads(lambda base: ProxOptimizer(base, L1(torch.tensor(0.1)))) == reads(lambda base: base)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -122,7 +122,7 @@ class Group(Penalty):
         unknown = torch.where(moves(step) & (norms == 0), torch.zeros_like(norms), one)
         return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
 
-    def _metric_prox(self, x: Tensor, step: Tensor) -> Tensor:
+    def _metric_prox(self, x: Tensor, step: Tensor, *, until_still: bool = False) -> Tensor:
         per_group = x.new_zeros(self.by.count(x))
         weighing = Weighing(self.penalty, self._factors(x))
         form = weighing.penalty.form(per_group)
@@ -131,7 +131,7 @@ class Group(Penalty):
             if isinstance(form.l2, Tensor) or form.l2:
                 factor, rest = ridge_step(step, self.by.expand(per_group + form.l2 / 2.0, x))
                 x = x * factor
-            result = norm_prox(x, filled(rest, x), per_group + form.l1, self.by)
+            result = norm_prox(x, filled(rest, x), per_group + form.l1, self.by, until_still=until_still)
         else:
             result = radial_prox(x, step, weighing.penalty.phi, self.by)
         if weighing.forced is False:
@@ -146,7 +146,9 @@ class Group(Penalty):
                 if not w.numel():
                     continue
                 if isinstance(step, Tensor) and step.numel() > 1:
-                    w.copy_(self.prox(w, step))
+                    still = w.device.type == "cpu" and not torch.compiler.is_compiling()
+                    x = widened(w)
+                    w.copy_(narrowed(self._metric_prox(x, step.broadcast_to(x.shape), until_still=still), w))
                 elif self.grain == "row":
                     for block in row_blocks(w, LONG):
                         self._scale_(block, step)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchreg.groups import Groups, root
 
 _SECULAR_STEPS = 10  # enough for a metric of condition 1e10: relative error 1e-14
+_STILL = 1e-8  # of a radius: Newton's next step would move it by the square of that
 _FINE, _COARSE = 49, 16  # trial multipliers per group
 _CORE = 7.0  # natural logarithms of mu t beyond which x is nearly 0 or nearly z
 _TAIL = 35.0  # further ones, down to where x equals z in float64
@@ -26,7 +27,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.double() if x.device.type != "mps" else x
 
 
-def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor:
+def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups, *, until_still: bool = False) -> Tensor:
     """``argmin_x sum_g level_g ||x_g|| + sum_i (x_i - z_i)^2 / (2 step_i)``.
 
     ``x_i = r z_i / (r + level t_i)`` with ``sum z_i^2 / (r + level t_i)^2 = 1``, solved by
@@ -39,13 +40,17 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor:
         step: broadcasts with z, >= 0; inf allowed.
         level: (groups,), >= 0, finite.
         by: the groups.
+        until_still: stop as soon as no group moves, which the host has to ask: for the CPU, where that is free.
     """
     dtype, z, step, level = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape), _wide(level)
     pull = _product(by.expand(level, z), step)
     with torch.no_grad():
         radius, active, broken = _start(z, step, level, by)
         for _ in range(_SECULAR_STEPS):
-            radius = radius + _newton(radius, z, pull, by)  # NaN where a group is empty: not active
+            change = _newton(radius, z, pull, by)  # NaN where a group is empty: not active
+            radius = radius + change
+            if until_still and not bool(((change.abs() > _STILL * radius) & active).any()):
+                break
     radius = torch.where(active, radius, torch.ones_like(radius))
     if torch.is_grad_enabled():
         kept = by.expand(active.to(z.dtype), z) > 0

@@ -52,7 +52,8 @@ class ProxOptimizer(Optimizer):
             distance to the next number is lost, the base's and the prox's: a warning tells. The copy of
             each parameter, 4 bytes an entry, lies in its state under "master" and travels with it; for
             the time of a step the gradients are copied too. An entry that anyone else has changed
-            starts anew from its value. The base's own step hooks see the copies.
+            starts anew from its value. The base's own step hooks see the copies. torch refuses to unscale
+            float16 gradients: under GradScaler such parameters need a fused base.
         skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
             stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
             gradients once and waits for the device at each step, and cannot be compiled or captured. A
