@@ -8,22 +8,9 @@ import warnings
 import pytest
 import torch
 from optimizers import same
-from torch import nn
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import StepLR
+from trainers import BATCHES, MAKES, batches, columns_of, moved, net, plain
 
-from torchreg import (
-    L1,
-    Group,
-    PenaltyScheduler,
-    ProxOptimizer,
-    attach,
-    attach_to,
-    columns,
-    penalty_metrics,
-    schedules,
-    sparsity,
-)
+from torchreg import ProxOptimizer, attach_to, penalty_metrics, sparsity
 
 L = pytest.importorskip("lightning.pytorch")
 PenaltyLogger = pytest.importorskip("torchreg.integrations.lightning").PenaltyLogger
@@ -32,18 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's use of torch's pytrees
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
-BATCHES, EACH = 12, 8
-MAKES = {"AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.0), "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9)}
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
-
-
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    draw = torch.Generator().manual_seed(1)
-    return [(torch.randn(EACH, 6, generator=draw), torch.randn(EACH, 2, generator=draw)) for _ in range(BATCHES)]
 
 
 class Model(L.LightningModule):
@@ -65,12 +40,12 @@ class Model(L.LightningModule):
 
     def configure_optimizers(self):
         base = self.make(self.net.parameters())
-        self.term = attach(Group(L1(0.0), by=columns), self.net)
+        self.term = columns_of(self.net)
         opt = base if self.hook else ProxOptimizer(base, self.term)
         if self.hook:
             attach_to(base, self.term)
-        self.ramp = PenaltyScheduler(self.term, schedules.linear(0.0, 0.3, steps=6))
-        return {"optimizer": opt, "lr_scheduler": {"scheduler": StepLR(opt, 4, 0.5), "interval": "step"}}
+        self.ramp, decay = moved(self.term, opt)
+        return {"optimizer": opt, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
 
 def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.Trainer:
@@ -88,22 +63,6 @@ def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.T
     loader = torch.utils.data.DataLoader(batches(), batch_size=None)
     trainer.fit(model, loader, ckpt_path=ckpt, weights_only=False)
     return trainer
-
-
-def plain(make, every: int = 1, clip: float | None = None, epochs: int = 1):
-    model = net()
-    term = attach(Group(L1(0.0), by=columns), model)
-    opt = ProxOptimizer(make(model.parameters()), term)
-    ramp, decay = PenaltyScheduler(term, schedules.linear(0.0, 0.3, steps=6)), StepLR(opt, 4, 0.5)
-    for k, (x, y) in enumerate(batches() * epochs):
-        ((model(x) - y).square().mean() / every).backward()
-        if k % every == every - 1:
-            if clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            opt.step()
-            decay.step()
-            opt.zero_grad()
-    return list(model.parameters()), term, ramp
 
 
 @pytest.mark.parametrize("clip", [None, 0.1], ids=["", "clipped"])

@@ -30,9 +30,12 @@ class Masters:
         self._lent: list[tuple[Tensor, Tensor]] = []
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """Within, the optimizer's half-precision parameters are their masters, with the gradients as they are now."""
-        self._lend()
+    def lent(self, *, untouched: bool = False) -> Iterator[None]:
+        """Within, the optimizer's half-precision parameters are their masters, with the gradients as they are now.
+
+        Those without a gradient are left, since nobody steps them, but where a state is loaded: ``untouched``.
+        """
+        self._lend(untouched=untouched)
         try:
             yield
         finally:
@@ -60,9 +63,10 @@ class Masters:
                 p.copy_(master)
                 self._base.state[master][_KEY] = master
 
-    def _lend(self) -> None:
+    def _lend(self, *, untouched: bool = False) -> None:
         state = self._base.state
         halves = [p for group in self._base.param_groups for p in group["params"] if p.dtype in _HALF]
+        halves = [p for p in halves if p.grad is not None or (untouched and p.requires_grad)]
         self._lent = [(p, _master(p, state.get(p, {}))) for p in halves]
         self._exchange(self._lent)
 

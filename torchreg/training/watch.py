@@ -29,13 +29,14 @@ class Watch:
         self._zeros: Tensor | None = None  # then, once there was a write by another
         self._looks = _LOOKS
         self._told = False
+        self._position: int | None = None  # of the watched parameter in its group
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
         """Before a step: are there weights of an average, or were zeros undone since the last step?"""
         if not self._told and any("weight_sum" in group for group in base.param_groups):  # schedulefree's
             self._told = True
             _warn_of_average(base)
-        p = _watched(slots, base)
+        p = self._watched(slots, base)
         if p is None or not self._looks or self._writes is None or p._version == self._writes:
             return
         if self._zeros is None:
@@ -49,19 +50,21 @@ class Watch:
 
     def after(self, slots: Sequence[Slot], base: Optimizer) -> None:
         """After a step."""
-        p = _watched(slots, base)
+        p = self._watched(slots, base)
         if p is not None and self._looks:
             self._writes = p._version
             if self._zeros is not None:
                 self._zeros = (p.detach() == 0).sum()
 
-
-def _watched(slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
-    """The parameter to watch, None where it cannot be."""
-    if torch.compiler.is_compiling() or is_capturing():
-        return None
-    p = max(slots[0].parameters(base), key=torch.numel)
-    return None if is_cut(p) or p.is_inference() else p
+    def _watched(self, slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
+        """The parameter to watch, None where it cannot be."""
+        if torch.compiler.is_compiling() or is_capturing():
+            return None
+        present = base.param_groups[slots[0].group]["params"]
+        if self._position is None:
+            self._position = max(slots[0].positions, key=lambda k: present[k].numel())
+        p = present[self._position]
+        return None if is_cut(p) or p.is_inference() else p
 
 
 def _warn_of_average(optimizer: Optimizer) -> None:

@@ -1,0 +1,62 @@
+"""The plain training loop that trainers are compared with: a small network, batches, a schedule of the strength."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from torchreg import L1, Group, PenaltyScheduler, ProxOptimizer, Term, attach, columns, schedules
+
+BATCHES, EACH = 12, 8
+MAKES: dict[str, Callable[..., Optimizer]] = {
+    "AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.0),
+    "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9),
+}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(EACH, 6, generator=draw), torch.randn(EACH, 2, generator=draw)) for _ in range(BATCHES)]
+
+
+def columns_of(model: nn.Module) -> Term:
+    return attach(Group(L1(0.0), by=columns), model)
+
+
+def moved(term: Term, opt: Optimizer) -> tuple[PenaltyScheduler, StepLR]:
+    """The schedules of strength and learning rate."""
+    return PenaltyScheduler(term, schedules.linear(0.0, 0.3, steps=6)), StepLR(opt, 4, 0.5)
+
+
+def plain(
+    make: Callable[..., Optimizer],
+    every: int = 1,
+    clip: float | None = None,
+    *,
+    autocast: bool = False,
+    epochs: int = 1,
+) -> tuple[list[nn.Parameter], Term, PenaltyScheduler]:
+    """The weights, the term and the schedule after training; a step for ``every`` so many batches."""
+    model = net()
+    opt = ProxOptimizer(make(model.parameters()), term := columns_of(model))
+    ramp, decay = moved(term, opt)
+    for k, (x, y) in enumerate(batches() * epochs):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            out = model(x)
+        ((out.float() - y).square().mean() / every).backward()
+        if k % every == every - 1:
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            opt.step()
+            decay.step()
+            opt.zero_grad()
+    return list(model.parameters()), term, ramp
