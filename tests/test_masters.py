@@ -209,6 +209,19 @@ def test_a_parameter_without_a_gradient_is_neither_stepped_nor_given_a_state():
     assert set(opt.state) == {half[0]}
 
 
+def test_frozen_parameters_are_not_copied():
+    half, _ = pair(torch.bfloat16)
+    half[1].requires_grad_(False)
+    opt = ProxOptimizer(Adam(half, lr=0.1), attach(L1(0.05), {"w": half[0]}), masters=True)
+    seen = []
+    opt.base.register_step_pre_hook(lambda o, *_: seen.extend(p.dtype for p in o.param_groups[0]["params"]))
+    give([half[0], *half[2:]], 0, torch.bfloat16)
+    opt.step()
+    assert seen == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert opt.state[half[0]]["exp_avg"].dtype is torch.float32
+
+
 def test_group_penalties_count_on_the_rounded_weights():
     w = Parameter(torch.ones(8, 8, dtype=torch.bfloat16))
     term = attach(Group(L1(1.0), by=columns), {"w": w})
