@@ -273,9 +273,8 @@ class ProxOptimizer(Optimizer):
             state_dict = dict(state_dict if changed is None else changed)
         parts = state_dict.pop(KEY, {"parts": []})["parts"]
         state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
-        with (
-            self._masters.lent(untouched=True) if self.masters else nullcontext()
-        ):  # torch casts a state to its parameter's dtype
+        wide = self._masters.lent(untouched=True) if self.masters else nullcontext()
+        with wide:  # torch casts a state to its parameter's dtype
             self.base.load_state_dict(state_dict)
         restore(renewed, told)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
