@@ -33,5 +33,5 @@ def is_smooth(penalty: Penalty, coef: Tensor) -> bool:
 
 def is_kinkless(form: L1Form) -> bool:
     """Whether it is a ridge, or nothing, on what it does not force to zero."""
-    l1 = form.l1 if isinstance(form.l1, Tensor) else torch.tensor(form.l1, device="cpu")
+    l1 = form.l1 if isinstance(form.l1, Tensor) else torch.tensor(form.l1, dtype=torch.float64, device="cpu")
     return form.lower != 0.0 and bool(((l1 == 0.0) | l1.isinf()).all())

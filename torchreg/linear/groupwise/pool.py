@@ -207,10 +207,8 @@ class GroupPool:
 def _newton_weights(past: list[float], alpha: float) -> list[list[float]]:
     """Of each point (row) in each term of Newton's interpolation after the first (column), at ``alpha``."""
     rows: list[list[float]] = [[] for _ in past]
-    past, alpha = (
-        [at / past[-1] for at in past],
-        alpha / past[-1],
-    )  # products of differences neither vanish nor overflow
+    _, size = math.frexp(past[-1])  # scaled by its power of two, products neither vanish nor overflow, nor round anew
+    past, alpha = [math.ldexp(at, -size) for at in past], math.ldexp(alpha, -size)
     for order in range(1, len(past)):
         reach = math.prod(alpha - at for at in past[:order])
         for k, row in enumerate(rows):
