@@ -13,12 +13,13 @@ from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
 from torchreg.training.slots import Slot
 
-_LOOKS = 20  # reads of the device in all, each only where weights were written to between two steps
+_LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
+_SAMPLE = 4096  # entries that are looked at
 _LOST = 0.5  # share of the zeros whose loss is no accident
 
 
 class Watch:
-    """Watches the largest parameter of the first part, through the counter by which autograd counts writes.
+    """Watches a sample of the largest parameter of the first part, through the counter by which autograd counts writes.
 
     While nobody writes to it between steps nothing is read. A write through ``p.data`` is not counted by torch, and
     not seen; nor are parameters that are cut over processes looked at.
@@ -42,9 +43,9 @@ class Watch:
         if self._zeros is None:
             self._zeros = p.new_zeros(())  # from now on they are counted after each step
             return
+        self._looks -= 1
         kept = int(self._zeros)
-        self._looks -= kept > 0
-        if int((p == 0).sum()) < _LOST * kept:
+        if int(_zeros(p)) < _LOST * kept:
             self._looks = 0
             _warn_of_writes()
 
@@ -54,7 +55,7 @@ class Watch:
         if p is not None and self._looks:
             self._writes = p._version
             if self._zeros is not None:
-                self._zeros = (p.detach() == 0).sum()
+                self._zeros = _zeros(p)
 
     def _watched(self, slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
         """The parameter to watch, None where it cannot be."""
@@ -65,6 +66,11 @@ class Watch:
             self._position = max(slots[0].positions, key=lambda k: present[k].numel())
         p = present[self._position]
         return None if is_cut(p) or p.is_inference() else p
+
+
+def _zeros(p: Tensor) -> Tensor:
+    sample = p.detach().view(-1)[:_SAMPLE] if p.is_contiguous() else p.detach()[:1]
+    return (sample == 0).sum()
 
 
 def _warn_of_average(optimizer: Optimizer) -> None:
