@@ -65,7 +65,7 @@ def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.T
     return trainer
 
 
-@pytest.mark.parametrize("clip", [None, 0.1], ids=["", "clipped"])
+@pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
 @pytest.mark.parametrize("every", [1, 3], ids=["", "accumulated"])
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 def test_automatic_optimisation_is_the_plain_loop(make, every, clip, tmp_path):
@@ -123,3 +123,10 @@ def test_the_callback_wants_terms_and_a_positive_number(tmp_path):
         PenaltyLogger(every_n_steps=0)
     with pytest.raises(ValueError, match="give the terms"):
         fit(Model(MAKES["AdamW"], hook=True), tmp_path, callbacks=[PenaltyLogger()])
+
+
+def test_the_callback_follows_the_terms_of_each_run(tmp_path):
+    logger, models = PenaltyLogger(every_n_steps=5), (Model(MAKES["AdamW"]), Model(MAKES["AdamW"]))
+    for model in models:
+        fit(model, tmp_path, callbacks=[logger])
+        assert logger.terms == [model.term]

@@ -69,7 +69,7 @@ def trainer(net: nn.Module, folder, *, steps: int = STEPS, every: int = 1, callb
 def made(net: nn.Module, base=AdamW, **options):
     term = attach(Group(L1(0.0), by=rows), matching(net, "*mlp*weight"))
     opt = ProxOptimizer(base([p for p in net.parameters() if p.requires_grad], **options), term)
-    return term, opt, PenaltyScheduler(term, schedules.linear(0.0, 0.05, steps=6))
+    return term, opt, PenaltyScheduler(term, schedules.linear(0.0, 0.004, steps=6))
 
 
 def falling(opt) -> LambdaLR:
@@ -115,7 +115,7 @@ def test_a_hook_on_the_raw_optimizer_is_the_plain_loop(tmp_path):
     term = attach(Group(L1(0.0), by=rows), matching(net, "*mlp*weight"))
     base = AdamW(net.parameters(), lr=0.02, weight_decay=0.0)
     attach_to(base, term)
-    PenaltyScheduler(term, schedules.linear(0.0, 0.05, steps=6))
+    PenaltyScheduler(term, schedules.linear(0.0, 0.004, steps=6))
     trainer(net, tmp_path, optimizers=(base, falling(base))).train()
     assert same(list(wanted.parameters()), list(net.parameters()))
     assert sparsity(term) == sparsity(lone)
@@ -124,7 +124,7 @@ def test_a_hook_on_the_raw_optimizer_is_the_plain_loop(tmp_path):
 @pytest.mark.parametrize("base", OPTIONS)
 def test_the_factory_builds_the_same_optimizer(base, tmp_path):
     nets = model(), model()
-    choose = {"penalty": Group(L1(0.05), by=rows), "select": lambda m: matching(m, "*mlp*weight")}
+    choose = {"penalty": Group(L1(0.004), by=rows), "select": lambda m: matching(m, "*mlp*weight")}
     run = trainer(nets[0], tmp_path, optimizer_cls_and_kwargs=(ProxFactory, {**OPTIONS[base], **choose}))
     run.train()
     term = attach(choose["penalty"], choose["select"](nets[1]))
@@ -133,7 +133,7 @@ def test_the_factory_builds_the_same_optimizer(base, tmp_path):
     other = trainer(nets[1], tmp_path, optimizers=(opt, None))
     other.train()
     assert same(list(nets[0].parameters()), list(nets[1].parameters()))
-    assert run.optimizer.optimizer.terms[0].alpha == 0.05
+    assert run.optimizer.optimizer.terms[0].alpha == 0.004
     assert sparsity(term).zeros > 0
 
 
@@ -158,7 +158,7 @@ def test_the_callback_adds_to_every_entry_of_the_log(tmp_path):
     run = trainer(net, tmp_path, optimizers=(opt, falling(opt)), callbacks=[PenaltyLogger()])
     run.train()
     entries = [entry for entry in run.state.log_history if "loss" in entry]
-    assert [entry["penalty/alpha"] for entry in entries] == pytest.approx([0.05 * 4 / 6, 0.05])
+    assert [entry["penalty/alpha"] for entry in entries] == pytest.approx([0.004 * 4 / 6, 0.004])
     assert entries[-1]["penalty/group_sparsity"] == sparsity(term).metrics()["group_sparsity"]
     assert entries[-1]["penalty/penalty"] == float(term())
 
@@ -168,3 +168,14 @@ def test_the_callback_wants_terms(tmp_path):
     run = trainer(net, tmp_path, optimizers=(SGD(net.parameters(), lr=0.1), None), callbacks=[PenaltyLogger()])
     with pytest.raises(ValueError, match="give the terms"):
         run.train()
+
+
+def test_the_callback_follows_the_terms_of_each_run_and_lets_an_evaluation_before_it_be(tmp_path):
+    logger = PenaltyLogger()
+    for _ in range(2):
+        net = model()
+        term, opt, _ = made(net, **OPTIONS["AdamW"])
+        run = trainer(net, tmp_path, optimizers=(opt, falling(opt)), callbacks=[logger])
+        run.evaluate(examples())
+        run.train()
+        assert logger.terms == [term]

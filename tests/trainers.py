@@ -14,7 +14,7 @@ from torchreg import L1, Group, PenaltyScheduler, ProxOptimizer, Term, attach, c
 BATCHES, EACH = 12, 8
 MAKES: dict[str, Callable[..., Optimizer]] = {
     "AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.0),
-    "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9),
+    "SGD": lambda p: SGD(p, lr=0.05, momentum=0.9),
 }
 
 
@@ -34,7 +34,7 @@ def columns_of(model: nn.Module) -> Term:
 
 def moved(term: Term, opt: Optimizer) -> tuple[PenaltyScheduler, StepLR]:
     """The schedules of strength and learning rate."""
-    return PenaltyScheduler(term, schedules.linear(0.0, 0.3, steps=6)), StepLR(opt, 4, 0.5)
+    return PenaltyScheduler(term, schedules.linear(0.0, 0.12, steps=6)), StepLR(opt, 4, 0.5)
 
 
 def plain(

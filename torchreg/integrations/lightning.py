@@ -31,12 +31,13 @@ class PenaltyLogger(Callback):
     def __init__(self, *terms: Term, every_n_steps: int = 50, prefix: str = "penalty/") -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}; 50 logs every 50th step.")
-        self.terms, self.every_n_steps, self.prefix = list(terms), every_n_steps, prefix
+        self.given, self.every_n_steps, self.prefix = terms, every_n_steps, prefix
+        self.terms: list[Term] = []
         self._last = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the terms."""
-        self.terms = self.terms or terms_of(trainer.optimizers)
+        """Find the terms of this run."""
+        self.terms = list(self.given) or terms_of(trainer.optimizers)
         self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

@@ -76,14 +76,17 @@ class PenaltyLogger(TrainerCallback):
     """
 
     def __init__(self, *terms: Term, prefix: str = "penalty/") -> None:
-        self.terms, self.prefix = list(terms), prefix
+        self.given, self.prefix = terms, prefix
+        self.terms = list(terms)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        """Find the terms."""
-        self.terms = self.terms or terms_of([optimizer])
+        """Find the terms of this run."""
+        self.terms = list(self.given) or terms_of([optimizer])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add the entries."""
+        """Add the entries; before training there are terms only if they were given."""
+        if not self.terms:
+            return
         found = {f"{self.prefix}{name}": value for name, value in penalty_metrics(*self.terms).items()}
         logs.update(found)
         state.log_history[-1].update(found)

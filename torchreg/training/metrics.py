@@ -24,7 +24,7 @@ def penalty_metrics(*terms: Term) -> dict[str, float]:
     """
     if not terms:
         raise ValueError("penalty_metrics needs a term, got none; use penalty_metrics(*opt.terms).")
-    values = [term() for term in terms]
+    values = [term().detach() for term in terms]
     shares = {key: share for key, share in sparsity(*terms).metrics().items() if isinstance(share, float)}
     return {"penalty": float(sum(values[1:], values[0])), **_alphas(terms), **shares}
 
