@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam
 
@@ -371,6 +372,39 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def crossed() -> None:
+    """FSDP2 over tensor parallelism: parameters cut in two directions of a mesh."""
+    if dist.get_world_size() < 4:
+        return
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+
+    def small() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+
+    for kind in ("L1", "Weighted", "rows", "columns", "sparse columns", "own"):
+        results = []
+        for cut in (True, False):
+            model = small()
+            if cut:
+                parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+                fully_shard(model, mesh=mesh["data"])
+            term = attach(PENALTIES[kind], model)
+            opt = ProxOptimizer(BASES["Adam"](model.parameters()), term)
+            for k in range(STEPS):
+                draw = torch.Generator().manual_seed(k)
+                x = torch.randn(8, 6, generator=draw, dtype=torch.float64)
+                x = x.chunk(2)[mesh.get_local_rank("data")] if cut else x
+                opt.zero_grad()
+                (model(x) - 1.0).square().mean().backward()
+                opt.step()
+            results.append((values(model), term(), sparsity(term).zeros))
+        for name, w in results[0][0].items():
+            torch.testing.assert_close(w, results[1][0][name], **TOLERANCE, msg=lambda m, k=kind: f"{k}: {m}")
+        close(results[0][1], results[1][1])
+        assert results[0][2] == results[1][2], kind
+
+
 def flattened() -> None:
     """FullyShardedDataParallel flattens parameters: refused, with the remedy."""
     for original in (True, False):
@@ -390,7 +424,7 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, flattened):
+    for check in (skipping, halved, strongest, exchanged, scheduled, placed, crossed, flattened):
         yield check.__name__, check
 
 

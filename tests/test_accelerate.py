@@ -6,7 +6,7 @@ import copy
 
 import pytest
 from optimizers import same
-from trainers import BATCHES, MAKES, batches, columns_of, moved, net, plain
+from trainers import BATCHES, MAKES, batches, moved, net, penalised, plain
 
 from torchreg import ProxOptimizer, sparsity
 
@@ -26,7 +26,7 @@ def accelerated(make, every: int, clip: float | None, autocast: bool):
         cpu=True, gradient_accumulation_steps=every, mixed_precision="bf16" if autocast else "no"
     )
     model = net()
-    opt = ProxOptimizer(make(model.parameters()), term := columns_of(model))
+    opt = ProxOptimizer(make(model.parameters()), term := penalised(model))
     ramp, decay = moved(term, opt)
     model, opt, decay = accelerator.prepare(model, opt, decay)
     for x, y in batches():
@@ -58,7 +58,7 @@ def test_a_saved_run_goes_on_bit_for_bit(tmp_path):
     def run(start: int, stop: int, load: bool, save: bool):
         accelerator = accelerate.Accelerator(cpu=True)
         model = net()
-        opt = ProxOptimizer(MAKES["AdamW"](model.parameters()), term := columns_of(model))
+        opt = ProxOptimizer(MAKES["AdamW"](model.parameters()), term := penalised(model))
         ramp, decay = moved(term, opt)
         model, opt, decay = accelerator.prepare(model, opt, decay)
         if load:

@@ -8,7 +8,8 @@ import warnings
 import pytest
 import torch
 from optimizers import same
-from trainers import BATCHES, MAKES, batches, columns_of, moved, net, plain
+from torch import nn
+from trainers import BATCHES, MAKES, batches, moved, net, penalised, plain
 
 from torchreg import ProxOptimizer, attach_to, penalty_metrics, sparsity
 
@@ -40,7 +41,7 @@ class Model(L.LightningModule):
 
     def configure_optimizers(self):
         base = self.make(self.net.parameters())
-        self.term = columns_of(self.net)
+        self.term = penalised(self.net)
         opt = base if self.hook else ProxOptimizer(base, self.term)
         if self.hook:
             attach_to(base, self.term)
@@ -116,6 +117,40 @@ def test_the_callback_logs_every_so_many_steps(tmp_path):
     fit(model, tmp_path, callbacks=[Watching(every_n_steps=5)])
     assert [step for step, _ in found] == [5, 10]
     assert all(alike for _, alike in found)
+
+
+class Two(L.LightningModule):
+    """Two networks, each with an optimizer and a penalty of its own, as a GAN has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList([net(), net()])
+        self.automatic_optimization = False
+
+    def training_step(self, batch, index):
+        x, y = batch
+        for model, opt, decay in zip(self.nets, self.optimizers(), self.lr_schedulers(), strict=True):
+            opt.zero_grad()
+            self.manual_backward((model(x) - y).square().mean())
+            opt.step()
+            decay.step()
+
+    def configure_optimizers(self):
+        found = []
+        for model, make in zip(self.nets, MAKES.values(), strict=True):
+            opt = ProxOptimizer(make(model.parameters()), term := penalised(model))
+            _, decay = moved(term, opt)
+            found.append({"optimizer": opt, "lr_scheduler": decay})
+        return found
+
+
+def test_several_optimizers_are_each_their_own_plain_loop(tmp_path):
+    model, logger = Two(), PenaltyLogger(every_n_steps=24)
+    trainer = fit(model, tmp_path, callbacks=[logger])
+    for trained, make in zip(model.nets, MAKES.values(), strict=True):
+        assert same(plain(make)[0], list(trained.parameters()))
+    assert len(logger.terms) == 2
+    assert {"penalty/alpha_0", "penalty/alpha_1"} <= set(trainer.callback_metrics)
 
 
 def test_the_callback_wants_terms_and_a_positive_number(tmp_path):

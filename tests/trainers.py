@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from torchreg import L1, Group, PenaltyScheduler, ProxOptimizer, Term, attach, columns, schedules
+from torchreg import L1, PenaltyScheduler, ProxOptimizer, Term, attach, schedules, sparsity
 
 BATCHES, EACH = 12, 8
 MAKES: dict[str, Callable[..., Optimizer]] = {
@@ -28,13 +28,13 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.randn(EACH, 6, generator=draw), torch.randn(EACH, 2, generator=draw)) for _ in range(BATCHES)]
 
 
-def columns_of(model: nn.Module) -> Term:
-    return attach(Group(L1(0.0), by=columns), model)
+def penalised(model: nn.Module) -> Term:
+    return attach(L1(0.0), model)
 
 
 def moved(term: Term, opt: Optimizer) -> tuple[PenaltyScheduler, StepLR]:
     """The schedules of strength and learning rate."""
-    return PenaltyScheduler(term, schedules.linear(0.0, 0.12, steps=6)), StepLR(opt, 4, 0.5)
+    return PenaltyScheduler(term, schedules.linear(0.0, 0.05, steps=3)), StepLR(opt, 4, 0.5)
 
 
 def plain(
@@ -47,7 +47,7 @@ def plain(
 ) -> tuple[list[nn.Parameter], Term, PenaltyScheduler]:
     """The weights, the term and the schedule after training; a step for ``every`` so many batches."""
     model = net()
-    opt = ProxOptimizer(make(model.parameters()), term := columns_of(model))
+    opt = ProxOptimizer(make(model.parameters()), term := penalised(model))
     ramp, decay = moved(term, opt)
     for k, (x, y) in enumerate(batches() * epochs):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -59,4 +59,5 @@ def plain(
             opt.step()
             decay.step()
             opt.zero_grad()
+    assert 0.1 < sparsity(term).fraction < 0.9  # or a comparison would say little
     return list(model.parameters()), term, ramp

@@ -16,12 +16,14 @@ class PenaltyLogger(Callback):
 
     ``configure_optimizers`` returns a `ProxOptimizer` as it would any optimizer. With automatic and manual
     optimisation, accumulation, clipping and checkpoints the weights are those of the plain loop; strengths and
-    the count of a `PenaltyScheduler` are in Lightning's checkpoints with the optimizer's state.
+    the count of a `PenaltyScheduler` are in Lightning's checkpoints with the optimizer's state. Lightning steps an
+    optimizer also where ``training_step`` returns None, and that counts.
 
     Args:
         terms: those to log; none for the terms of the trainer's optimizers. Terms that are added to the loss,
             or were given to `attach_to`, have to be named.
-        every_n_steps: optimizer steps from one entry to the next; each waits for the device.
+        every_n_steps: from one entry to the next, as Lightning counts them: with several optimizers each step of
+            each. An entry waits for the device.
         prefix: before each name.
 
     Raises:
