@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch's optimizers use it; torch.compiler.disable loads the compiler
 from torch.optim import Optimizer
 
 from torchreg.training.bare_terms import all_matrices
@@ -87,7 +87,7 @@ class ParamPositions:
         """The positions of other terms in the same optimizer."""
         return ParamPositions(self.base, terms, self._layout)
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def ready(self, owner: Owner) -> None:
         """Before a step: find what has moved, and claim the terms; nothing but ids is compared while nothing has.
 
