@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import Metric, rule_for
@@ -16,7 +15,6 @@ from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.term import Term
-from torchreg.training.term_part import Part
 
 
 def through(hooks: Mapping[int, Any], optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +62,6 @@ class Attachment:
         """The proximal step of the parameters that the optimizer has just stepped."""
         rule = unless_skipped(rule_for(self.base, self.metric), self.base)
         prox_step(self.base, self.positions.slots, rule, self.foreach)
-
-    def present(self, part: Part) -> dict[str, Tensor]:
-        """A part's parameters as they stand in the optimizer now."""
-        return self.positions.present(part)
 
     def remove(self) -> None:
         """Take the hooks off the optimizer and let the terms go; weights and strengths stay as they are."""

@@ -36,15 +36,24 @@ class ModelNames:
         return None if module is None else module._parameters.get(leaf)
 
     def present(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's tensors; that known before where the name is gone."""
-        found = {name: self.tensor(name) for name in known}
-        return {name: p if (now := found[name]) is None else now for name, p in known.items()}
+        """The model's tensors, that known before where the name is gone; one that was tied to another only once."""
+        ids, found = {id(p) for p in known.values()}, {}
+        for name, p in known.items():
+            now = self.tensor(name)
+            if now is None or now is p or id(now) not in ids:
+                found[name] = p if now is None else now
+        return found
 
-    def lost(self, known: Mapping[str, Tensor]) -> list[str]:
-        """The names of which the model has neither the name nor the tensor that was known before."""
+    def refuse_lost(self, known: Mapping[str, Tensor]) -> None:
+        """Raise RuntimeError where the model has neither a name nor the tensor that was known before."""
         model = self._model()
         gone = [name for name in known if self.tensor(name) is None]
         if model is None or not gone:
-            return []
+            return
         there = {id(p) for p in model.parameters()}
-        return [name for name in gone if id(known[name]) not in there]
+        lost = [name for name in gone if id(known[name]) not in there]
+        if lost:
+            raise RuntimeError(
+                f"{type(model).__name__}, to which a term was attached, has no {lost[:3]} any more ({len(lost)} lost), "
+                "neither the names nor the tensors; attach again to what is there, attach(penalty, model)."
+            )

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import Metric, rule_for
@@ -23,7 +22,6 @@ from torchreg.training.param_positions import ParamPositions
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base
 from torchreg.training.term import Term
-from torchreg.training.term_part import Part
 from torchreg.training.watch import Watch
 
 _FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
@@ -32,45 +30,45 @@ _FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "s
 class ProxOptimizer(AroundBase):
     """A torch optimizer followed by a proximal step, which sets weights to exactly zero.
 
-    After ``base.step()``, each penalised parameter takes ``p = prox(p, t)``, where ``t`` is the
-    base's effective step: ``lr / (1 - momentum)`` for SGD, ``lr / (sqrt(v) + eps)`` entry by entry
-    for Adam. In this metric the fixed point is the minimiser of loss + penalty; a plain threshold
-    ``lr * alpha`` after Adam or after SGD with momentum solves another problem.
+    After ``base.step()``, each penalised parameter takes ``p = prox(p, t)``, where ``t`` is the base's effective
+    step: ``lr / (1 - momentum)`` for SGD, ``lr / (sqrt(v) + eps)`` entry by entry for Adam. In this metric the fixed
+    point is the minimiser of loss + penalty; a plain threshold ``lr * alpha`` after Adam or after SGD with momentum
+    solves another problem.
 
-    It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with
-    the base, whose ``param_groups`` and ``state`` it shares. Checkpoints of the bare base and of
-    the wrapped one load each other. Nothing is written before the base's step, and it adds no
-    buffer of the parameters' size.
+    It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with the base, whose
+    ``param_groups``, ``state`` and ``defaults`` it shares. Checkpoints of the bare base and of the wrapped one load
+    each other. Nothing is written before the base's step, and it adds no buffer of the parameters' size.
 
     Args:
         base: the optimizer to wrap.
-        terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes
-            every parameter of the base with two or more dimensions, embeddings included.
-        metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha``
-            (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
-            function (group, state, parameter) -> step.
+        terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes every parameter of
+            the base with two or more dimensions, embeddings included.
+        metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha`` (the L1 analogue of
+            AdamW's decay, for Muon, Lion and third-party optimizers); or a function (group, state, parameter) -> step.
         foreach: True steps many tensors per launch, False one by one, None chooses.
-        masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which
-            then are their rounding; the base's state is float32 too. Else an update below half the
-            distance to the next number is lost, the base's and the prox's: a warning tells. The copy of
-            each parameter, 4 bytes an entry, lies in its state under "master" and travels with it; for
-            the time of a step the gradients are copied too. An entry that anyone else has changed
-            starts anew from its value. The base's own step hooks see the copies. torch refuses to unscale
-            float16 gradients: under GradScaler such parameters need a fused base.
-        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
-            stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
-            gradients once and waits for the device at each step, and cannot be compiled or captured. A
-            closure is called once and before the base's step, which then gets none. False, the default,
-            steps as the base does, and waits for nothing.
+        masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which then are
+            their rounding; the base's state is float32 too. Else an update below half the distance to the next number
+            is lost, the base's and the prox's: a warning tells. The copy of each parameter, 4 bytes an entry, lies in
+            its state under "master" and travels with it; for the time of a step the gradients are copied too. An entry
+            that anyone else has changed starts anew from its value. The base's own step hooks see the copies. torch
+            refuses to unscale float16 gradients: under GradScaler such parameters need a fused base.
+        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules stay, a warning
+            tells of the first, ``opt.skipped`` counts steps and parameters. It reads all gradients once and waits for
+            the device at each step, and cannot be compiled or captured. A closure is called once and before the
+            base's step, which then gets none. False, the default, steps as the base does, and waits for nothing.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
-        ValueError: if the base is not supported, a parameter is not the base's or is penalised
-            twice, or a term belongs to another optimizer. Nothing has changed then.
+        ValueError: if the base is not supported, or a parameter is not the base's or is penalised twice. Nothing has
+            changed then.
 
     Notes:
-        A parameter without a gradient is not stepped by the base and not shrunk. With mini-batch
-        noise, exact zeros settle as the learning rate falls: use a schedule.
+        A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
+        where a gradient is left on it, torch's optimizers go on moving it. With mini-batch noise, exact zeros settle
+        as the learning rate falls: use a schedule.
+
+        ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
+        no longer there is refused at the next step. Of optimizers made for one term the last takes it over.
 
     Source:
         Yun, Lozano and Yang, NeurIPS 2021 (ProxGen); Duchi and Singer, JMLR 10, 2009.
@@ -179,10 +177,6 @@ class ProxOptimizer(AroundBase):
         rule = unless_skipped(rule_for(self.base, self.metric), self.base)
         prox_step(self.base, self.positions.slots, rule, self.foreach)
 
-    def present(self, part: Part) -> dict[str, Tensor]:
-        """A part's parameters as they stand in the base now, wherever in its groups."""
-        return self.positions.present(part)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
         self.base.add_param_group(added_group(self.base, self.terms, param_group))
@@ -190,23 +184,19 @@ class ProxOptimizer(AroundBase):
     def add_term(self, term: Term | Penalty) -> Term:
         """Penalise more from the next step on, as for a layer that has come; its parameters must be the base's.
 
-        A term that another optimizer steps is taken over, and so is one of this optimizer's own that another has
-        taken. Checkpoints hold the strengths of the terms that there are, in their order.
-
-        Returns:
-            The term; of a bare penalty the one that was made.
+        A term of another optimizer is taken over, or taken back; a bare penalty is given back as a term. Checkpoints
+        hold the strengths of the terms that there are, in their order.
 
         Raises:
             TypeError: if it is neither a Term nor a Penalty.
             ValueError: if a parameter is none of the base's or is penalised already. Nothing has changed then.
 
         Example:
+            >>> from torchreg import L1, attach
             >>> trunk, head = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
             >>> opt = ProxOptimizer(torch.optim.SGD(trunk.parameters(), lr=0.1), attach(L1(0.1), trunk))
             >>> opt.add_param_group({"params": head.parameters()})
             >>> added = opt.add_term(attach(L1(0.2), head))
-            >>> [term.alpha for term in opt.terms]
-            [0.1, 0.2]
             >>> opt.remove_term(added)
             >>> len(opt.terms)
             1
@@ -239,18 +229,17 @@ class ProxOptimizer(AroundBase):
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load the state of a wrapped or of a bare optimizer.
 
-        A wrapped one restores the strengths and the schedules' counts too; a warning says where that
-        changes a strength. Assign ``term.alpha`` afterwards to use another.
+        A wrapped one restores the strengths and the schedules' counts too; a warning says where that changes a
+        strength. Assign ``term.alpha`` afterwards to use another.
 
         Args:
             state_dict: from `state_dict` of this class or of the base's.
-            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength
-                where the checkpoint penalises the same parameter by the same kind of penalty; the
-                base's state where both optimizers know names (``Adam(model.named_parameters())``).
+            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength where the
+                checkpoint penalises the same parameter by the same kind of penalty; the base's state where both
+                optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
-            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has
-                changed then.
+            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has changed then.
         """
         state_dict = through(self._optimizer_load_state_dict_pre_hooks, self, dict(state_dict))
         state_dict, renewed, told = read(self.base, self.terms, state_dict, strict=strict)

@@ -179,10 +179,14 @@ def _surely(base: Optimizer, terms: Sequence[Term], places: Mapping[int, Place])
     for term in terms:
         for part in term.parts:
             named = all_matrices(base) if term.bare else dict(part.known)
-            for name in () if term.bare else part.known:
+            for name, p in () if term.bare else part.known.items():
                 now = term.in_model(name)
-                if now is not None and id(now) in places and id(now) not in owned:
+                if now is None or now is p:
+                    continue
+                if id(now) in places and id(now) not in owned:
                     named[name] = now
+                elif id(now) in owned and id(p) not in places:
+                    del named[name]  # it was tied to another
             found[id(part)] = named
     return found
 

@@ -63,7 +63,8 @@ class Term:
         """A part's parameters as they stand in the owner, or else in the model, now; changes nothing."""
         owner = self.owner
         if owner is not None:
-            return owner.present(part)
+            present: dict[str, Tensor] = owner.positions.present(part)
+            return present
         if self._names is None:
             return part.known
         found = self._names.present(part.known)
@@ -94,10 +95,11 @@ class Term:
         """
         alone = self.owner is None
         if alone and self._names is not None and not torch.compiler.is_compiling():
-            _refuse_lost([name for part in self.parts for name in self._names.lost(part.known)])
+            for part in self.parts:
+                self._names.refuse_lost(part.known)
         with torch.set_grad_enabled(torch.is_grad_enabled() and alone):
             values = [whole_value(part.penalty, p) for part in self.parts for p in self.present(part).values()]
-            return sum(values[1:], values[0])
+            return sum(values[1:], values[0]) if values else torch.zeros(())
 
     @property
     def alpha(self) -> Scalar:
@@ -234,14 +236,6 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
         _check(chosen, name, p)
         parts.setdefault(_key(chosen), Part(chosen, {})).known[name] = p
     return Term(list(parts.values()), ModelNames(target, named) if isinstance(target, Module) else None)
-
-
-def _refuse_lost(names: list[str]) -> None:
-    if names:
-        raise RuntimeError(
-            f"The module that this term was attached to has no {names[:3]} any more ({len(names)} lost), neither the "
-            "names nor the tensors; attach again to what is there, attach(penalty, model)."
-        )
 
 
 def _key(penalty: Penalty) -> object:

@@ -17,9 +17,7 @@ class Owner(Protocol):
 
     base: Optimizer
     metric: Any
-
-    def present(self, part: Part) -> dict[str, Tensor]:
-        """A part's parameters as they stand in the optimizer now."""
+    positions: Any  # a ParamPositions, which knows terms
 
 
 class Part:
