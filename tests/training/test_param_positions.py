@@ -383,3 +383,42 @@ def test_reading_a_term_changes_nothing():
     give_gradients(opt.param_groups[0]["params"], 0)
     assert violation(term) > 0
     assert term.parts[0].known == known
+
+
+@made
+def test_a_weight_that_is_tied_later_counts_once(make):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double()
+    term = attach(L1(ALPHA), model)
+    model[1].weight = model[0].weight
+    torch.testing.assert_close(term(), L1(ALPHA)(model))
+    opt = make(SGD(model.parameters(), lr=LR), term)
+    step_is_that_by_hand(opt, dict(model.named_parameters()), {"0.weight"})
+    assert list(term.parameters) == ["0.weight"]
+
+
+def test_copies_between_an_exchange_and_the_next_step_have_the_new_tensors():
+    params = [matrix(1), matrix(2)]
+    for term in (L1(ALPHA), attach(L1(ALPHA), params)):
+        opt = ProxOptimizer(SGD(params, lr=LR), term)
+        opt.param_groups[0]["params"] = [matrix(5), matrix(6)]
+        for other in (copy.copy(opt), copy.deepcopy(opt), opt):
+            found = zip(other.terms[0].parameters.values(), other.param_groups[0]["params"], strict=True)
+            assert all(p is q for p, q in found)
+
+
+def test_a_parameter_that_is_exchanged_for_a_dense_one_is_no_lost_zero():
+    """The warning that zeros were undone between steps is of the tensor that was stepped."""
+    p = matrix(1)
+    opt = ProxOptimizer(SGD([p], lr=LR), term := attach(L1(100.0), {"w": p}))
+    for k in range(4):
+        give_gradients([p], k)
+        opt.step()
+        p.data = p.data.clone()  # someone writes, and keeps the zeros
+        with torch.no_grad():
+            p.mul_(1.0)
+    assert bool((p == 0).all())
+    new = matrix(2)
+    opt.param_groups[0]["params"] = [new]
+    give_gradients([new], 5)
+    opt.step()
+    assert term.parameters["w"] is new

@@ -26,11 +26,11 @@ def attach_to(
 ) -> Attachment:
     """Let an optimizer take the proximal step after each of its own: `ProxOptimizer` as a hook.
 
-    The steps are those of ``ProxOptimizer(optimizer, *terms)`` bit for bit, and so are the state dicts. Use it
-    where a trainer needs the very optimizer that it made. What a hook cannot do: torch leaves hooks behind when an
-    optimizer is copied or pickled (a warning tells then), post-hooks registered before this one see weights
-    without the proximal step, and there are neither masters nor ``skip_nonfinite``. A bare penalty takes the
-    parameters that are there now, not those of groups added later.
+    The steps are those of ``ProxOptimizer(optimizer, *terms)`` bit for bit, and so are the state dicts; param_groups
+    may be edited likewise. Use it where a trainer needs the very optimizer that it made. What a hook cannot do: torch
+    leaves hooks behind when an optimizer is copied or pickled (a warning tells then), post-hooks registered before
+    this one see weights without the proximal step, and there are neither masters nor ``skip_nonfinite``. Call it
+    again for terms over other parameters, and ``remove`` for those that go; checkpoints hold them all.
 
     Args:
         optimizer: a torch optimizer. Attach before Accelerate's ``prepare``, or to its ``.optimizer``.
@@ -43,8 +43,8 @@ def attach_to(
 
     Raises:
         TypeError: if ``optimizer`` is no optimizer or takes no hooks, or a term neither a Term nor a Penalty.
-        ValueError: if the optimizer is not supported, a parameter is not its own or is penalised twice, or a
-            term belongs to another optimizer. Nothing has changed then.
+        ValueError: if the optimizer is not supported, or a parameter is not its own or is penalised twice, by what
+            was attached before too. Nothing has changed then.
 
     Example:
         >>> import torch

@@ -56,7 +56,8 @@ class Attachment:
         self._handles = _registered(base, self)
         for term in terms:
             term.own(self)
-        base.__getstate__ = self._told(base.__getstate__)  # type: ignore[method-assign]
+        if "__getstate__" not in vars(base):
+            base.__getstate__ = self._told(base.__getstate__)  # type: ignore[method-assign]
 
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""

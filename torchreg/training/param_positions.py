@@ -150,7 +150,7 @@ def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: 
     """Where the terms' parameters are now, after they were ``before``; ``others`` are stepped on the same base."""
     groups = [group["params"] for group in base.param_groups]
     places = {id(p): (g, k) for g, group in enumerate(groups) for k, p in enumerate(group)}
-    tensors = _surely(base, terms, places)
+    tensors = _surely(base, terms, places, first=before is None)
     claimed = {id(p) for named in tensors.values() for p in named.values()}
     problems = []
     for part in _parts(term for term in terms if not term.bare):
@@ -172,14 +172,21 @@ def _parts(terms: Iterable[Term]) -> list[Part]:
     return [part for term in terms for part in term.parts]
 
 
-def _surely(base: Optimizer, terms: Sequence[Term], places: Mapping[int, Place]) -> dict[int, dict[str, Tensor]]:
+def _surely(
+    base: Optimizer, terms: Sequence[Term], places: Mapping[int, Place], *, first: bool
+) -> dict[int, dict[str, Tensor]]:
     """Each parameter by the model's name or by its tensor; of a bare penalty the matrices that there are."""
-    owned = {id(p) for part in _parts(terms) for p in part.known.values()}
+    known = {
+        id(part): part.parameters if first and term.owner is not None else part.known
+        for term in terms
+        for part in term.parts
+    }
+    owned = {id(p) for named in known.values() for p in named.values()}
     found = {}
     for term in terms:
         for part in term.parts:
-            named = all_matrices(base) if term.bare else dict(part.known)
-            for name, p in () if term.bare else part.known.items():
+            named = all_matrices(base) if term.bare else dict(known[id(part)])
+            for name, p in () if term.bare else known[id(part)].items():
                 now = term.in_model(name)
                 if now is None or now is p:
                     continue
