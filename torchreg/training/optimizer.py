@@ -128,16 +128,17 @@ class ProxOptimizer(AroundBase):
                 or ``skip_nonfinite`` is asked for within a compiled or captured step.
             ValueError: if ``param_groups`` were edited and have lost a penalised parameter that is trained.
         """
-        self.positions.ready(self)
         if self.skip_nonfinite:
             return self._step_if_finite(closure)
+        self.positions.ready(self)
         return self._step(closure)
 
     def _step_if_finite(self, closure: Callable[[], Any] | None) -> Any:
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        self.positions.refuse_sparse()
         names = not_finite(self.base, self.terms)
+        self.positions.ready(self)
+        self.positions.refuse_sparse()
         if not names:
             self._step(None)
         elif not self.skipped.steps:
