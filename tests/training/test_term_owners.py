@@ -95,6 +95,26 @@ def test_an_optimizer_that_was_made_and_never_steps_takes_nothing(make):
     step(template, params, 3)
 
 
+@made
+def test_an_optimizer_of_other_tensors_that_never_steps_leaves_the_first_its_own(make):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    term = attach(L1(ALPHA), model)
+    old = make(SGD(model.parameters(), lr=0.5), term)
+    params = list(model.parameters())
+    step(old, params, 0)
+    model[1] = nn.Linear(4, 2).double()
+    template = make(SGD(model.parameters(), lr=0.5), term)
+    assert term.parameters["1.weight"] is model[1].weight
+    old.param_groups[0]["params"].reverse()
+    give_gradients(params, 1)
+    wanted = [p.detach() - 0.5 * p.grad for p in params]
+    old.step()
+    wanted = [w.sign() * (w.abs() - 0.5 * ALPHA).clamp(min=0.0) if w.dim() == 2 else w for w in wanted]
+    assert same(wanted, params)
+    assert term.parameters["1.weight"] is params[2]
+    del template
+
+
 def test_the_same_cell_run_twice_and_a_shallow_copy_go_on_as_one():
     params, lone = three(), three()
     base, term = SGD(params, lr=0.5, momentum=0.5), attach(L1(ALPHA), params)

@@ -150,7 +150,7 @@ def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: 
     """Where the terms' parameters are now, after they were ``before``; ``others`` are stepped on the same base."""
     groups = [group["params"] for group in base.param_groups]
     places = {id(p): (g, k) for g, group in enumerate(groups) for k, p in enumerate(group)}
-    tensors = _surely(base, terms, places, first=before is None)
+    tensors = _surely(base, terms, places, {} if before is None else before.tensors)
     claimed = {id(p) for named in tensors.values() for p in named.values()}
     problems = []
     for part in _parts(term for term in terms if not term.bare):
@@ -173,14 +173,10 @@ def _parts(terms: Iterable[Term]) -> list[Part]:
 
 
 def _surely(
-    base: Optimizer, terms: Sequence[Term], places: Mapping[int, Place], *, first: bool
+    base: Optimizer, terms: Sequence[Term], places: Mapping[int, Place], before: Mapping[int, dict[str, Tensor]]
 ) -> dict[int, dict[str, Tensor]]:
     """Each parameter by the model's name or by its tensor; of a bare penalty the matrices that there are."""
-    known = {
-        id(part): part.parameters if first and term.owner is not None else part.known
-        for term in terms
-        for part in term.parts
-    }
+    known = {id(part): before.get(id(part)) or _known(term, part) for term in terms for part in term.parts}
     owned = {id(p) for named in known.values() for p in named.values()}
     found = {}
     for term in terms:
@@ -196,6 +192,11 @@ def _surely(
                     del named[name]  # it was tied to another
             found[id(part)] = named
     return found
+
+
+def _known(term: Term, part: Part) -> dict[str, Tensor]:
+    """The parameters as another optimizer has them, or as they were when last looked for."""
+    return part.known if term.owner is None else part.parameters
 
 
 def _at_its_place(groups: Sequence[Sequence[Tensor]], before: Layout, p: Tensor) -> Tensor | None:
