@@ -126,6 +126,15 @@ def test_the_same_cell_run_twice_and_a_shallow_copy_go_on_as_one():
     assert same(params, lone)
 
 
+def test_a_shallow_copy_of_a_term_leaves_it_with_its_optimizer():
+    params = three()
+    opt = ProxOptimizer(SGD(params, lr=0.5), term := attach(L1(ALPHA), params))
+    twin = copy.copy(term)
+    opt.param_groups[0]["params"] = new = three()
+    assert term.parts[0].parameters["0"] is new[0]
+    assert twin.owner is None
+
+
 @made
 def test_a_schedule_follows_the_term(make):
     params = three()

@@ -40,11 +40,12 @@ class Part:
         return self.known if present is None else present(self)
 
     def follow(self, present: Callable[[Part], dict[str, Tensor]]) -> None:
-        """Let a term's method say which tensors the parameters are; it is held weakly."""
-        self._present = weakref.WeakMethod(present)
+        """Let a term's method say which tensors the parameters are, weakly; the first, not that of a shallow copy."""
+        if self._present is None or self._present() is None:
+            self._present = weakref.WeakMethod(present)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"penalty": self.penalty, "known": self.parameters, "_present": None}
+        return {**vars(self), "known": self.parameters, "_present": None}
 
     def turn(self, alpha: float) -> None:
         """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
