@@ -73,9 +73,7 @@ def _pandas() -> Any:
     try:
         import pandas  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(
-            f"torchreg fit reads CSV files with pandas ({error}); pip install 'torchreg-penalty[pandas]'."
-        ) from error
+        raise ImportError(f"torchreg fit reads CSV files with pandas ({error}); pip install pandas.") from error
     return pandas
 
 
