@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from catalog import LogSum
+from catalog import CATALOG, LogSum
 from torch import nn
 
 from torchreg import (
@@ -196,6 +197,16 @@ def test_a_sum_without_an_exact_prox_is_refused_with_reasons(terms):
 def test_tensors_that_are_not_real_floating_point_are_refused(dtype, penalty):
     with pytest.raises(TypeError, match=rf"real floating-point.*{dtype}.*convert"):
         penalty.check(torch.ones(3, 2).to(dtype))
+
+
+@pytest.mark.parametrize("other", [np.ones(3), None, 3.0, "w"], ids=["array", "None", "number", "text"])
+@pytest.mark.parametrize("case", CATALOG, ids=lambda case: case.id)
+def test_what_is_no_tensor_is_refused_by_its_type(case, other):
+    for target in (other, [other], {"w": other}):
+        with pytest.raises(TypeError, match="acts on torch tensors, or on a module's, got"):
+            case.make()(target)
+    with pytest.raises(TypeError, match=rf"torch tensors, got {type(other).__name__}; use torch.as_tensor"):
+        L1(0.1).prox(other, 1.0)
 
 
 def test_selectors_take_types_and_patterns_only():

@@ -14,6 +14,7 @@ from torchreg.commands.ablate_arguments import add_ablate
 from torchreg.commands.fit_options import FOLDS, PENALTIES, RULES, TASKS, FitOptions
 from torchreg.demo_choices import DATA, OPTIMIZERS, Options
 from torchreg.demo_choices import PENALTIES as DEMO_PENALTIES
+from torchreg.text_table import printable
 
 _EXPECTED: dict[str, tuple[type[Exception], ...]] = {
     "demo": (ImportError, OSError, FloatingPointError, ValueError, LedgerBusy),
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             return ablate.ACTIONS[given.pop("action")](**given) or 0
     except _EXPECTED[command] as error:
-        parser.exit(2, f"torchreg {command}: {error}\n")
+        parser.exit(2, printable(f"torchreg {command}: {error}\n", keep="\n"))
     except KeyboardInterrupt as stopped:
         parser.exit(130, "\n".join(["", f"torchreg {command}: stopped.", *getattr(stopped, "__notes__", [])]) + "\n")
     return 0

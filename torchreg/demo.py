@@ -263,6 +263,6 @@ def _sklearn() -> Any:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError(
-            f"torchreg demo takes its data from scikit-learn ({error}); pip install 'torchreg-penalty[sklearn]'."
+            f"torchreg demo takes its data from scikit-learn ({error}); pip install scikit-learn."
         ) from error
     return datasets

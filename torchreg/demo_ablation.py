@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from tqdm import tqdm
 
 from torchreg.ablation import Ablation, Cell, ablate
+from torchreg.commands import terminal
 from torchreg.demo import Data, load, network, one_thread, steps, train_epoch
 from torchreg.demo_choices import OPTIMIZERS, PENALTIES, Options
 from torchreg.penalties import Penalty
@@ -87,13 +87,13 @@ def show(ablation: Ablation, out: Path) -> None:
         ("Differences to no penalty on the same seeds", ablation.paired()),
         (f"The strongest within one standard error of the best {metric}", ablation.best(metric, rule="1se")),
     ):
-        tqdm.write(f"\n{title}\n{found}")
+        terminal.say(f"\n{title}\n{found}")
     ablation.to_csv(out / "rows.csv")
     written = ["rows.csv"]
     try:
         ablation.report(out / "report.html")
     except ImportError as error:
-        tqdm.write(f"\nNo report: {error}")
+        terminal.say(f"\nNo report: {error}")
     else:
         written.append("report.html")
-    tqdm.write(f"\nWritten to {out}: {', '.join(written)}; every cell is in {ablation.dir}")
+    terminal.say(f"\nWritten to {out}: {', '.join(written)}; every cell is in {ablation.dir}")

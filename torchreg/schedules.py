@@ -190,7 +190,10 @@ class table:
     entries: Mapping[int, float] | Iterable[tuple[int, float]]
 
     def __post_init__(self) -> None:
-        given = dict(self.entries)
+        try:
+            given = dict(self.entries)
+        except (TypeError, ValueError):
+            raise TypeError(f"table needs a dict from step to strength, got {self.entries!r}.") from None
         for step in given:
             _check_count("table", "each step", step, 0)
         if 0 not in given:

@@ -22,8 +22,10 @@ def widened(w: Tensor) -> Tensor:
     """``w`` in at least float32, after refusing what has no real gradient.
 
     Raises:
-        TypeError: if ``w`` is complex, integer or boolean.
+        TypeError: if ``w`` is no tensor, or is complex, integer or boolean.
     """
+    if not isinstance(w, Tensor):
+        raise TypeError(f"A penalty acts on torch tensors, got {type(w).__name__}; use torch.as_tensor(w).")
     if not w.is_floating_point():
         raise TypeError(
             f"A penalty acts on real floating-point tensors, got {w.dtype}; "

@@ -14,6 +14,7 @@ from torchreg.ablation.plan import Direction, Plan
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
 from torchreg.penalties import Penalty
+from torchreg.text_table import printable
 
 
 class CellsFailed(RuntimeWarning):
@@ -114,9 +115,10 @@ def warn_of_failures(ablation: Ablation) -> None:
     failed = [row for row in ablation.rows if row["status"] == "failed"]
     if failed:
         first = failed[0]
+        penalty, error = printable(first["penalty"]), printable(first["error"].splitlines()[0])
         warnings.warn(
-            f"{len(failed)} of {len(ablation.rows)} cells failed, the first ({first['penalty']}, "
-            f"alpha={first['alpha']:g}, seed={first['seed']}) by {first['error'].splitlines()[0]}; "
+            f"{len(failed)} of {len(ablation.rows)} cells failed, the first ({penalty}, "
+            f"alpha={first['alpha']:g}, seed={first['seed']}) by {error}; "
             "see the column error of .rows; the next call tries them again.",
             CellsFailed,
             stacklevel=3,

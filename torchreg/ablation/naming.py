@@ -74,6 +74,8 @@ def named_penalties(penalties: Penalty | Iterable[Penalty] | Mapping[str, Penalt
     """
     if isinstance(penalties, Penalty):
         penalties = [penalties]
+    if not isinstance(penalties, Iterable) or isinstance(penalties, (str, type)):
+        raise TypeError(f"penalties is a penalty such as L1(1.0), a list or a dict of them, got {penalties!r}.")
     pairs = list(penalties.items()) if isinstance(penalties, Mapping) else [(None, p) for p in penalties]
     found: dict[str, Penalty] = {}
     for given, penalty in pairs:

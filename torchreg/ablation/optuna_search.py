@@ -183,7 +183,5 @@ def _imported() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            "search_study needs Optuna, which is not installed; pip install 'torchreg-penalty[optuna]'."
-        ) from error
+        raise ImportError("search_study needs Optuna, which is not installed; pip install optuna.") from error
     return optuna

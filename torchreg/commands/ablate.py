@@ -20,10 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from torchreg.ablation import Ablation, CellsFailed, ablate, merge
 from torchreg.ablation.function import Run
+from torchreg.commands import terminal
 from torchreg.commands.ablate_arguments import PENALTIES
 from torchreg.penalties import Penalty
 
@@ -33,7 +32,7 @@ _ERRORS = 5  # different ones that are printed
 
 def run_cells(
     run: Run, penalties: Sequence[tuple[str, Penalty]] | None, alphas: Sequence[float], seeds: Sequence[int],
-    grid: Sequence[tuple[str, Sequence[Any]]], ray: bool, gpus: float, say: Say = tqdm.write, **options: Any,
+    grid: Sequence[tuple[str, Sequence[Any]]], ray: bool, gpus: float, say: Say = terminal.say, **options: Any,
 ) -> int:  # fmt: skip
     """Run the cells that are not done, and print the table; returns 1 if cells have failed."""
     named = dict(penalties or [("l1", PENALTIES["l1"])])
@@ -50,14 +49,14 @@ def run_cells(
     return _say_failures(ablation, say)
 
 
-def show_status(directory: Path, *, say: Say = tqdm.write) -> None:
+def show_status(directory: Path, *, say: Say = terminal.say) -> None:
     """Print how many cells are done, failed and missing."""
     say(repr(Ablation.load(directory).status()))
 
 
 def show_table(
     directory: Path, *, by: Sequence[str] | None = None, ci: float = 0.95, csv: Path | None = None,
-    say: Say = tqdm.write,
+    say: Say = terminal.say,
 ) -> None:  # fmt: skip
     """Print the means over seeds; write them to a CSV file if one is named."""
     table = Ablation.load(directory).summary(by, ci=ci)
@@ -67,7 +66,7 @@ def show_table(
         say(f"Written to {csv}")
 
 
-def plot(directory: Path, *, out: Path | None, say: Say = tqdm.write) -> None:
+def plot(directory: Path, *, out: Path | None, say: Say = terminal.say) -> None:
     """Draw every figure that the rows allow."""
     from torchreg.plots.ablation_figures import figures
 
@@ -79,14 +78,14 @@ def plot(directory: Path, *, out: Path | None, say: Say = tqdm.write) -> None:
     say(f"Written to {folder}: {', '.join(f'{name}.png' for name in drawn)}")
 
 
-def report(directory: Path, *, out: Path | None, say: Say = tqdm.write) -> None:
+def report(directory: Path, *, out: Path | None, say: Say = terminal.say) -> None:
     """Write the HTML report."""
     path = directory / "report.html" if out is None else out
     Ablation.load(directory).report(path)
     say(f"Written to {path}")
 
 
-def join(out: Path, sources: Sequence[Path], *, say: Say = tqdm.write) -> None:
+def join(out: Path, sources: Sequence[Path], *, say: Say = terminal.say) -> None:
     """Merge directories into a new one."""
     merge(out, sources)
     show_status(out, say=say)

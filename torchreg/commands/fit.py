@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from torchreg.commands import terminal
 from torchreg.commands.fit_data import Array, Table, read_table
 from torchreg.commands.fit_files import check_folder, write_files
 from torchreg.commands.fit_options import FitOptions
@@ -41,7 +41,7 @@ from torchreg.penalties import L1, Penalty
 _EPS = 1e-3  # the path's least alpha, as a share of alpha_max
 
 
-def run(options: FitOptions, say: Callable[[str], None] = tqdm.write) -> FitResult:
+def run(options: FitOptions, say: Callable[[str], None] = terminal.say) -> FitResult:
     """Read, fit, print and write.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreg.commands.fit_options import FitOptions
+from torchreg.text_table import printable
 
 Array = NDArray[Any]
 Frame = Any  # of pandas, which has no types
 
-_SHOWN = 8  # names in an error
+_SHOWN, _LETTERS = 8, 60  # names in an error, and letters of a value
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,42 @@ def _pandas() -> Any:
     try:
         import pandas  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(
-            f"torchreg fit reads CSV files with pandas ({error}); pip install 'torchreg-penalty[pandas]'."
-        ) from error
+        raise ImportError(f"torchreg fit reads CSV files with pandas ({error}); pip install pandas.") from error
     return pandas
 
 
 def _read(options: FitOptions) -> Frame:
     pandas = _pandas()
+    if ".tar" in options.data.suffixes[-2:]:  # its checksum lies behind the table, and is never reached
+        raise ValueError(f"{options.data} is a tar archive, in which damage is not noticed; unpack it, or use gzip.")
     try:
-        frame = pandas.read_csv(options.data, sep=options.sep, low_memory=False)
+        header = pandas.read_csv(options.data, sep=options.sep, header=None, nrows=1, dtype=str)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
+            frame = pandas.read_csv(options.data, sep=options.sep, low_memory=False, index_col=False)
+    except (ImportError, MemoryError):
+        raise
     except UnicodeDecodeError as error:
         raise ValueError(f"{options.data} is not a text file in UTF-8: {error}.") from None
+    except pandas.errors.ParserWarning:
+        raise ValueError(f"{options.data} has more values in its rows than names in its first; name each.") from None
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         raise ValueError(
             f"{options.data} cannot be read: {str(error).strip()}; is --sep {options.sep!r} right?"
         ) from None
-    frame.columns = [str(name) for name in frame.columns]
+    except Exception as error:  # each format of archives has its own way to fail
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{options.data} cannot be read, damaged or not what its name says: {error}.") from None
+    _refuse_twice([str(name) for name in header.iloc[0].dropna()])
+    frame.columns = [printable(str(name)) for name in frame.columns]
     return frame
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    if twice is not None:
+        raise ValueError(f"Two columns are called {twice!r}, so that neither can be chosen; rename one in the file.")
 
 
 def _chosen(frame: Frame, options: FitOptions) -> list[str]:
@@ -142,7 +162,7 @@ def _encoded(frame: Frame, features: list[str], options: FitOptions) -> list[dic
     numeric = _pandas().api.types.is_numeric_dtype
     text = [name for name in features if not numeric(frame[name].dtype)]
     if text and not options.one_hot:
-        some = ", ".join(f"{name} (such as {str(frame[name].iloc[_odd(frame[name])])!r})" for name in text[:_SHOWN])
+        some = ", ".join(f"{name} (such as {_odd(frame[name])!r})" for name in text[:_SHOWN])
         more = f" and {len(text) - _SHOWN} more" if len(text) > _SHOWN else ""
         raise ValueError(f"Not numeric: {some}{more}; say --one-hot to encode them, or --drop {_listed(text)}.")
     return [
@@ -152,9 +172,10 @@ def _encoded(frame: Frame, features: list[str], options: FitOptions) -> list[dic
     ]  # fmt: skip
 
 
-def _odd(column: Frame) -> int:
-    """The row of the first value that is no number."""
-    return int(np.argmax(_pandas().to_numeric(column, errors="coerce").isna().to_numpy()))
+def _odd(column: Frame) -> str:
+    """The first value that is no number, cut where it is long."""
+    row = int(np.argmax(_pandas().to_numeric(column, errors="coerce").isna().to_numpy()))
+    return str(column.iloc[row])[:_LETTERS]
 
 
 def _one_hot(name: str, values: Array) -> dict[str, Array]:
@@ -180,7 +201,7 @@ def _weights(frame: Frame, name: str | None) -> Array | None:
     if name is None:
         return None
     if not _pandas().api.types.is_numeric_dtype(frame[name].dtype):
-        raise ValueError(f"--weights {name!r} is not numeric, such as {str(frame[name].iloc[_odd(frame[name])])!r}.")
+        raise ValueError(f"--weights {name!r} is not numeric, such as {_odd(frame[name])!r}.")
     weights = frame[name].to_numpy(dtype=np.float64)
     if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
         raise ValueError(f"--weights {name!r} must be finite, >= 0 and not all 0, got {weights.min():g} at the least.")

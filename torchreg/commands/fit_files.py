@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchreg.ablation.results.spreadsheet import write_csv
 from torchreg.commands.fit_options import FitOptions
 from torchreg.commands.fit_result import FitResult
 
@@ -39,8 +39,7 @@ def write_files(result: FitResult) -> list[str]:
     """Write all results over those of an earlier run; returns lines that say what was written."""
     out, lines = result.options.out, []
     earlier = _files_of(out / RECORD)
-    with (out / COEFFICIENTS).open("w", newline="", encoding="utf-8") as file:
-        _write_coefficients(result, file)
+    write_csv(out / COEFFICIENTS, ("feature", *result.outputs), _coefficients(result))
     written = [COEFFICIENTS]
     try:
         from torchreg.commands.fit_pictures import draw
@@ -69,12 +68,10 @@ def _files_of(record: Path) -> set[str]:
         return set()
 
 
-def _write_coefficients(result: FitResult, file: Any) -> None:
-    """All of them, zeros too, with every digit."""
-    writer = csv.writer(file)
-    writer.writerow(("feature", *result.outputs))
-    writer.writerow(("(intercept)", *result.intercept.tolist()))
-    writer.writerows((result.table.names[j], *result.coef[j].tolist()) for j in result.order)
+def _coefficients(result: FitResult) -> list[tuple[Any, ...]]:
+    """The intercept and all coefficients, zeros too, largest first."""
+    rows = [(result.table.names[j], *result.coef[j].tolist()) for j in result.order]
+    return [("(intercept)", *result.intercept.tolist()), *rows]
 
 
 def record(result: FitResult, files: list[str]) -> dict[str, Any]:

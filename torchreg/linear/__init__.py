@@ -100,6 +100,6 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").split(".")[0] not in ("sklearn", "scipy"):
             raise
         raise ImportError(
-            f"torchreg.linear.{name} needs scikit-learn ({error}); pip install 'torchreg-penalty[sklearn]'. "
+            f"torchreg.linear.{name} needs scikit-learn ({error}); pip install scikit-learn. "
             "fit_path and fit_cv do without it."
         ) from error

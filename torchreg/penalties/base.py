@@ -153,7 +153,11 @@ class Penalty(ABC):
             return whole_value(self, target)
         if isinstance(target, Module):
             target = weights(target)
-        tensors = target.values() if isinstance(target, Mapping) else target
+        tensors = list(
+            target.values() if isinstance(target, Mapping) else target if isinstance(target, Iterable) else [target]
+        )
+        if odd := [type(w).__name__ for w in tensors if not isinstance(w, Tensor)]:
+            raise TypeError(f"{self} acts on torch tensors, or on a module's, got {odd[0]}; use torch.as_tensor(w).")
         values = [whole_value(self, w) for w in tensors]
         if not values:
             raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")

@@ -21,7 +21,7 @@ try:
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 except ImportError as error:
-    raise ImportError(f"torchreg.plots needs matplotlib ({error}); pip install 'torchreg-penalty[plot]'.") from error
+    raise ImportError(f"torchreg.plots needs matplotlib ({error}); pip install matplotlib.") from error
 
 Array = NDArray[Any]
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchreg.ablation.ledger.record import without_secrets
 from torchreg.report.html import Html, definitions, element, join, table, text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def record(ablation: Ablation) -> Html:
     sessions = ablation.manifest.get("sessions", ())
     if not sessions:
         return element("p", text("No session was recorded."))
-    last = definitions((name, _told(value)) for name, value in sessions[-1].items())
+    last = definitions((name, _told(value)) for name, value in {**sessions[-1], "argv": _argv(sessions[-1])}.items())
     if len(sessions) == 1:
         return last
     head = ("start", "end", "host", "commit", "command")
@@ -44,15 +45,12 @@ def reproduce(ablation: Ablation) -> Html:
     """The command of the last session, and how to read what is there."""
     sessions, parts = ablation.manifest.get("sessions", ()), []
     if sessions:
-        git = sessions[-1].get("git")
+        git = sessions[-1].get("git") or {}
         folder = sessions[-1].get("directory")
-        before = f"cd {shlex.quote(folder)}\n" if folder else ""
-        before += f"git checkout {git['commit']}\n" if git else ""
-        dirty = (
-            " The files differed from that commit, so that it alone does not suffice." if git and git["dirty"] else ""
-        )
+        before = f"cd {shlex.quote(str(folder))}\n" if folder else ""
+        before += f"git checkout {shlex.quote(str(git['commit']))}\n" if git.get("commit") else ""
         parts += [
-            element("p", text(f"Run again; cells that are finished are not run twice.{dirty}")),
+            element("p", text(f"Run again; cells that are finished are not run twice.{_missing(git)}")),
             element("pre", element("code", text(before), _command(sessions[-1]))),
         ]
     if ablation.dir is not None:
@@ -61,6 +59,13 @@ def reproduce(ablation: Ablation) -> Html:
             element("pre", element("code", text(_READ.format(directory=str(ablation.dir))))),
         ]
     return join(parts)
+
+
+def _missing(git: Mapping[str, Any]) -> str:
+    """What the commit does not hold of the code that ran."""
+    if git.get("tracked") is False:
+        return " The function's file is not in that commit."
+    return " The files differed from that commit, so that it alone does not suffice." if git.get("dirty") else ""
 
 
 def _listed(values: Sequence[Any]) -> Html:
@@ -84,8 +89,15 @@ def _word(value: Any) -> str:
 
 def _commit(session: Mapping[str, Any]) -> Html:
     git = session.get("git")
-    return text(f"{git['commit'][:12]}{' and changes' if git['dirty'] else ''}" if git else _UNKNOWN)
+    if not git:
+        return text(_UNKNOWN)
+    other = ", without the function's file" if git.get("tracked") is False else " and changes" if git["dirty"] else ""
+    return text(f"{git['commit'][:12]}{other}")
 
 
 def _command(session: Mapping[str, Any]) -> Html:
-    return text(shlex.join(["python", *map(str, session.get("argv", ()))]))
+    return text(shlex.join(["python", *_argv(session)]))
+
+
+def _argv(session: Mapping[str, Any]) -> list[str]:
+    return without_secrets([str(word) for word in session.get("argv", ())])

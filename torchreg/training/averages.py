@@ -28,6 +28,7 @@ def copy_zeros(term: Term, averaged: Module | Mapping[str, Tensor]) -> None:
             dict of tensors. It is changed in place.
 
     Raises:
+        TypeError: if ``term`` is no term.
         ValueError: if a parameter of the term is not there, or has another shape; nothing has changed then.
 
     Example:
@@ -38,6 +39,8 @@ def copy_zeros(term: Term, averaged: Module | Mapping[str, Tensor]) -> None:
         >>> mean
         tensor([0.0000, 0.9000])
     """
+    if not isinstance(term, Term):
+        raise TypeError(f"copy_zeros takes the term whose zeros to copy, got {type(term).__name__}; use attach(...).")
     there = matching(averaged, "*") if isinstance(averaged, Module) else averaged
     for name, p in term.parameters.items():
         if name not in there or there[name].shape != p.shape:

@@ -226,7 +226,5 @@ def _imported() -> Any:
         import ray.exceptions
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ImportError(
-            "RayExecutor needs Ray, which is not installed; pip install 'torchreg-penalty[ray]'."
-        ) from error
+        raise ImportError("RayExecutor needs Ray, which is not installed; pip install ray.") from error
     return ray

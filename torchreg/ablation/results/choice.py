@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torchreg.ablation.results.grouping import grouped
 from torchreg.ablation.results.splits import is_test
 from torchreg.ablation.results.table import Table
+from torchreg.text_table import printable
 
 Rule = Literal["max", "min", "1se", "1se-min"]
 
@@ -59,7 +60,7 @@ def _choice(rows: list[dict[str, Any]], curve: list[int], metric: str, sign: flo
 
 
 def _tell_empty(penalties: list[str], metric: str, *, nothing: bool) -> None:
-    told = ", ".join(dict.fromkeys(penalties))
+    told = printable(", ".join(dict.fromkeys(penalties)))
     if nothing:
         raise ValueError(f"No mean of {metric!r} is finite ({told}); look at the rows: did every seed fail or diverge?")
     if penalties:

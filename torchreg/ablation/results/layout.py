@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchreg.ablation.results.intervals import KINDS
-from torchreg.text_table import text_table
+from torchreg.text_table import printable, text_table
 
 _ROWS = 100
 _WIDTH = 60  # of a cell
@@ -58,6 +58,6 @@ def _text(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without what would move the cursor; user's text goes to a terminal here."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    """Cut to a cell's width, without what would move the cursor; user's text goes to a terminal here."""
+    plain = printable(text)
     return plain if len(plain) <= _WIDTH else f"{plain[: _WIDTH - 3]}..."

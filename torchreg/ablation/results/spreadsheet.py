@@ -9,13 +9,13 @@ from typing import Any
 
 from torchreg.ablation.plain import dumps
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four are their full-width twins
 
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table in UTF-8: numbers with every digit, None as nothing, lists and dicts as JSON.
 
-    Text that begins with ``= + - @``, a tab or a carriage return gets an apostrophe before it.
+    Text that begins with ``= + - @``, a tab or a line's end gets an apostrophe before it.
     """
     with Path(path).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)

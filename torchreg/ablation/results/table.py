@@ -103,7 +103,7 @@ class Table:
             import pandas  # type: ignore[import-untyped]
         except ImportError as error:
             raise ImportError(
-                f"A data frame needs pandas ({error}); pip install 'torchreg-penalty[pandas]'. to_csv, to_jsonl and "
+                f"A data frame needs pandas ({error}); pip install pandas. to_csv, to_jsonl and "
                 "iteration do without it."
             ) from error
         return pandas.DataFrame(list(self.rows), columns=list(self.columns))
