@@ -1,7 +1,8 @@
 """A penalty of your own is two methods; weights, groups, attach and every optimizer work at once.
 
 The log-sum penalty, ``alpha * log(1 + |w| / eps)`` (Candes, Wakin and Boyd, J. Fourier Anal. Appl.
-14, 2008), stepped as a proximal map here, so that it gives exact zeros.
+14, 2008), stepped as a proximal map here, so that it gives exact zeros. torchreg has it as `torchreg.LogSum`; written
+out it shows all that a penalty needs.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torchreg import Group, ProxOptimizer, Separable, Weighted, attach, rows, sp
 
 
 @dataclass(frozen=True, eq=False)
-class LogSum(Separable):
+class MyLogSum(Separable):
     alpha: float
     eps: float = 0.1
 
@@ -36,7 +37,7 @@ def main(steps: int = 1000) -> int:
     y = x @ truth + 0.1 * torch.randn(300, 1)
 
     model = nn.Linear(40, 1, bias=False)
-    term = attach(LogSum(0.02), model)
+    term = attach(MyLogSum(0.02), model)
     optimizer = ProxOptimizer(torch.optim.Adam(model.parameters(), lr=0.02), term)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -47,9 +48,9 @@ def main(steps: int = 1000) -> int:
     print(sparsity(term))
     print("largest error of a true weight:", (model.weight.T - truth).abs().max().item())
 
-    weighted = Weighted(LogSum(0.1), torch.tensor([0.0, 1.0]))  # the first entry unpenalised
+    weighted = Weighted(MyLogSum(0.1), torch.tensor([0.0, 1.0]))  # the first entry unpenalised
     print(weighted.prox(torch.tensor([[0.2, 0.2]]), 1.0))
-    grouped = Group(LogSum(0.1), by=rows)  # whole rows to zero
+    grouped = Group(MyLogSum(0.1), by=rows)  # whole rows to zero
     print(grouped.prox(torch.tensor([[2.0, 1.0], [0.1, 0.1]]), 1.0))
     return int((model.weight != 0).sum())
 

@@ -17,6 +17,9 @@ from torchreg import (
     MCP,
     SCAD,
     Group,
+    LHalf,
+    LogSum,
+    LTwoThirds,
     NonNegative,
     Penalty,
     Separable,
@@ -34,7 +37,7 @@ Scalar = float | Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogSum(Separable):
+class OwnLogSum(Separable):
     """A user's own separable penalty: ``alpha * log(1 + |w| / eps)``, not convex."""
 
     alpha: Scalar
@@ -128,7 +131,10 @@ PLAIN = [
     _entry("L0", lambda: L0(0.3), **_CONCAVE, **_FLAT),
     _entry("MCP", lambda: MCP(0.4, gamma=2.5), **_CONCAVE),
     _entry("SCAD", lambda: SCAD(0.4, gamma=3.2), **_CONCAVE),
-    _entry("own Separable", lambda: LogSum(0.3), **_CONCAVE),
+    _entry("LHalf", lambda: LHalf(0.3), **_CONCAVE, **_FLAT),
+    _entry("LTwoThirds", lambda: LTwoThirds(0.3), **_CONCAVE, **_FLAT),
+    _entry("LogSum", lambda: LogSum(0.3, eps=0.5), **_CONCAVE),
+    _entry("own Separable", lambda: OwnLogSum(0.3), **_CONCAVE),
     _entry("own Penalty", lambda: Pinball(0.4), conjugate=False),
 ]
 WEIGHTED = [
@@ -140,7 +146,7 @@ WEIGHTED = [
     _entry("Weighted L0 with 0 and inf", lambda: Weighted(L0(0.3), MASK), spares=True, **_CONCAVE, **_FLAT),
     _entry("Weighted MCP with 0 and inf", lambda: Weighted(MCP(0.4, 2.5), MASK), spares=True, **_CONCAVE),
     _entry("Weighted SCAD with 0 and inf", lambda: Weighted(SCAD(0.4, 3.2), MASK), spares=True, **_CONCAVE),
-    _entry("Weighted own", lambda: Weighted(LogSum(0.3), MASK), spares=True, **_CONCAVE),
+    _entry("Weighted own", lambda: Weighted(OwnLogSum(0.3), MASK), spares=True, **_CONCAVE),
 ]
 CONSTRAINED = [
     _entry("NonNegative L1", lambda: NonNegative(L1(0.4))),
@@ -170,7 +176,7 @@ GROUPED = [
     _rows("Group MCP columns", lambda: Group(MCP(0.4, 2.5), by=columns, weights=1.0), **_CONCAVE),
     _rows("Group SCAD", lambda: Group(SCAD(0.4, 3.2), by=rows, weights=1.0), **_CONCAVE),
     _rows("Group L0", lambda: Group(L0(0.3), by=rows), **_CONCAVE, **_FLAT),
-    _rows("Group own", lambda: Group(LogSum(0.3), by=rows, weights=1.0), **_CONCAVE),
+    _rows("Group own", lambda: Group(OwnLogSum(0.3), by=rows, weights=1.0), **_CONCAVE),
     *[
         _rows(
             f"Group {inner.__name__}, weights 0 and inf", lambda i=inner: Group(i(0.4), rows, weights=GROUP_MASK), **f

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from catalog import CATALOG, LogSum
+from catalog import CATALOG, OwnLogSum
 from torch import nn
 
 from torchreg import (
@@ -181,7 +181,7 @@ NO_EXACT_PROX = [
     (Group(L1(0.1), rows), MCP(0.1)),
     (Group(L1(0.1), rows), L1(0.1), L1(0.2)),
     (Towards(Group(L1(0.1), rows), torch.zeros(2, 2)), L1(0.1)),
-    (LogSum(0.1), L1(0.1)),
+    (OwnLogSum(0.1), L1(0.1)),
 ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from catalog import LogSum
+from catalog import OwnLogSum
 from linear_oracle import Blocks, Entries, Judge, certify
 from test_fit_path_degenerate import ACCEPTED, DESIGNS, GAP
 from test_fit_path_degenerate import BOTH as DEGENERATE
@@ -107,7 +107,7 @@ def test_ridge(intercept, standard, outputs):
     assert_same(chunked(x, y, L2(1.0), **options), fit_path(x, y, L2(1.0), **options))
 
 
-@pytest.mark.parametrize("penalty", [MCP(1.0, gamma=3.0), Group(MCP(1.0, gamma=3.0), rows), LogSum(1.0)], ids=repr)
+@pytest.mark.parametrize("penalty", [MCP(1.0, gamma=3.0), Group(MCP(1.0, gamma=3.0), rows), OwnLogSum(1.0)], ids=repr)
 @pytest.mark.parametrize("intercept", [True, False])
 def test_penalties_that_are_not_convex_one_of_them_a_users_own(penalty, intercept):
     x = X - X.mean(0) + 0.1  # far from zero the iteration takes long without an intercept

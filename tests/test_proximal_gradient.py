@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from catalog import LogSum, Pinball
+from catalog import OwnLogSum, Pinball
 from helpers import F64, generator, normal
 from sklearn.linear_model import (
     ElasticNet,
@@ -60,7 +60,7 @@ PENALTIES = {
     "Group": Group(L1(0.03), BLOCKS),
     "Group MCP": Group(MCP(0.03), BLOCKS),
     "sparse group": Group(L1(0.02), BLOCKS) + L1(0.02),
-    "own separable": LogSum(0.02),
+    "own separable": OwnLogSum(0.02),
     "own": Pinball(0.05),
 }
 MATRIX_PENALTIES = {
@@ -225,7 +225,7 @@ def test_an_offset_is_part_of_the_response_of_least_squares():
 
 
 @each_target
-@pytest.mark.parametrize("penalty", [MCP(0.05), SCAD(0.05), LogSum(0.02), L0(0.005)], ids=repr)
+@pytest.mark.parametrize("penalty", [MCP(0.05), SCAD(0.05), OwnLogSum(0.02), L0(0.005)], ids=repr)
 def test_what_is_not_convex_never_rises(datafit, y, penalty):
     """The same iteration cut off after 1, 2, 3, ... steps."""
     given = problem(datafit, y)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from catalog import LogSum
+from catalog import OwnLogSum
 
 from torchreg import L0, L1, L1L2, L2, MCP, SCAD, Group, NonNegative, Penalty, Towards, Weighted, labels, rows
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
@@ -77,7 +77,7 @@ PENALTIES = {
     "MCP": lambda alpha: MCP(alpha, gamma=30.0),
     "SCAD": lambda alpha: SCAD(alpha, gamma=30.0),
     "Towards": lambda alpha: Towards(L1(alpha), 0.3 * WEIGHTS),
-    "own": lambda alpha: LogSum(0.1 * alpha),
+    "own": lambda alpha: OwnLogSum(0.1 * alpha),
 }
 DATAFITS = [Quadratic(), Logistic(), Poisson()]
 ALPHA = torch.tensor(0.06, dtype=F64)

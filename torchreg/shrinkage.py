@@ -164,6 +164,61 @@ def mcp_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
     return strength * size - size**2 / (2.0 * gamma)
 
 
+def half(w: Tensor, threshold: Scalar) -> Tensor:
+    """Proximal map of ``threshold * sqrt|w|`` (Xu et al., IEEE TNNLS 23, 2012, theorem 1).
+
+    Beyond ``|w| = 3/2 threshold^(2/3)`` it is the largest root of a cubic, by its cosine.
+    """
+    c, size = filled(threshold, w), w.abs()
+    kept = (size > 1.5 * c ** (2.0 / 3.0)) & (c > 0)
+    safe = torch.where(kept, size, torch.ones_like(size))
+    angle = torch.arccos(torch.where(kept, c, torch.zeros_like(c)) / 4.0 * (safe / 3.0) ** -1.5)
+    root = safe * (2.0 / 3.0) * (1.0 + torch.cos((2.0 / 3.0) * (math.pi - angle)))
+    return _signed(w, c, kept, root)
+
+
+_FLAT = 1e6  # of |w| / (2 threshold)^(3/4), from where on two terms of a series are exact in float64
+
+
+def two_thirds(w: Tensor, threshold: Scalar) -> Tensor:
+    """Proximal map of ``threshold * |w|^(2/3)`` (Cao, Sun and Xu, JVCIR 24, 2013, eq. 10).
+
+    In units of ``(2 threshold)^(3/4)``, so that no power of a small threshold overflows.
+    """
+    c, size = filled(threshold, w), w.abs()
+    unit = (2.0 * torch.where(c > 0, c, torch.ones_like(c))) ** 0.75
+    kept = (size > (2.0 / 3.0) * 3.0**0.25 * unit) & (c > 0)
+    scale = torch.where(kept, unit, torch.ones_like(unit))
+    ratio = torch.where(kept, size, torch.ones_like(size)) / scale
+    near = torch.where(kept & (ratio < _FLAT), ratio, torch.ones_like(ratio))
+    a = (2.0 / math.sqrt(3.0)) * torch.cosh(torch.arccosh(27.0 / 16.0 * near**2) / 3.0).sqrt()
+    root = scale * ((a + (2.0 * near / a - a * a).sqrt()) / 2.0) ** 3
+    far = scale * (ratio - ratio ** (-1.0 / 3.0) / 3.0)
+    return _signed(w, c, kept, torch.where(ratio < _FLAT, root, far))
+
+
+def log_sum(w: Tensor, threshold: Scalar, eps: float) -> Tensor:
+    """Proximal map of ``threshold * log(1 + |w| / eps)``: 0, or the larger root of a quadratic where that is better."""
+    c, size = filled(threshold, w), w.abs()
+    finite = torch.where(c < math.inf, c, torch.zeros_like(c))
+    inside = (size + eps) ** 2 - 4.0 * finite
+    real = inside > 0
+    spread = torch.where(real, inside, torch.ones_like(inside)).sqrt()
+    fall = (
+        2.0 * finite / (size + eps + spread)
+    )  # from |w| to the root; neither form of the root cancels where it stands
+    root = torch.where(size < eps, 2.0 * (size * eps - finite) / (eps - size + spread).abs(), size - fall)
+    gain = finite * torch.log1p(root.clamp(min=0.0) / eps) + 0.5 * (fall * fall - size * size)
+    better = (c <= eps * eps) | ~(gain >= 0)  # continuous up to eps^2; NaN is of an infinite w
+    kept = real & (root > 0) & better & (c > 0) & (c < math.inf)
+    return _signed(w, c, kept, root)
+
+
+def _signed(w: Tensor, threshold: Tensor, kept: Tensor, root: Tensor) -> Tensor:
+    """The root with w's sign where it is kept, else 0; w itself at threshold 0, and where it is NaN."""
+    return torch.where((threshold == 0) | w.isnan(), w, torch.where(kept, root * w.sign(), torch.zeros_like(w)))
+
+
 _softshrink: Any = torch._C._nn.softshrink  # torch.nn.functional's has no out=
 _GRAIN = 32768  # torch's least share of a CPU thread
 _LANES = 64  # entries; a multiple of every vector register's width

@@ -2,7 +2,7 @@
 
 from torchreg.penalties.base import Penalty, Sum
 from torchreg.penalties.combinators import NonNegative, Towards
-from torchreg.penalties.concave import L0, MCP, SCAD
+from torchreg.penalties.concave import L0, MCP, SCAD, LHalf, LogSum, LTwoThirds
 from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
 from torchreg.penalties.grouped import Group
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
@@ -19,6 +19,9 @@ __all__ = [
     "Group",
     "GroupForm",
     "L1Form",
+    "LHalf",
+    "LTwoThirds",
+    "LogSum",
     "NoConjugate",
     "NoExactProx",
     "NonNegative",
