@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import sys
 import types
 from collections import Counter
@@ -136,7 +137,8 @@ def _kernel(op: Any, name: str) -> Callable[..., Any]:
         if not isinstance(value, Tensor) or value.device == _device:
             return torch.device("cpu") if argument == "device" else _on(value, _CPU)
         indices = argument == "indices" and bare in _TAKES_INDICES
-        if not indices and not (bare in _TAKES_NUMBERS and value.dim() == 0 and listed is each):
+        taken = bare in _TAKES_NUMBERS and (listed is each or bare in ("mul", "div")) and value.dim() == 0
+        if not indices and not taken:
             which = f"at least two devices, {_device} and {value.device}! (argument {argument} of aten::{name})"
             raise RuntimeError(f"Expected all tensors to be on the same device, but found {which}")
         if indices or bare == "where":
@@ -148,10 +150,14 @@ def _kernel(op: Any, name: str) -> Callable[..., Any]:
         if given.get("generator") is not None:
             raise RuntimeError(f"Expected a {NAME!r} device type for generator but found 'cpu'")
         lists = [part for part in given.values() if each and isinstance(part, list) and isinstance(part[0], Tensor)]
-        kinds = {(t.device, t.dtype) for part in lists for t in part}
         shapes = {tuple((t.shape, t.stride()) for t in part) for part in lists}
+        one = [
+            v for v in given.values() if lists and isinstance(v, Tensor) and v.device == _device
+        ]  # for all of a list
+        parts = lists if bare == "copy" else [[*itertools.chain(*lists), *one]]  # a copy may change the dtype
+        alike = len(shapes) <= 1 and all(len({(t.device, t.dtype) for t in part}) <= 1 for part in parts)
         if bare not in ("empty", "empty_strided"):  # foreach goes one by one where lists differ
-            _count(name, "launch", len(lists[0]) if len(kinds) > 1 or len(shapes) > 1 else 1)
+            _count(name, "launch", 1 if alike else len(lists[0]))
         if _reads(bare, given):
             _count(name, "read")
         host = {argument: plain(value, argument) for argument, value in given.items()}

@@ -6,7 +6,7 @@ from fake_device import install, watch
 
 DEVICE = install()
 X, ONE = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor(1.0)
-T = X.to(DEVICE)
+T, SINGLE = X.to(DEVICE), X.to(DEVICE, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,23 @@ def test_two_devices_do_not_mix(refused):
         (0, 1, lambda: ONE.to(DEVICE)),
         (2, 1, lambda: torch.where(T > 0, T, ONE)),
         (1, 0, lambda: torch._foreach_mul([T, T], 2.0)),
+        (1, 0, lambda: torch._foreach_mul([T, T], T[0, 0])),
+        (2, 0, lambda: torch._foreach_mul([T, T], SINGLE[0, 0])),
+        (1, 0, lambda: torch._foreach_copy_([SINGLE, SINGLE], [T, T])),
         (2, 0, lambda: torch._foreach_mul([T, T], [T, T[0]])),
     ],
-    ids=["item", "mask", "number of the CPU", "copy", "where", "foreach", "foreach of lists that differ in shape"],
+    ids=[
+        "item",
+        "mask",
+        "number of the CPU",
+        "copy",
+        "where",
+        "foreach",
+        "by one tensor for all",
+        "by one of another dtype",
+        "copy of a list",
+        "foreach of lists that differ in shape",
+    ],
 )
 def test_launches_and_waits_are_counted(launches, waits, run):
     with watch() as seen:
