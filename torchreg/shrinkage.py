@@ -42,7 +42,12 @@ def shared(values: Sequence[Scalar]) -> Scalar | None:
 def multiply_(tensors: list[Tensor], factors: Sequence[Scalar]) -> None:
     """Each tensor times its factor in place; a shared 0-d tensor goes alone, as CUDA takes lists of them one by one."""
     one = shared(factors)
-    torch._foreach_mul_(tensors, one if isinstance(one, Tensor) else list(factors))  # type: ignore[arg-type]
+    alone = isinstance(one, Tensor) and _alike(tensors)
+    torch._foreach_mul_(tensors, one.to(tensors[0].dtype) if alone else list(factors))  # type: ignore
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    return all(w.dtype == tensors[0].dtype for w in tensors)
 
 
 def scaled_many(strength: Scalar, steps: Sequence[Scalar]) -> list[Any]:
@@ -234,9 +239,11 @@ def soft_many_(tensors: list[Tensor], thresholds: Sequence[Any]) -> None:
     if all(not isinstance(t, Tensor) for t in thresholds):
         clipped = list(torch._foreach_clamp_max(tensors, list(thresholds)))
         torch._foreach_clamp_min_(clipped, [-t for t in thresholds])
-    elif isinstance(one := shared(thresholds), Tensor) and tensors[0].device.type != "cpu":
+    elif isinstance(one := shared(thresholds), Tensor) and tensors[0].device.type != "cpu" and _alike(tensors):
         sizes = list(torch._foreach_abs(tensors))  # more passes, but there is no clamp by one tensor for all
-        torch._foreach_add_(sizes, one, alpha=-1)  # without alpha torch takes it for a number, and reads it
+        torch._foreach_add_(
+            sizes, one.to(sizes[0].dtype), alpha=-1
+        )  # without alpha torch takes it for a number, and reads it
         torch._foreach_clamp_min_(sizes, 0.0)
         torch._foreach_sign_(tensors)
         torch._foreach_mul_(tensors, sizes)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
+from torchreg.training.placement import check_placement
 from torchreg.training.term import Part, Term, attach
 
 
@@ -84,6 +85,7 @@ def slots_of(base: Optimizer, terms: list[Term]) -> list[Slot]:
                         f"Parameter {name!r} is penalised twice (first as {taken[id(p)]!r}), and two proximal steps "
                         "are not the step of the sum; attach one sum, such as Group(L1(a), by=rows) + L1(b)."
                     )
+                check_placement(name, part.penalty, p)
                 taken[id(p)] = name
                 group, position = places[id(p)]
                 slot = found.setdefault((id(part), group), Slot(part, group, [], []))

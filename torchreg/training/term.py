@@ -17,6 +17,7 @@ from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths
+from torchreg.training.placement import check_placement
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -97,6 +98,9 @@ class Term:
     def alpha(self, alpha: Scalar) -> None:
         self._common_alpha()
         renewed = [part.penalty.with_alpha(alpha) for part in self._parts]
+        for part, penalty in zip(self._parts, renewed, strict=True):
+            for name, p in part.parameters.items():
+                check_placement(name, penalty, p)
         for part, penalty in zip(self._parts, renewed, strict=True):
             part.penalty = penalty
 
@@ -205,6 +209,7 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
     for name, p in _named(target).items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
         _check(chosen, name, p)
+        check_placement(name, chosen, p)
         parts.setdefault(_key(chosen), Part(chosen, {})).parameters[name] = p
     return Term(list(parts.values()))
 
