@@ -3,6 +3,7 @@
 Its tensors are torch's own, of device type "fake" and with memory of the host. Each operator is run by the CPU's kernel
 on that memory, so results equal the CPU's bit for bit. As CUDA does, it refuses tensors of two devices in one operator,
 except where CUDA takes a 0-d tensor of the CPU. It counts operators that launch kernels, and waits of the host.
+Where there is a GPU nothing is pretended, and the fixture `accelerator` is that GPU.
 
     device = install()  # torch.device("fake", 0); before the first backward pass of the process, so in conftest.py
     with watch() as seen:
@@ -33,6 +34,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 
 NAME, KIND, KEY, _CPU = "fake", 12, "PrivateUse1", 1  # device type, its number in dlpack.h, its key in torch; the CPU's
+PRETENDS = not torch.cuda.is_available()  # torch has one accelerator, whose streams a backward pass asks for
 _device = torch.device("cpu")  # until it is installed
 _watching: list[Seen] = []
 _aten, _autocast = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
@@ -73,18 +75,34 @@ class Seen:
 
 @contextmanager
 def watch(*, allow_waits: bool = True) -> Iterator[Seen]:
-    """Count launches and waits within the block; a wait is an error at its place if none is allowed."""
+    """Count launches and waits within the block; a wait is an error at its place if none is allowed, on a GPU too."""
     _watching.append(seen := Seen(allow_waits))
+    if not (allow_waits or PRETENDS):
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield seen
     finally:
         _watching.remove(seen)
+        if not PRETENDS:
+            torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.fixture(params=["cpu", NAME])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """The CPU, then the pretended accelerator."""
-    return install() if request.param == NAME else torch.device("cpu")
+@pytest.fixture
+def accelerator() -> torch.device:
+    """A GPU where there is one, else the pretended accelerator."""
+    return install() if PRETENDS else torch.device("cuda", 0)
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def device(request: pytest.FixtureRequest, accelerator: torch.device) -> torch.device:
+    """The CPU, then the accelerator."""
+    return torch.device("cpu") if request.param == "cpu" else accelerator
+
+
+@pytest.fixture
+def fake() -> torch.device:
+    """The pretended accelerator, whose launches are counted."""
+    return install() if PRETENDS else pytest.skip("this machine has a GPU, beside which none is pretended")
 
 
 def _count(operator: str, kind: str, times: int = 1) -> None:
