@@ -31,6 +31,7 @@ from torchreg import (
     rows,
     whole,
 )
+from torchreg.shrinkage import filled
 from torchreg.sums import widened
 
 Scalar = float | Tensor
@@ -73,7 +74,7 @@ class Pinball(Penalty):
 
 
 def _pull(alpha: Scalar, step: Scalar, x: Tensor) -> Tensor:
-    return torch.nan_to_num(torch.as_tensor(alpha * step, dtype=x.dtype), nan=0.0, posinf=math.inf)
+    return torch.nan_to_num(filled(alpha * step, x).to(x.dtype), nan=0.0, posinf=math.inf)
 
 
 @dataclass(frozen=True)

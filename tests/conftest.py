@@ -1,13 +1,19 @@
-"""One thread for torch, which is faster on small tensors and the same on every machine; no compiler for skglm."""
+"""One thread for torch, which is faster on small tensors and the same on every machine; no compiler for skglm.
+
+An accelerator is pretended, so that code for devices is run and its waits are seen where there is none.
+"""
 
 import os
 import signal
 
 import pytest
 import torch
+from fake_device import PRETENDS, accelerator, device, fake, install  # noqa: F401
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # read once, at import: to compile a class of skglm takes a quarter of a minute
 torch.set_num_threads(1)
+if PRETENDS:
+    install()  # torch makes a thread for each device at the first backward pass of the process: before it
 
 # A shell's background job ignores Ctrl-C, and so would every process that it starts; the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -248,9 +248,7 @@ def test_divergence_is_an_error_that_names_the_remedy(tmp_path, capsys):
     assert "smaller --lr" in error
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu(tmp_path):
-    results = demo.run(Options(data="diabetes", epochs=5, device="cuda", out=tmp_path))
+def test_on_a_device(tmp_path, accelerator):
+    results = demo.run(Options(data="diabetes", epochs=5, device=str(accelerator), out=tmp_path))
     assert results[3].zeros > 0
     check_pictures(tmp_path)

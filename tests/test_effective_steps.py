@@ -68,7 +68,8 @@ def test_layouts_agree_from_the_first_step_on(recipe, layout, monkeypatch):
             base.step()
             step = torch.as_tensor(effective_step(base)[p], dtype=torch.float64)
             found[-1].append(step.broadcast_to(p.shape))
-    rtol = 1e-4 if layout == "capturable" else 1e-12  # float32 counters: 1 - 0.999^k keeps four digits
+    # float32 counters too are taken in float64; but with them torch steps by 1e-6 else, and a decay feels the weights
+    rtol = 1e-6 if layout == "capturable" and recipe.decay else 1e-12
     torch.testing.assert_close(*found, rtol=rtol, atol=0.0)
 
 
@@ -201,13 +202,13 @@ def test_a_function_is_given_group_state_and_parameter_and_its_step_is_used():
     torch.testing.assert_close(wrapped.detach(), soft(bare.detach(), 0.2 * step), rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("layout", ["foreach", "single", "fused", "capturable"])
 @every_recipe
-def test_on_a_gpu_too(recipe, layout):
-    p = Parameter(torch.zeros_like(GRADIENT, device="cuda"))
+def test_on_a_device_too(recipe, layout, accelerator):
+    p = Parameter(torch.zeros_like(GRADIENT, device=accelerator))
     base = with_layout(built(recipe, p), layout, None)
-    moved = last_update(base, p, GRADIENT.cuda(), LONG)
+    moved = last_update(base, p, GRADIENT.to(accelerator), LONG)
     step = effective_step(base)[p]
-    torch.testing.assert_close(moved, -step * p.grad, rtol=max(1e-6, TRANSIENT.get(recipe.id, 0.0)), atol=0.0)
+    own = 1e-4 if layout == "capturable" else 1e-6  # torch's own counters are float32 there: its RAdam loses digits
+    exact = max(own, TRANSIENT.get(recipe.id, 0.0))
+    torch.testing.assert_close(moved, -step * GRADIENT.to(accelerator), rtol=exact, atol=0.0)

@@ -600,11 +600,9 @@ def test_help_shows_examples_files_and_every_option(capsys):
     assert "torchreg fit data.csv --target y" in capsys.readouterr().out
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu(diabetes):
+def test_on_a_device(diabetes, accelerator):
     coefs, record = run("diabetes.csv", "--target", "target", "--alpha", 1, "--alphas", 5)
-    other, _ = run("diabetes.csv", "--target", "target", "--alpha", 1, "--alphas", 5, "--device", "cuda")
+    other, _ = run("diabetes.csv", "--target", "target", "--alpha", 1, "--alphas", 5, "--device", str(accelerator))
     assert record["converged"]
     for name, value in coefs.items():
         assert np.allclose(value, other[name], rtol=1e-6, atol=1e-8)

@@ -205,25 +205,22 @@ def test_fit_cv_loses_the_same(shape, penalty, monkeypatch):
     torch.testing.assert_close(losses(True), losses(False), rtol=SAME, atol=0)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @each_shape
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=list(PENALTIES))
-def test_on_a_gpu(shape, penalty):
+def test_on_a_device(shape, penalty, accelerator):
     made = penalty(shape[0].shape[1])
-    frame, folds, _, grid = prepared(shape, made, 5, device="cuda")
+    moved = made.replaced(weights=made.weights.to(accelerator)) if isinstance(made, Weighted) else made
+    frame, folds, _, grid = prepared(shape, moved, 5, device=accelerator)
     here, *_ = prepared(shape, made, 5)
-    found = list(lockstep_points(frame, folds, made, grid))
-    assert all(points is not None and points[-1].values.is_cuda for points in found)
+    found = list(lockstep_points(frame, folds, moved, grid))
+    assert all(points is not None and points[-1].values.device == accelerator for points in found)
     for points, fold in zip(found, folds, strict=True):
         alone = training_points(here, fold, made, grid, tol=1e-6, max_iter=1000)
         for a, b in zip(points, alone, strict=True):
             torch.testing.assert_close(a.dense(here.raw.p).cpu(), b.dense(here.raw.p), rtol=0, atol=SAME)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_takes_it_by_default(monkeypatch):
+def test_an_accelerator_takes_it_by_default(monkeypatch, accelerator):
     taken = []
 
     def watched(*args):
@@ -231,6 +228,7 @@ def test_a_gpu_takes_it_by_default(monkeypatch):
         return lockstep_points(*args)
 
     monkeypatch.setattr(fold_paths, "lockstep_points", watched)
+    monkeypatch.setattr(fold_paths, "_SMALL", 0)  # up to which a CPU takes it too
     X, y, _ = WIDE
-    fit_cv(X, y, L1(1.0), alphas=5, device="cuda")
+    fit_cv(X, y, L1(1.0), alphas=5, device=accelerator)
     assert len(taken) == 1

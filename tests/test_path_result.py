@@ -295,10 +295,8 @@ def test_rows_of_weight_zero_do_not_keep_a_refit_from_converging():
     assert fit_path(X, y, L1(1.0), datafit=Logistic(), alphas=3, sample_weight=weights).relax().converged.all()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_results_lie_on_one_device():
-    X, y = (torch.from_numpy(part).cuda() for part in drawn())
+def test_results_lie_on_one_device(accelerator):
+    X, y = (torch.from_numpy(part).to(accelerator) for part in drawn())
     path = fit_path(X, y, L1(1.0), alphas=4)
     for one in (path, path.relax()):
         found = one.n_nonzero, one.n_iters, one.converged, one.criterion(), one.coefs, one.dual_gaps

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from torchreg.shrinkage import Scalar
-from torchreg.sums import widened
+from torchreg.shrinkage import Scalar, multiply_
+from torchreg.sums import wide, widened
 
 ParamGroup = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -167,13 +167,14 @@ def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any
     return register
 
 
-def _counts(states: Sequence[State]) -> list[Any]:
-    """Step counters: numbers where they lie on the CPU, tensors on a device, so nothing waits."""
-    counts = [s["step"] for s in states]
-    on_cpu = all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts)
-    if on_cpu and not torch.compiler.is_compiling():
-        return torch.stack(counts).tolist()
-    return counts
+def _per_count(states: Sequence[State], formula: Callable[[Any], Any]) -> list[Any]:
+    """A formula of each step counter: numbers where counters lie on the CPU, tensors on a device, so nothing waits."""
+    counts, compiling = [s["step"] for s in states], torch.compiler.is_compiling()
+    if not compiling and all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts):
+        return [formula(k) for k in torch.stack(counts).tolist()]
+    if compiling or len({k.device for k in counts}) > 1:
+        return [formula(wide(k)) for k in counts]  # 1 - 0.999 ** 1 in float32 is off by 1e-5
+    return list(formula(wide(torch.stack(counts))).unbind())
 
 
 def _over(scales: Sequence[Any], below: list[Tensor]) -> list[Scalar]:
@@ -182,7 +183,7 @@ def _over(scales: Sequence[Any], below: list[Tensor]) -> list[Scalar]:
         scale = torch.as_tensor(scales[0], dtype=below[0].dtype)
         return [torch.div(scale, below[0], out=below[0])]
     torch._foreach_reciprocal_(below)
-    torch._foreach_mul_(below, list(scales))
+    multiply_(below, scales)
     return list(below)
 
 
@@ -208,9 +209,14 @@ def _sgd(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -
 @_known(AdamW)
 def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    moment = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
-    unbias = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)]
-    below = _roots([s[moment] for s in states], [group["eps"] * u for u in unbias])
+    second = [s["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"] for s in states]
+    unbias = _per_count(states, lambda k: (1.0 - group["betas"][1] ** k) ** 0.5)
+    if isinstance(unbias[0], Tensor):  # each is a launch of its own, so they come in once
+        below = list(torch._foreach_sqrt([widened(v) for v in second]))
+        torch._foreach_div_(below, unbias)
+        torch._foreach_add_(below, group["eps"])
+        return _over([group["lr"]] * len(states), below)
+    below = _roots(second, [group["eps"] * u for u in unbias])
     return _over([group["lr"] * u for u in unbias], below)
 
 
@@ -222,29 +228,28 @@ def _nadam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor])
     def momentum(count: Any) -> Any:
         return group["betas"][0] * (1.0 - 0.5 * 0.96 ** (count * group["momentum_decay"]))
 
-    torch._foreach_mul_(steps, [1.0 + momentum(k + 1.0) - momentum(k) for k in _counts(states)])
+    torch._foreach_mul_(steps, _per_count(states, lambda k: 1.0 + momentum(k + 1.0) - momentum(k)))
     return steps
 
 
 @_known(RAdam)
 def _radam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    rectified = [_rectification(k, group["betas"][1]) for k in _counts(states)]
-    below = _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states))
-    adapted = _over([group["lr"] * factor for _, factor in rectified], below)
-    return [_either(ready, t, group["lr"]) for (ready, _), t in zip(rectified, adapted, strict=True)]
+    scales = _per_count(states, lambda k: group["lr"] * _rectification(k, group["betas"][1]))
+    ready = _per_count(states, lambda k: _rectification(k, group["betas"][1]) > 0)
+    adapted = _over(scales, _roots([s["exp_avg_sq"] for s in states], [group["eps"]] * len(states)))
+    return [_either(now, t, group["lr"]) for now, t in zip(ready, adapted, strict=True)]
 
 
-def _rectification(count: Any, decay: float) -> tuple[Any, Any]:
-    """Whether RAdam adapts at this count, and the factor of its adapted step (Liu et al., ICLR 2020)."""
-    count = count.double() if isinstance(count, Tensor) else count  # float32 cancels here
+def _rectification(count: Any, decay: float) -> Any:
+    """The factor of RAdam's adapted step at this count, 0 where it does not adapt yet (Liu et al., ICLR 2020)."""
     longest = 2.0 / (1.0 - decay) - 1.0
     unbias = 1.0 - decay**count
     length = longest - 2.0 * count * (1.0 - unbias) / unbias
     ready = length > 5.0
     length = _either(ready, length, 6.0)
     spread = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-    return ready, (spread * unbias) ** 0.5
+    return (spread * unbias) ** 0.5 * ready
 
 
 def _either(condition: Any, yes: Any, no: Any) -> Any:
@@ -269,14 +274,16 @@ def _rmsprop(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor
 @_known(Adagrad)
 def _adagrad(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    scales = [group["lr"] / (1.0 + (k - 1.0) * group["lr_decay"]) for k in _counts(states)]
+    scales = [group["lr"]] * len(states)
+    if group["lr_decay"]:
+        scales = _per_count(states, lambda k: group["lr"] / (1.0 + (k - 1.0) * group["lr_decay"]))
     return _over(scales, _roots([s["sum"] for s in states], [group["eps"]] * len(states)))
 
 
 @_known(Adamax)
 def _adamax(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
-    below = [widened(s["exp_inf"]) + 0.0 for s in states]
+    below = list(torch._foreach_add([widened(s["exp_inf"]) for s in states], 0.0))
     return _over([group["lr"]] * len(states), below)
 
 
@@ -288,5 +295,5 @@ def _adadelta(group: ParamGroup, states: Sequence[State], params: Sequence[Tenso
     below = torch._foreach_add([widened(s["square_avg"]) for s in states], eps)
     ratio = list(torch._foreach_div(above, below))
     torch._foreach_sqrt_(ratio)
-    torch._foreach_mul_(ratio, [group["lr"]] * len(states))
+    multiply_(ratio, [group["lr"]] * len(states))
     return list(ratio)

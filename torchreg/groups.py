@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchreg.pieces import row_blocks
-from torchreg.sums import square_sum, wide_dtype, widened
+from torchreg.sums import square_sum, wide, wide_dtype, widened
 
 _EXACT = 100_000  # entries; over longer rows a float32 norm loses digits on CPU
 
@@ -56,9 +56,8 @@ class Groups(ABC):
         Squares are added in float64 where the device has it, so that no float32 group
         overflows or underflows.
         """
-        x = widened(w)
-        wide = x.double() if x.device.type != "mps" else x
-        return root(self.sum(wide * wide))
+        x = wide(widened(w))
+        return root(self.sum(x * x))
 
     def quick_norms(self, w: Tensor) -> Tensor:
         """`norms` outside autograd, in w's own precision where that loses nothing but speed."""

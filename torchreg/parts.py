@@ -7,6 +7,7 @@ through this file. Source: PyTorch issues 144054 and 152406 on ``DTensor.item``.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,22 @@ def whole(w: Tensor) -> Tensor:
 
 def has_entries(w: Tensor) -> bool:
     """Whether any entry of any part is not zero; the same answer on every process."""
-    found = here(w).any()
-    return bool(Cut(w).largest(found.float())) if is_cut(w) else bool(found)
+    return bool(any_entry(w))
+
+
+def any_entry(w: Tensor) -> Tensor:
+    """`has_entries` as a 0-d tensor, 0 or 1, for which nobody waits yet."""
+    found = here(w).any().float()
+    return Cut(w).largest(found) if is_cut(w) else found
+
+
+def read(tensors: Sequence[Tensor]) -> list[float]:
+    """What 0-d tensors hold, for which the host waits once a device and not once a tensor."""
+    held: dict[int, float] = {}
+    for device in {t.device for t in tensors}:
+        there = {k: t for k, t in enumerate(tensors) if t.device == device}
+        held |= zip(there, torch.stack(list(there.values())).tolist(), strict=True)
+    return [held[k] for k in range(len(tensors))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,11 +31,35 @@ def scaled(strength: Scalar, step: Scalar) -> Scalar:
     return strength * step if strength and step else 0.0
 
 
+def shared(values: Sequence[Scalar]) -> Scalar | None:
+    """The number, or the 0-d tensor, that all values are; None if they differ."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return first if not first.dim() and all(v is first for v in values) else None
+    return first if all(not isinstance(v, Tensor) and v == first for v in values) else None
+
+
+def multiply_(tensors: list[Tensor], factors: Sequence[Scalar]) -> None:
+    """Each tensor times its factor in place; a shared 0-d tensor goes alone, as CUDA takes lists of them one by one."""
+    one = shared(factors)
+    alone = isinstance(one, Tensor) and _alike(tensors)
+    torch._foreach_mul_(tensors, one.to(tensors[0].dtype) if alone else list(factors))  # type: ignore
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    return all(w.dtype == tensors[0].dtype for w in tensors)
+
+
 def scaled_many(strength: Scalar, steps: Sequence[Scalar]) -> list[Any]:
-    """`scaled` for each step, in one launch where a number scales tensors."""
-    if not isinstance(strength, Tensor) and strength and all(isinstance(s, Tensor) for s in steps):
-        return list(torch._foreach_mul(cast(list[Tensor], list(steps)), strength))
-    return [scaled(strength, s) for s in steps]
+    """`scaled` for each step, in a launch or two where they are tensors."""
+    one, tensors = shared(steps), [s for s in steps if isinstance(s, Tensor)]
+    if one is not None:
+        return [scaled(strength, one)] * len(steps)
+    if len(tensors) < len(steps) or (not isinstance(strength, Tensor) and not strength):
+        return [scaled(strength, s) for s in steps]
+    if isinstance(strength, Tensor):
+        tensors = list(torch._foreach_clamp_max(tensors, torch.finfo(tensors[0].dtype).max))  # so that 0 * inf is 0
+    return list(torch._foreach_mul(tensors, strength))
 
 
 def moves(step: Scalar) -> bool | Tensor:
@@ -64,9 +88,11 @@ def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
 
 
 def ridge_steps(steps: Sequence[Scalar], ridge: Scalar) -> tuple[list[Any], list[Any]]:
-    """`ridge_step` for each step, in a handful of launches where a number meets tensors."""
-    if isinstance(ridge, Tensor) or not all(isinstance(s, Tensor) for s in steps):
-        pairs = [ridge_step(s, ridge) for s in steps]
+    """`ridge_step` for each step, in a handful of launches where they are tensors."""
+    one = shared(steps)
+    if one is not None or not all(isinstance(s, Tensor) for s in steps):
+        pairs = [ridge_step(s, ridge) for s in (steps if one is None else steps[:1])]
+        pairs = pairs * (len(steps) // len(pairs))
         return [factor for factor, _ in pairs], [rest for _, rest in pairs]
     finite = torch._foreach_clamp_max(cast(list[Tensor], list(steps)), 1e18)  # so that there is no 0 * inf
     factors = list(torch._foreach_mul(finite, 2.0 * ridge))
@@ -268,6 +294,16 @@ def soft_many_(tensors: list[Tensor], thresholds: Sequence[Any]) -> None:
     if all(not isinstance(t, Tensor) for t in thresholds):
         clipped = list(torch._foreach_clamp_max(tensors, list(thresholds)))
         torch._foreach_clamp_min_(clipped, [-t for t in thresholds])
+    elif isinstance(one := shared(thresholds), Tensor) and tensors[0].device.type != "cpu" and _alike(tensors):
+        sizes = list(torch._foreach_abs(tensors))  # more passes, but there is no clamp by one tensor for all
+        torch._foreach_add_(
+            sizes, one.to(sizes[0].dtype), alpha=-1
+        )  # without alpha torch takes it for a number, and reads it
+        torch._foreach_clamp_min_(sizes, 0.0)
+        torch._foreach_sign_(tensors)
+        torch._foreach_mul_(tensors, sizes)
+        torch._foreach_add_(tensors, 0.0)
+        return
     else:
         bounds = [filled(t, w) for w, t in zip(tensors, thresholds, strict=True)]
         clipped = list(torch._foreach_clamp_max(tensors, bounds))

@@ -44,6 +44,11 @@ def wide_dtype(w: Tensor) -> torch.dtype:
     return torch.float32 if w.dtype in (torch.bfloat16, torch.float16) else w.dtype
 
 
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float64 where its device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
 def total(phi: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
     """``phi(w).sum()`` for an elementwise ``phi``, a 0-d tensor of at least float32."""
     if _differentiates(w) or not _splits(w):

@@ -49,7 +49,7 @@ def training_paths(
         grid: strengths, descending.
         tol: of iterative engines.
         max_iter: their limit.
-        lockstep: whether all folds are solved at once where the problem allows it; None: on a GPU, and where
+        lockstep: whether all folds are solved at once where the problem allows it; None: on an accelerator, and where
             problems are so small that the time goes into their number.
     """
     folds = [(train.to(frame.raw.device), test.to(frame.raw.device)) for train, test in folds]
@@ -62,7 +62,7 @@ def training_paths(
 
 
 def _pays(frame: Frame) -> bool:
-    return frame.raw.device.type == "cuda" or min(frame.raw.n, frame.raw.p) <= _SMALL
+    return frame.raw.device.type != "cpu" or min(frame.raw.n, frame.raw.p) <= _SMALL
 
 
 def training_points(

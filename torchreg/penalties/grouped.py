@@ -13,7 +13,7 @@ from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
-from torchreg.penalties.weighted import Weighing, factors_for
+from torchreg.penalties.weighted import Weighing, check_device, factors_for
 from torchreg.pieces import LONG, row_blocks
 from torchreg.shrinkage import Scalar, filled, moves, ridge_step
 from torchreg.sums import narrowed, wide_dtype, widened
@@ -185,8 +185,11 @@ class Group(Penalty):
         self.penalty.check(w)
         self.by.check(w)
         count = self.by.count(w)
-        if isinstance(self.weights, Tensor) and self.weights.numel() not in (1, count):
+        if not isinstance(self.weights, Tensor):
+            return
+        if self.weights.numel() not in (1, count):
             raise ValueError(
                 f"Group's weights of shape {tuple(self.weights.shape)} do not fit the {count} groups by {self.by!r} of "
                 f"a tensor of shape {tuple(w.shape)}; give one weight per group."
             )
+        check_device("Group's weights", self.weights, w)

@@ -15,7 +15,7 @@ from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.forms import Form, L1Form
 from torchreg.penalties.strength import strength
 from torchreg.pieces import LONG, entry_pieces
-from torchreg.shrinkage import Scalar, ridge_step, ridge_steps, scaled, scaled_many, soft, soft_, soft_many_
+from torchreg.shrinkage import Scalar, multiply_, ridge_step, ridge_steps, scaled, scaled_many, soft, soft_, soft_many_
 from torchreg.sums import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
 
 
@@ -171,6 +171,9 @@ class L2(Separable):
     def shrink(self, x: Tensor, step: Scalar) -> Tensor:
         return x * ridge_step(step, self.alpha)[0] + 0.0
 
+    def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        _elastic_(self, 0.0, self.alpha, tensors, steps)
+
     def value(self, w: Tensor) -> Tensor:
         return self.alpha * square_sum(w)
 
@@ -243,26 +246,7 @@ class L1L2(Separable):
         return self._l1 * absolute_sum(w) + self._ridge * square_sum(w)
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
-        with torch.no_grad():
-            flat = isinstance(self._l1, Tensor) or self._l1 == 0.0  # then no threshold turns -0.0 into 0.0
-            alike = len({isinstance(s, Tensor) for s in steps}) == 1
-            if len(tensors) > 1 and alike and all(wide_dtype(w) == w.dtype for w in tensors):
-                factors, rests = ridge_steps(steps, self._ridge)
-                torch._foreach_mul_(list(tensors), factors)
-                if flat:
-                    torch._foreach_add_(list(tensors), 0.0)
-                soft_many_(list(tensors), scaled_many(self._l1, rests))
-                return
-            for w, step in zip(tensors, steps, strict=True):
-                if wide_dtype(w) != w.dtype:
-                    Separable.prox_(self, [w], [step])
-                    continue
-                for x, t in entry_pieces(w, step, LONG):
-                    factor, rest = ridge_step(t, self._ridge)
-                    x.mul_(factor)
-                    if flat:
-                        x.add_(0.0)
-                    soft_(x, scaled(self._l1, rest))
+        _elastic_(self, self._l1 if self.l1_ratio else 0.0, self._ridge, tensors, steps)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         del step
@@ -277,3 +261,30 @@ class L1L2(Separable):
 def largest(x: Tensor) -> Tensor:
     """The largest entry, 0 if there is none."""
     return x.max() if x.numel() else x.sum()
+
+
+@torch.no_grad()
+def _elastic_(
+    penalty: Separable, l1: Scalar, ridge: Scalar, tensors: Sequence[Tensor], steps: Sequence[Scalar]
+) -> None:
+    """`prox_` of ``l1 |w| + ridge w^2``: many tensors at once, or large ones piece by piece."""
+    flat = isinstance(l1, Tensor) or l1 == 0.0  # then no threshold turns -0.0 into 0.0
+    alike = len({isinstance(s, Tensor) for s in steps}) == 1
+    if len(tensors) > 1 and alike and all(wide_dtype(w) == w.dtype for w in tensors):
+        factors, rests = ridge_steps(steps, ridge)
+        multiply_(list(tensors), factors)
+        if flat:
+            torch._foreach_add_(list(tensors), 0.0)
+        if isinstance(l1, Tensor) or l1:
+            soft_many_(list(tensors), scaled_many(l1, rests))
+        return
+    for w, step in zip(tensors, steps, strict=True):
+        if wide_dtype(w) != w.dtype:
+            Separable.prox_(penalty, [w], [step])
+            continue
+        for x, t in entry_pieces(w, step, LONG):
+            factor, rest = ridge_step(t, ridge)
+            x.mul_(factor)
+            if flat:
+                x.add_(0.0)
+            soft_(x, scaled(l1, rest))

@@ -164,6 +164,11 @@ def check_fit(what: str, given: Tensor | float, w: Tensor) -> None:
             f"{what} of shape {tuple(given.shape)} do not fit a tensor of shape {tuple(w.shape)}; "
             "give one entry per weight, or a shape that broadcasts to it."
         )
+    check_device(what, given, w)
+
+
+def check_device(what: str, given: Tensor, w: Tensor) -> None:
+    """Raise ValueError where a tensor lies on another device than ``w``."""
     if given.device != w.device:
         raise ValueError(
             f"{what} lie on {given.device}, the tensor on {w.device}; move them with .to({str(w.device)!r})."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.parts import Cut, has_entries, here, is_cut, whole
+from torchreg.parts import Cut, any_entry, here, is_cut, read, whole
 from torchreg.penalties import Penalty
 from torchreg.training.term import Term
 
@@ -58,8 +58,10 @@ def alpha_max(model: Module, term: Term, loss: Callable[[], Tensor], *, step: fl
         for name, p in named.items():
             _write(p, _emptied(penalties[name], whole(p.detach())))
         grads = dict(zip(named, _gradients(loss, named), strict=True))
-    _refuse_hidden(grads)
-    return max(float(penalties[name].alpha_max(whole(g), step)) for name, g in grads.items())
+    least = [penalties[name].alpha_max(whole(g), step) for name, g in grads.items()]
+    found = read([any_entry(g) for g in grads.values()] + least)
+    _refuse_hidden(dict(zip(grads, found, strict=False)))
+    return max(found[len(grads) :])
 
 
 def _check(model: Any, term: Any, loss: Any) -> None:
@@ -105,13 +107,13 @@ def _gradients(loss: Callable[[], Tensor], named: dict[str, Tensor]) -> list[Ten
     return [g for g in grads if g is not None]
 
 
-def _refuse_hidden(grads: dict[str, Tensor]) -> None:
-    hidden = [name for name, g in grads.items() if not has_entries(g)]
-    if len(grads) > 1 and hidden:
+def _refuse_hidden(reached: dict[str, float]) -> None:
+    hidden = [name for name, gradient in reached.items() if not gradient]
+    if len(reached) > 1 and hidden:
         raise ValueError(
-            f"{hidden[:3]} gets no gradient while all of {list(grads)[:4]} are zero: zeroed weights in a row hide each "
-            "other from the loss, and every alpha holds them at zero. Ask for one layer at a time, the others as they "
-            "are: attach(penalty, layer)."
+            f"{hidden[:3]} gets no gradient while all of {list(reached)[:4]} are zero: zeroed weights in a row hide "
+            "each other from the loss, and every alpha holds them at zero. Ask for one layer at a time, the others as "
+            "they are: attach(penalty, layer)."
         )
 
 
@@ -122,8 +124,10 @@ def _restored(model: Module, penalised: list[Tensor]) -> Iterator[None]:
     weights, grads = [p.detach().clone() for p in penalised], [p.grad for p in params]
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(m, n, b, None if b is None else b.clone()) for m in model.modules() for n, b in m._buffers.items()]
-    devices = sorted({p.device.index for p in params if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    devices = {p.device for p in params}
+    with torch.random.fork_rng(devices=[]), ExitStack() as generators:
+        for restore in map(_random_state, devices):
+            generators.callback(restore)
         try:
             for p in params:
                 p.grad = None
@@ -139,3 +143,13 @@ def _restored(model: Module, penalised: list[Tensor]) -> Iterator[None]:
                 module._buffers[name] = buffer
                 if buffer is not None and kept is not None:
                     buffer.data.copy_(kept)
+
+
+def _random_state(device: torch.device) -> Callable[[], None]:
+    """What brings an accelerator's random state back to what it is now; nothing where it has none."""
+    module: Any = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    if not hasattr(module, "get_rng_state"):
+        return lambda: None
+    one = () if device.type == "mps" else (device,)  # MPS has one device, and no argument for it
+    state = module.get_rng_state(*one)
+    return lambda: module.set_rng_state(state, *one)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import StepRule
-from torchreg.shrinkage import Scalar
+from torchreg.shrinkage import Scalar, shared
 
 
 def unless_skipped(rule: StepRule, optimizer: Optimizer) -> StepRule:
@@ -25,14 +25,18 @@ def unless_skipped(rule: StepRule, optimizer: Optimizer) -> StepRule:
         return rule
 
     def steps(group: Mapping[str, Any], states: Sequence[Mapping[str, Any]], params: Sequence[Tensor]) -> list[Scalar]:
-        return [_kept(t, found, p) for t, p in zip(rule.steps(group, states, params), params, strict=True)]
+        reached = rule.steps(group, states, params)
+        skipped = found.to(params[0].device, non_blocking=True) > 0  # a bucket's tensors lie on one device
+        one = shared(reached)
+        if one is not None:
+            return [_kept(one, skipped)] * len(reached)
+        return [_kept(t, skipped) for t in reached]
 
     return replace(rule, steps=steps)
 
 
-def _kept(step: Scalar, found: Tensor, p: Tensor) -> Tensor:
-    skipped = found.to(p.device, non_blocking=True) > 0
+def _kept(step: Scalar, skipped: Tensor) -> Tensor:
     if isinstance(step, Tensor):
-        return torch.where(skipped, torch.zeros_like(step), step)
-    exact = torch.float32 if p.device.type == "mps" else torch.float64  # as precise as the number was
-    return torch.where(skipped, 0.0, torch.full((), step, dtype=exact, device=p.device))
+        return torch.where(skipped, step.new_zeros(()), step)
+    exact = torch.float32 if skipped.device.type == "mps" else torch.float64  # as precise as the number was
+    return torch.where(skipped, 0.0, torch.full((), step, dtype=exact, device=skipped.device))

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchreg.parts import here
 from torchreg.training.term import Term
 
 _KEY = "master"  # the entry that ours adds to a parameter's state
 _HALF = (torch.bfloat16, torch.float16)
+_BUCKET = 1 << 24  # entries; temporaries take 6 bytes for each
 _TYPICAL = 0.05  # size of a weight, for the number in the warning
 
 
@@ -58,16 +60,18 @@ class Masters:
     @torch.no_grad()
     def round(self) -> None:
         """After a step, round the masters to their parameters and keep them with the state that it has made."""
-        for p, master in self._lent:
-            if master.grad is not None:
-                p.copy_(master)
-                self._base.state[master][_KEY] = master
+        stepped = [(p, master) for p, master in self._lent if master.grad is not None]
+        _copy([p for p, _ in stepped], [master for _, master in stepped])
+        for _, master in stepped:
+            self._base.state[master][_KEY] = master
 
     def _lend(self, *, untouched: bool = False) -> None:
         state = self._base.state
         halves = [p for group in self._base.param_groups for p in group["params"] if p.dtype in _HALF]
         halves = [p for p in halves if p.grad is not None or (untouched and p.requires_grad)]
-        self._lent = [(p, _master(p, state.get(p, {}))) for p in halves]
+        self._lent = []
+        for part in _buckets(halves):
+            self._lent += zip(part, _masters(part, [state.get(p, {}) for p in part]), strict=True)
         self._exchange(self._lent)
 
     def _take_back(self) -> None:
@@ -87,17 +91,49 @@ class Masters:
 
 
 @torch.no_grad()
-def _master(p: Tensor, state: MutableMapping[str, Any]) -> Tensor:
-    """The parameter in float32: as its master has it, but for entries that others have changed since."""
-    master = state.get(_KEY)
-    if master is None:
-        master = p.detach().float()
+def _masters(halves: list[Tensor], states: list[MutableMapping[str, Any]]) -> list[Tensor]:
+    """The parameters in float32: as their masters have them, but for entries that others have changed since."""
+    kept = [k for k, state in enumerate(states) if _KEY in state]
+    masters = _cast(halves, [torch.float32] * len(halves))
+    rounded = _cast([states[k][_KEY] for k in kept], [halves[k].dtype for k in kept])
+    for k, before in zip(kept, rounded, strict=True):
+        master = states[k][_KEY]
+        same = here(before) == here(halves[k])
+        torch.where(same, here(master), here(masters[k]), out=here(master))  # where a captured step finds it
+        masters[k] = master
+    for state in (state for k, state in enumerate(states) if k not in kept):
         made = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dtype in _HALF}  # by Adagrad, at once
         state.update({k: v.float() for k, v in made.items()})
-    else:  # in place, so that a captured step finds it where it was
-        master.copy_(torch.where(master.to(p.dtype) == p, master, p.float()))
-    master.grad = None if p.grad is None else p.grad.float()
-    return master
+    given = [k for k, p in enumerate(halves) if p.grad is not None and p.grad.layout is torch.strided]
+    wide = _cast([halves[k].grad for k in given], [torch.float32] * len(given))  # type: ignore[misc]
+    grads = dict(zip(given, wide, strict=True))
+    for k, (p, master) in enumerate(zip(halves, masters, strict=True)):
+        master.grad = grads[k] if k in grads else None if p.grad is None else p.grad.float()
+    return masters
+
+
+def _buckets(halves: list[Tensor]) -> list[list[Tensor]]:
+    """Parameters in lists of so many entries that temporaries of all of them do little harm."""
+    filled: list[list[Tensor]] = []
+    room = 0
+    for p in halves:
+        if not filled or p.numel() > room:
+            filled, room = [*filled, []], max(_BUCKET, p.numel())
+        filled[-1].append(p)
+        room -= p.numel()
+    return filled
+
+
+def _cast(tensors: list[Tensor], dtypes: list[torch.dtype]) -> list[Tensor]:
+    """The tensors in other dtypes, as new tensors, in one launch."""
+    made = [torch.empty_like(t, dtype=dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
+    _copy(made, tensors)
+    return made
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    if to:
+        torch._foreach_copy_([here(t) for t in to], [here(t) for t in source])
 
 
 def warn_of_half(terms: list[Term]) -> None:

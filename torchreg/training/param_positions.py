@@ -163,7 +163,7 @@ def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: 
                 claimed.add(id(other))
             elif p.requires_grad:
                 problems.append(_absent(name, p, edited=before is not None and before.had(p)))
-    problems += [*_misfits(terms, tensors), *_twice(terms, others, tensors)]
+    problems += [*_misfits(terms, tensors, all_new=before is None), *_twice(terms, others, tensors)]
     known = {id(p): weakref.ref(p) for group in groups for p in group}
     return Layout(tensors, places, [len(group) for group in groups], known, problems[0] if problems else "")
 
@@ -208,11 +208,11 @@ def _at_its_place(groups: Sequence[Sequence[Tensor]], before: Layout, p: Tensor)
     return other if other.shape == p.shape and not before.had(other) else None
 
 
-def _misfits(terms: Sequence[Term], tensors: dict[int, dict[str, Tensor]]) -> Iterator[str]:
-    """What is wrong with new tensors under their penalties."""
+def _misfits(terms: Sequence[Term], tensors: dict[int, dict[str, Tensor]], *, all_new: bool) -> Iterator[str]:
+    """What is wrong with new tensors under their penalties; a model may have moved to a device since `attach`."""
     for part in _parts(terms):
         for name, p in tensors[id(part)].items():
-            if p is not part.known.get(name):
+            if all_new or p is not part.known.get(name):
                 try:
                     check_fit(part.penalty, name, p)
                 except (TypeError, ValueError) as error:

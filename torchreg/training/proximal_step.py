@@ -16,8 +16,9 @@ from torchreg.pieces import ENTRIES
 from torchreg.training.param_positions import Slot
 from torchreg.training.part_step import Place, plain_places
 
-_SMALL = 1 << 15  # entries up to which launches cost more than the work
-_BUCKET = 1 << 20  # entries of one bucket of small tensors
+_SMALL = 1 << 15  # entries up to which launches cost a CPU more than the work
+_BUCKET = 1 << 20  # entries of one bucket of small tensors, whose temporaries stay in a CPU's cache
+_DEVICE_BUCKET = 1 << 24  # on an accelerator, where a launch costs as much as a million entries: temporaries of 64 MiB
 
 
 def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: bool | None) -> None:
@@ -45,7 +46,7 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
 
 def _joins(p: Tensor, foreach: bool | None) -> bool:
     """Whether a tensor is stepped whole, in a bucket with others."""
-    small = p.numel() <= _SMALL or torch.compiler.is_compiling()
+    small = p.numel() <= _SMALL or p.device.type != "cpu" or torch.compiler.is_compiling()
     return small if foreach is None else foreach
 
 
@@ -54,14 +55,15 @@ def _buckets(places: Sequence[Place]) -> list[list[Place]]:
     if torch.compiler.is_compiling():
         return [[place] for place in places]  # the compiler then fuses all that is done to one tensor
     sizes = [p.numel() for p, _ in places]
-    room = max([_BUCKET, *sizes])
+    largest = max(sizes, default=0)
     filled: list[list[Place]] = []
     open_at: dict[tuple[torch.device, torch.dtype], int] = {}
     left: dict[tuple[torch.device, torch.dtype], int] = {}
     for place, size in zip(places, sizes, strict=True):
         kind = (place[0].device, place[0].dtype)
         if left.get(kind, -1) < size:
-            open_at[kind], left[kind] = len(filled), room
+            room = _BUCKET if kind[0].type == "cpu" else _DEVICE_BUCKET
+            open_at[kind], left[kind] = len(filled), max(room, largest)
             filled.append([])
         filled[open_at[kind]].append(place)
         left[kind] -= size

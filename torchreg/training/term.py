@@ -18,6 +18,7 @@ from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths
 from torchreg.training.model_names import ModelNames
+from torchreg.training.placement import check_placement
 from torchreg.training.term_part import Owner, Part, check_fit
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
@@ -114,6 +115,9 @@ class Term:
     def alpha(self, alpha: Scalar) -> None:
         self._common_alpha()
         renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
+        for part, penalty in zip(self.parts, renewed, strict=True):
+            for name, p in part.parameters.items():
+                check_placement(name, penalty, p)
         for part, penalty in zip(self.parts, renewed, strict=True):
             part.penalty = penalty
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
+from torchreg.training.placement import check_placement
 
 
 class Owner(Protocol):
@@ -57,8 +58,9 @@ class Part:
 
 
 def check_fit(penalty: Penalty, name: str, p: Tensor) -> None:
-    """Raise, naming the parameter, unless a penalty fits it."""
+    """Raise, naming the parameter, unless a penalty fits it and lies where it lies."""
     try:
         penalty.check(p)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Parameter {name!r} of shape {tuple(p.shape)}: {error}") from None
+    check_placement(name, penalty, p)

@@ -12,9 +12,10 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import StepRule, rule_for
-from torchreg.parts import Cut, has_entries, is_cut, whole
+from torchreg.parts import Cut, any_entry, is_cut, read, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.sums import wide
 from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.part_step import part_of_step, whole_step
@@ -78,9 +79,12 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     trained = {n: p for term in terms for n, p in term.parameters.items() if p.requires_grad}
     others = _others(model, terms)
     _refuse_missing({**trained, **others})
+    present = [any_entry(entries(p)) for p in {**trained, **others}.values()]
     worst = [_residual(p, penalty, t) for term in terms for p, penalty, t in _stepped(term, optimizer)]
     worst += [_largest(whole(entries(p))) for p in others.values()]
-    return torch.tensor(worst, dtype=torch.float64).max().item()  # keeps a NaN, as Python's max does not
+    found = read([*present, *worst])
+    _warn_of_zeros(found[: len(present)])
+    return torch.tensor(found[len(present) :], dtype=torch.float64).max().item()  # keeps a NaN, unlike Python's max
 
 
 def _check(terms: tuple[Any, ...]) -> None:
@@ -107,8 +111,10 @@ def _refuse_missing(parameters: Mapping[str, Tensor]) -> None:
             f"violation needs the gradients of the loss, and {missing[:3]} have none; call loss.backward() first, and "
             "zero_grad() after it."
         )
-    found = {name: has_entries(entries(p)) for name, p in parameters.items()}
-    if not any(found.values()):
+
+
+def _warn_of_zeros(present: list[float]) -> None:
+    if not any(present):
         warnings.warn(
             "Every gradient is zero, so the violation is that of the penalty alone; call loss.backward() before it if "
             "zero_grad(set_to_none=False) left these zeros.",
@@ -153,16 +159,12 @@ def _positive(lr: Scalar) -> Scalar:
 
 
 @torch.no_grad()
-def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
-    w, g = _wide(whole(p)), _wide(whole(entries(p)))
-    t = _wide(step) if isinstance(step, Tensor) else step
+def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> Tensor:
+    w, g = wide(whole(p)), wide(whole(entries(p)))
+    t = wide(step) if isinstance(step, Tensor) else step
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.device.type == "mps" else x.double()
-
-
-def _largest(x: Tensor) -> float:
-    return float(x.abs().max()) if x.numel() else 0.0
+def _largest(x: Tensor) -> Tensor:
+    return x.abs().max() if x.numel() else x.new_zeros(())

@@ -13,7 +13,7 @@ from torchreg.linear.designs.compressed import Compressed
 
 _LAYOUTS = torch.sparse_csr, torch.sparse_csc, torch.sparse_coo
 _BETA = "Sparse CSR tensor support"  # torch's note that its sparse CSR is in beta
-_ROOM = {"cpu": 1 << 22, "cuda": 1 << 25}  # entries of a dense temporary: 32 and 256 MiB
+_ROOM, _DEVICE_ROOM = 1 << 22, 1 << 25  # entries of a dense temporary: 32 MiB on a CPU, 256 on an accelerator
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class TorchRows(Compressed):
         return v.new_zeros(self.width, *v.shape[1:]).index_add_(0, self.indices, parts)
 
     def products(self, other: TorchRows) -> Tensor:
-        height = max(1, _ROOM.get(self.device.type, _ROOM["cpu"]) // max(1, self.width))
+        height = max(1, (_ROOM if self.device.type == "cpu" else _DEVICE_ROOM) // max(1, self.width))
         room = self.values.new_empty(min(height, other.count), self.width)
         blocks = []
         for start in range(0, other.count, height):
