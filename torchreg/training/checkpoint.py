@@ -71,6 +71,8 @@ def restore(renewed: list[Renewal], differences: list[str]) -> None:
 
 
 def _turn(renewal: Renewal) -> str:
+    if renewal.part.penalty.several:
+        return ""  # its strengths belong to its kind
     before = float(renewal.part.penalty.alpha)
     renewal.part.turn(renewal.alpha)
     if before == renewal.alpha:
@@ -113,11 +115,12 @@ def _refuse_others(saved: list[Saved], present: list[Saved]) -> None:
 
 
 def _kind(penalty: Penalty) -> str:
-    return repr(penalty.with_alpha(0.0))
+    return repr(penalty if penalty.several else penalty.with_alpha(0.0))
 
 
 def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
     """What was saved for a part, once it is valid for its penalty."""
     alpha = float(saved["alpha"])
-    part.penalty.with_alpha(alpha)  # raises for a value out of range
+    if not part.penalty.several:
+        part.penalty.with_alpha(alpha)  # raises for a value out of range
     return Renewal(term, part, alpha, saved.get("count"))

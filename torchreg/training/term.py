@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.normalised import refuse_several
 from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
 from torchreg.select import weights
@@ -89,7 +90,8 @@ class Term:
         """The strength that all the term's penalties share.
 
         Raises:
-            ValueError: if they have several; attach one term per strength to change them.
+            ValueError: if they have several: attach one term per strength to change them, and write a sum with a term
+                of strength 1, ``L1(1.0) + L2(0.1)``, whose strength its alpha then is.
         """
         return self._common_alpha()
 
@@ -101,6 +103,8 @@ class Term:
             part.penalty = penalty
 
     def _common_alpha(self) -> Scalar:
+        for part in self._parts:
+            refuse_several(part.penalty)
         first = self._parts[0].penalty.alpha
         alphas = [part.penalty.alpha for part in self._parts]
         if not all(a is first or (not isinstance(a, Tensor) and a == first) for a in alphas):
@@ -163,7 +167,12 @@ class Term:
 
     def __repr__(self) -> str:
         rows = [
-            (name, str(tuple(p.shape)), repr(part.penalty), f"{float(part.penalty.alpha):g}")
+            (
+                name,
+                str(tuple(p.shape)),
+                repr(part.penalty),
+                "-" if part.penalty.several else f"{float(part.penalty.alpha):g}",
+            )
             for part in self.parts
             for name, p in part.parameters.items()
         ]
