@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -182,12 +181,7 @@ class ProxOptimizer(Optimizer):
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         self._watch.before(self._slots, self.base)
-        if self.masters:
-            with self._masters.lent():
-                loss = self._both(self._masters.within(closure))
-                self._masters.round()
-        else:
-            loss = self._both(closure)
+        loss = self._masters.step(self._both, closure) if self.masters else self._both(closure)
         self._watch.after(self._slots, self.base)
         for term in self.terms:
             term.stepped(self)
@@ -273,8 +267,9 @@ class ProxOptimizer(Optimizer):
             state_dict = dict(state_dict if changed is None else changed)
         parts = state_dict.pop(KEY, {"parts": []})["parts"]
         state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
-        wide = self._masters.lent(untouched=True) if self.masters else nullcontext()
-        with wide:  # torch casts a state to its parameter's dtype
+        if self.masters:  # torch casts a state to its parameter's dtype
+            self._masters.during(lambda: self.base.load_state_dict(state_dict), untouched=True)
+        else:
             self.base.load_state_dict(state_dict)
         restore(renewed, told)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
