@@ -12,11 +12,13 @@ from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
-from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.checkpoint import KEY, restore, saved_parts, tell
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_sparse
+from torchreg.training.rollback import Rollback
 from torchreg.training.slots import joined_terms, renew_parts, slots_of
+from torchreg.training.step_checks import StepChecks
 from torchreg.training.term import Term
 
 _HOOKS = (
@@ -38,7 +40,7 @@ class Attachment:
 
     def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
         self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
-        self._slots = slots_of(base, terms)
+        self._slots, self._checks = slots_of(base, terms), StepChecks()
         rule_for(base, metric)
         for term in terms:
             if term.owner is not None:
@@ -65,6 +67,10 @@ class Attachment:
         for term in self.terms:
             term.disown(self)
 
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """The hook: raises before anything has moved where something is not as it was attached."""
+        self._checks.before(self._slots, self.base)
+
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: what `ProxOptimizer` does after the base's step."""
         for slot in self._slots:
@@ -82,13 +88,15 @@ class Attachment:
         state = dict(state)
         parts = state.pop(KEY, {"parts": []})["parts"]
         state, renewed, told = matched(self.base, self.terms, state, parts, strict=True)
-        self._renewed = (renewed, told)
+        self._renewed, self._rollback = (renewed, told), Rollback(self.base, self.terms)
         return state
 
     def after_load(self, optimizer: Optimizer) -> None:
         """The hook: takes the strengths."""
-        restore(*self._renewed)
+        with self._rollback:
+            differences = restore(*self._renewed)
         self._renewed = ([], [])
+        tell(differences)
 
     def _told(self, getstate: Callable[[], Any]) -> Callable[[], Any]:
         def told() -> Any:
@@ -157,6 +165,7 @@ def attach_to(
 
 def _registered(base: Optimizer, attachment: Attachment) -> list[Any]:
     return [
+        base.register_step_pre_hook(attachment.before_step),
         base.register_step_post_hook(attachment.after_step),
         base.register_state_dict_post_hook(attachment.save),
         base.register_load_state_dict_pre_hook(attachment.before_load),

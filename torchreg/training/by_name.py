@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.training.checkpoint import Renewal, Saved, renewal, renewals, strengths
+from torchreg.training.parameter_names import names_in
+from torchreg.training.refusals import is_torchs_own, misfits, refuse_groups, refuse_state
 from torchreg.training.term import Term
 
 _SHOWN = 5  # names in a message
@@ -17,10 +18,11 @@ def matched(
     base: Optimizer, terms: list[Term], state: dict[str, Any], parts: list[Saved], *, strict: bool
 ) -> tuple[dict[str, Any], list[Renewal], list[str]]:
     """The base's state, each part's renewal, and what is to be told, of a checkpoint; nothing is changed yet."""
+    renewed, told = (renewals(terms, parts) if parts else [], []) if strict else shared_strengths(terms, parts)
+    state, more = (state, []) if strict else shared_state(base, state)
+    refuse_groups("The checkpoint's parameter group", state.get("param_groups", []))
     if strict:
-        return state, renewals(terms, parts) if parts else [], []
-    renewed, told = shared_strengths(terms, parts)
-    state, more = shared_state(base, state)
+        _refuse_states(base, terms, state)
     return state, renewed, told + more
 
 
@@ -78,7 +80,7 @@ def shared_state(base: Optimizer, saved: dict[str, Any]) -> tuple[dict[str, Any]
         groups.append({**group, **options, "params": group["params"], "param_names": group["param_names"]})
         for name, index, p in zip(group["param_names"], group["params"], tensors["params"], strict=True):
             kept = then.get(name, (None, None))[1]
-            if name not in then or not _fits(kept, p):
+            if name not in then or misfits(kept or {}, p):
                 fresh.append(name)
             elif kept is not None:
                 state[index] = kept
@@ -90,10 +92,14 @@ def shared_state(base: Optimizer, saved: dict[str, Any]) -> tuple[dict[str, Any]
     return {**saved, "state": state, "param_groups": groups}, [text for text in told if text]
 
 
-def _fits(kept: dict[str, Any] | None, p: Tensor) -> bool:
-    """Whether a parameter's state has its shape, or that of a factor of it, as Adafactor's has."""
-    shaped = [x.shape for x in (kept or {}).values() if isinstance(x, Tensor) and x.dim()]
-    return all(len(s) == p.dim() and all(a in (1, b) for a, b in zip(s, p.shape, strict=True)) for s in shaped)
+def _refuse_states(base: Optimizer, terms: list[Term], saved: dict[str, Any]) -> None:
+    """Raise where a state in the checkpoint is that of a parameter of another shape."""
+    if not is_torchs_own(base):
+        return
+    names = names_in(base, terms)
+    for group, own, called in zip(saved["param_groups"], base.param_groups, names, strict=False):
+        for index, p, name in zip(group["params"], own["params"], called, strict=False):
+            refuse_state(name, p, base, saved["state"].get(index, {}))
 
 
 def _refuse_sizes(then: list[int], now: list[int]) -> None:

@@ -13,11 +13,12 @@ from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
-from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.checkpoint import KEY, restore, saved_parts, tell
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_group, refuse_sparse
+from torchreg.training.rollback import Rollback
 from torchreg.training.slots import Slot, joined_terms, matrices, renew_parts, slots_of
 from torchreg.training.term import Term, attach
 from torchreg.training.watch import Watch
@@ -258,8 +259,8 @@ class ProxOptimizer(Optimizer):
                 base's state where both optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
-            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has
-                changed then.
+            ValueError: if the checkpoint penalises other parameters or by other penalties, has options that are
+                refused of any optimizer, or states of other shapes. Whatever raises, nothing has changed then.
         """
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -267,13 +268,15 @@ class ProxOptimizer(Optimizer):
             state_dict = dict(state_dict if changed is None else changed)
         parts = state_dict.pop(KEY, {"parts": []})["parts"]
         state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
-        if self.masters:  # torch casts a state to its parameter's dtype
-            self._masters.during(lambda: self.base.load_state_dict(state_dict), untouched=True)
-        else:
-            self.base.load_state_dict(state_dict)
-        restore(renewed, told)
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        with Rollback(self.base, self.terms):
+            if self.masters:  # torch casts a state to its parameter's dtype
+                self._masters.during(lambda: self.base.load_state_dict(state_dict), untouched=True)
+            else:
+                self.base.load_state_dict(state_dict)
+            differences = restore(renewed, told)
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)
+        tell(differences)
 
     def __getstate__(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in _FIELDS}

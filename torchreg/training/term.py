@@ -17,7 +17,7 @@ from torchreg.penalties.whole import whole_value
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
-from torchreg.training.checkpoint import renewals, restore, strengths
+from torchreg.training.checkpoint import renewals, restore, strengths, tell
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -157,7 +157,7 @@ class Term:
         Raises:
             ValueError: if it penalised other parameters, or by other penalties; nothing has changed then.
         """
-        restore(renewals([self], state_dict["parts"]), [])
+        tell(restore(renewals([self], state_dict["parts"]), []))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parts": self.parts, "scheduler": self.scheduler}

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
 from torchreg.training.slots import Slot
+from torchreg.training.step_checks import StepChecks
 
 _LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
 _SAMPLE = 4096  # entries that are looked at
@@ -31,9 +32,11 @@ class Watch:
         self._looks = _LOOKS
         self._told = False
         self._position: int | None = None  # of the watched parameter in its group
+        self._checks = StepChecks()
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
-        """Before a step: are there weights of an average, or were zeros undone since the last step?"""
+        """Before a step: is all as it was attached, are there weights of an average, were zeros undone since?"""
+        self._checks.before(slots, base)
         if not self._told and any("weight_sum" in group for group in base.param_groups):  # schedulefree's
             self._told = True
             _warn_of_average(base)
