@@ -17,6 +17,7 @@ from torchreg.training.step_checks import StepChecks
 _LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
 _SAMPLE = 4096  # entries that are looked at
 _LOST = 0.5  # share of the zeros whose loss is no accident
+_TIMES = 2  # losses that are no accident: weights may be loaded or reset once
 
 
 class Watch:
@@ -29,7 +30,8 @@ class Watch:
     def __init__(self) -> None:
         self._writes: int | None = None  # after our last step
         self._zeros: Tensor | None = None  # then, once there was a write by another
-        self._looks = _LOOKS
+        self._shape = torch.Size()  # of the parameter then
+        self._looks, self._losses = _LOOKS, 0
         self._told = False
         self._position: int | None = None  # of the watched parameter in its group
         self._checks = StepChecks()
@@ -43,12 +45,14 @@ class Watch:
         p = self._watched(slots, base)
         if p is None or not self._looks or self._writes is None or p._version == self._writes:
             return
-        if self._zeros is None:
+        if self._zeros is None or p.shape != self._shape:
+            self._shape = p.shape
             self._zeros = p.new_zeros(())  # from now on they are counted after each step
             return
         self._looks -= 1
         kept = int(self._zeros)
-        if int(_zeros(p)) < _LOST * kept:
+        self._losses += int(_zeros(p)) < _LOST * kept
+        if self._losses >= _TIMES:
             self._looks = 0
             _warn_of_writes()
 
@@ -58,7 +62,7 @@ class Watch:
         if p is not None and self._looks:
             self._writes = p._version
             if self._zeros is not None:
-                self._zeros = _zeros(p)
+                self._zeros, self._shape = _zeros(p), p.shape
 
     def _watched(self, slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
         """The parameter to watch, None where it cannot be."""
