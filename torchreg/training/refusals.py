@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 
@@ -66,6 +67,15 @@ def misfits(state: Mapping[str, Any], p: Tensor) -> str:
         for key, s in shaped.items()
     }
     return next((key for key, fit in fits.items() if not fit), "")
+
+
+def refuse_lazy(name: str, p: Tensor) -> None:
+    """Raise ValueError for a parameter of a lazy module that has no shape yet."""
+    if isinstance(p, UninitializedParameter):
+        raise ValueError(
+            f"{name!r} belongs to a lazy module and has no shape yet, so whether the penalty fits cannot be told; run "
+            "one batch through the model, then attach."
+        )
 
 
 def refuse_sparse(parameters: Sequence[Tensor]) -> None:

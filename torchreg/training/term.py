@@ -18,6 +18,7 @@ from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
+from torchreg.training.refusals import refuse_lazy
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
@@ -254,6 +255,7 @@ def _check(penalty: Any, name: str, p: Tensor) -> None:
             f"The function given to attach must return a Penalty for {name!r}, got {penalty!r}; leave a parameter out "
             "by leaving it out of the target."
         )
+    refuse_lazy(name, p)
     if not p.is_leaf:
         raise TypeError(
             f"{name!r} is computed from other tensors (a parametrized weight, say); attach to the raw parameter, "
