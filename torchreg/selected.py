@@ -32,7 +32,7 @@ class Selected(dict[str, Parameter]):
     def __ror__(self, other: Any) -> Any:
         return Selected(super().__ror__(_distinct(self, other))) if isinstance(other, Mapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         return super().__ior__(_distinct(self, dict(other)))
 
 

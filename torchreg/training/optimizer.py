@@ -162,6 +162,8 @@ class ProxOptimizer(Optimizer):
         Raises:
             RuntimeError: if a penalised parameter has a sparse gradient, or ``skip_nonfinite`` is asked for
                 within a compiled or captured step.
+            ValueError: if options, shapes or tensor strengths were changed to what `__init__` and `attach` refuse;
+                nothing has moved then.
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)

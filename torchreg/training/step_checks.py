@@ -30,7 +30,7 @@ class StepChecks:
     def __init__(self) -> None:
         self._shapes: dict[tuple[int, int], list[torch.Size]] = {}
         self._alphas: dict[int, tuple[Penalty, list[Tensor]]] = {}
-        self._asked: list[tuple[str, Tensor, Any]] = []
+        self._asked: list[tuple[Part, Tensor, Any]] = []
         self._steps = 0
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
@@ -62,23 +62,23 @@ class StepChecks:
             self._alphas[id(part)] = part.penalty, alphas
         for alpha in alphas:
             if alpha.device.type == "cpu":
-                refuse_strength(next(iter(part.parameters)), alpha.detach())
+                refuse_strength(part, alpha.detach())
             elif alpha.device.type == "cuda" and self._steps % _EVERY == 0:
-                self._ask(next(iter(part.parameters)), alpha.detach())
+                self._ask(part, alpha.detach())
 
-    def _ask(self, name: str, alpha: Tensor) -> None:
+    def _ask(self, part: Part, alpha: Tensor) -> None:
         host = torch.empty((), dtype=alpha.dtype, device="cpu", pin_memory=True).copy_(alpha, non_blocking=True)
         come = torch.cuda.Event()
         come.record(torch.cuda.current_stream(alpha.device))
-        self._asked.append((name, host, come))
+        self._asked.append((part, host, come))
 
     def _answered(self) -> None:
         """Look at what has come of what was asked for."""
         come = [asked for asked in self._asked if asked[2].query()] if self._asked else []
         if come:
             self._asked = [asked for asked in self._asked if all(asked is not c for c in come)]
-        for name, host, _ in come:
-            refuse_strength(name, host)
+        for part, host, _ in come:
+            refuse_strength(part, host)
 
 
 def tensor_alphas(penalty: Penalty) -> Iterator[Tensor]:
@@ -91,11 +91,12 @@ def tensor_alphas(penalty: Penalty) -> Iterator[Tensor]:
         yield alpha
 
 
-def refuse_strength(name: str, alpha: Tensor | float) -> None:
-    """Raise ValueError where a strength has become negative, NaN or infinite."""
+def refuse_strength(part: Part, alpha: Tensor) -> None:
+    """Raise ValueError, naming a parameter, where a strength has become negative, NaN or infinite."""
     try:
         check_values("The penalty", alpha)
     except ValueError as error:
+        name = next(iter(part.parameters))
         raise ValueError(
             f"The strength of {name!r} has changed since it was attached. {error} Clamp it after each change, "
             "alpha.clamp_(min=0.0), or learn its logarithm."
