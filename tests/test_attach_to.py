@@ -184,9 +184,11 @@ def test_what_a_hook_cannot_serve_is_refused_and_nothing_is_changed():
         attach_to(base, 0.1)
     owned = attach(L1(0.1), {"w": params[0]})
     keep = ProxOptimizer(SGD(params, lr=0.1), owned)
-    with pytest.raises(ValueError, match="already owned"):
-        attach_to(base, owned)
+    with pytest.raises(ValueError, match="metric must be"):
+        attach_to(base, owned, metric="none such")
+    assert owned.owner is keep
     assert not base._optimizer_step_post_hooks
+    assert not base._optimizer_step_pre_hooks
     assert "__getstate__" not in vars(base)
     assert keep.terms == [owned]
 

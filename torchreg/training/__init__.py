@@ -1,8 +1,9 @@
 """Penalties in training loops: terms, the proximal optimizer, sparsity."""
 
 from torchreg.training.alpha_max import alpha_max
-from torchreg.training.attach_to import Attachment, attach_to
+from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
+from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler

@@ -14,26 +14,6 @@ from torchreg.effective_steps import StepRule
 from torchreg.shrinkage import Scalar
 
 
-class OfBase:
-    """An attribute that lives on the wrapped optimizer: read, set and deleted there.
-
-    So GradScaler, which lends ``grad_scale`` and ``found_inf`` to the optimizer that it is given, lends them to the
-    one that uses them.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, wrapper: Any, owner: type) -> Any:
-        return self if wrapper is None else getattr(wrapper.base, self._name)
-
-    def __set__(self, wrapper: Any, value: Any) -> None:
-        setattr(wrapper.base, self._name, value)
-
-    def __delete__(self, wrapper: Any) -> None:
-        delattr(wrapper.base, self._name)
-
-
 def unless_skipped(rule: StepRule, optimizer: Optimizer) -> StepRule:
     """The rule, with steps of 0 where the scaler has found inf or NaN: there every prox is the identity.
 

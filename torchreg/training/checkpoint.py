@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchreg.penalties import Penalty
+from torchreg.training.term_part import Part
 
 if TYPE_CHECKING:
-    from torchreg.training.term import Part, Term
+    from torchreg.training.term import Term
 
 KEY = "torchreg"  # the one entry that ours adds to a base optimizer's state dict
 Saved = dict[str, Any]

@@ -6,68 +6,69 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
-from torchreg.training.amp import OfBase, unless_skipped
-from torchreg.training.by_name import matched
-from torchreg.training.checkpoint import KEY, restore, saved_parts, tell
+from torchreg.training.amp import unless_skipped
+from torchreg.training.around_base import AroundBase
+from torchreg.training.bare_terms import added_group, joined_terms
+from torchreg.training.checkpoint import restore, tell
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
+from torchreg.training.hooks import read, through, written
 from torchreg.training.masters import Masters, warn_of_half
+from torchreg.training.param_positions import ParamPositions
 from torchreg.training.proximal_step import prox_step
-from torchreg.training.refusals import refuse_base, refuse_group, refuse_sparse
+from torchreg.training.refusals import refuse_base
 from torchreg.training.rollback import Rollback
-from torchreg.training.slots import Slot, joined_terms, matrices, renew_parts, slots_of
-from torchreg.training.term import Term, attach
+from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
 _FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
 
 
-class ProxOptimizer(Optimizer):
+class ProxOptimizer(AroundBase):
     """A torch optimizer followed by a proximal step, which sets weights to exactly zero.
 
-    After ``base.step()``, each penalised parameter takes ``p = prox(p, t)``, where ``t`` is the
-    base's effective step: ``lr / (1 - momentum)`` for SGD, ``lr / (sqrt(v) + eps)`` entry by entry
-    for Adam. In this metric the fixed point is the minimiser of loss + penalty; a plain threshold
-    ``lr * alpha`` after Adam or after SGD with momentum solves another problem.
+    After ``base.step()``, each penalised parameter takes ``p = prox(p, t)``, where ``t`` is the base's effective
+    step: ``lr / (1 - momentum)`` for SGD, ``lr / (sqrt(v) + eps)`` entry by entry for Adam. In this metric the fixed
+    point is the minimiser of loss + penalty; a plain threshold ``lr * alpha`` after Adam or after SGD with momentum
+    solves another problem.
 
-    It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with
-    the base, whose ``param_groups`` and ``state`` it shares. Checkpoints of the bare base and of
-    the wrapped one load each other. Nothing is written before the base's step, and it adds no
-    buffer of the parameters' size.
+    It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with the base, whose
+    ``param_groups``, ``state`` and ``defaults`` it shares. Checkpoints of the bare base and of the wrapped one load
+    each other. Nothing is written before the base's step, and it adds no buffer of the parameters' size.
 
     Args:
         base: the optimizer to wrap.
-        terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes
-            every parameter of the base with two or more dimensions, embeddings included.
-        metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha``
-            (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
-            function (group, state, parameter) -> step.
+        terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes every parameter of
+            the base with two or more dimensions, embeddings included.
+        metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha`` (the L1 analogue of
+            AdamW's decay, for Muon, Lion and third-party optimizers); or a function (group, state, parameter) -> step.
         foreach: True steps many tensors per launch, False one by one, None chooses.
-        masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which
-            then are their rounding; the base's state is float32 too. Else an update below half the
-            distance to the next number is lost, the base's and the prox's: a warning tells. The copy of
-            each parameter, 4 bytes an entry, lies in its state under "master" and travels with it; for
-            the time of a step the gradients are copied too. An entry that anyone else has changed
-            starts anew from its value. The base's own step hooks see the copies. torch refuses to unscale
-            float16 gradients: under GradScaler such parameters need a fused base.
-        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules
-            stay, a warning tells of the first, ``opt.skipped`` counts steps and parameters. It reads all
-            gradients once and waits for the device at each step, and cannot be compiled or captured. A
-            closure is called once and before the base's step, which then gets none. False, the default,
-            steps as the base does, and waits for nothing.
+        masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which then are
+            their rounding; the base's state is float32 too. Else an update below half the distance to the next number
+            is lost, the base's and the prox's: a warning tells. The copy of each parameter, 4 bytes an entry, lies in
+            its state under "master" and travels with it; for the time of a step the gradients are copied too. An entry
+            that anyone else has changed starts anew from its value. The base's own step hooks see the copies. torch
+            refuses to unscale float16 gradients: under GradScaler such parameters need a fused base.
+        skip_nonfinite: True skips a step whose gradients hold NaN or inf: weights, state and schedules stay, a warning
+            tells of the first, ``opt.skipped`` counts steps and parameters. It reads all gradients once and waits for
+            the device at each step, and cannot be compiled or captured. A closure is called once and before the
+            base's step, which then gets none. False, the default, steps as the base does, and waits for nothing.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
-        ValueError: if the base is not supported, a parameter is not the base's or is penalised
-            twice, or a term belongs to another optimizer. Nothing has changed then.
+        ValueError: if the base is not supported, or a parameter is not the base's or is penalised twice. Nothing has
+            changed then.
 
     Notes:
-        A parameter without a gradient is not stepped by the base and not shrunk. With mini-batch
-        noise, exact zeros settle as the learning rate falls: use a schedule.
+        A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
+        where a gradient is left on it, torch's optimizers go on moving it. With mini-batch noise, exact zeros settle
+        as the learning rate falls: use a schedule.
+
+        ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
+        no longer there is refused at the next step. Of optimizers made for one term the last takes it over.
 
     Source:
         Yun, Lozano and Yang, NeurIPS 2021 (ProxGen); Duchi and Singer, JMLR 10, 2009.
@@ -84,8 +85,12 @@ class ProxOptimizer(Optimizer):
         tensor([[0., 0., 0.]], requires_grad=True)
     """
 
-    grad_scale = OfBase()
-    found_inf = OfBase()
+    terms: list[Term]
+    metric: Metric
+    foreach: bool | None
+    masters: bool
+    skip_nonfinite: bool
+    skipped: Skipped
 
     def __init__(
         self,
@@ -97,95 +102,56 @@ class ProxOptimizer(Optimizer):
         skip_nonfinite: bool = False,
     ) -> None:
         refuse_base(base, ProxOptimizer)
-        joined, bare = joined_terms(base, terms)
-        slots = slots_of(base, joined)
+        joined = joined_terms(base, terms)
         rule_for(base, metric)
         if not masters:
             warn_of_half(joined)
-        for term in joined:
-            if term.owner is not None:
-                term.own(self)
-        self._restore(
-            {
-                "base": base,
-                "terms": joined,
-                "bare": bare,
-                "slots": slots,
-                "metric": metric,
-                "foreach": foreach,
-                "masters": masters,
-                "skip_nonfinite": skip_nonfinite,
-                "skipped": Skipped(),
-            }
-        )
+        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped()
+        self._restore(dict(zip(_FIELDS, fields, strict=True)))
 
     def _restore(self, fields: dict[str, Any]) -> None:
         """Set every field; torch's own `__setstate__` then makes the hook registries."""
-        self.base: Optimizer = fields["base"]
-        self.terms: list[Term] = fields["terms"]
-        self.metric: Metric = fields["metric"]
-        self.foreach: bool | None = fields["foreach"]
-        self.masters: bool = fields["masters"]
-        self.skip_nonfinite: bool = fields["skip_nonfinite"]
-        self.skipped: Skipped = fields["skipped"]
-        self._bare: list[bool] = fields["bare"]
-        self._slots: list[Slot] = fields["slots"]
+        vars(self).update(fields)
+        self.terms = list(self.terms)
+        self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
         self._watch = Watch()
         super().__setstate__({})
         for term in self.terms:
             term.own(self)
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base's parameter groups, the very same list."""
-        return self.base.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base's state, the very same mapping."""
-        return self.base.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base's defaults."""
-        return self.base.defaults
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler leaves unscaling and skipping to the base, as to torch's fused optimizers."""
-        return getattr(self.base, "_step_supports_amp_scaling", False)
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:
-            RuntimeError: if a penalised parameter has a sparse gradient, or ``skip_nonfinite`` is asked for
-                within a compiled or captured step.
-            ValueError: if options, shapes or tensor strengths were changed to what `__init__` and `attach` refuse;
-                nothing has moved then.
+            RuntimeError: if a penalised parameter has a sparse gradient, another optimizer steps one of the terms,
+                or ``skip_nonfinite`` is asked for within a compiled or captured step.
+            ValueError: if ``param_groups`` were edited and have lost a penalised parameter that is trained, or
+                options, shapes or tensor strengths were changed to what `__init__` and `attach` refuse; nothing has
+                moved then.
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)
+        self.positions.ready(self)
         return self._step(closure)
 
     def _step_if_finite(self, closure: Callable[[], Any] | None) -> Any:
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        self._refuse_sparse()
         names = not_finite(self.base, self.terms)
-        if names:
-            self.skipped = self.skipped.plus(names)
-            if self.skipped.steps == 1:
-                warn_of_skips(names)
-        else:
+        self.positions.ready(self)
+        self.positions.refuse_sparse()
+        if not names:
             self._step(None)
+        elif not self.skipped.steps:
+            warn_of_skips(names)
+        self.skipped = self.skipped.plus(names) if names else self.skipped
         return loss
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        self._watch.before(self._slots, self.base)
+        self._watch.before(self.positions.slots, self.base)
         loss = self._masters.step(self._both, closure) if self.masters else self._both(closure)
-        self._watch.after(self._slots, self.base)
+        self._watch.after(self.positions.slots, self.base)
         for term in self.terms:
             term.stepped(self)
         return loss
@@ -193,11 +159,11 @@ class ProxOptimizer(Optimizer):
     def _both(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
         if closure is None:
-            self._refuse_sparse()
+            self.positions.refuse_sparse()
             loss = self.base.step()
         else:
             loss = self.base.step(closure)
-            self._refuse_sparse()
+            self.positions.refuse_sparse()
         self.prox()
         return loss
 
@@ -207,69 +173,75 @@ class ProxOptimizer(Optimizer):
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
         rule = unless_skipped(rule_for(self.base, self.metric), self.base)
-        prox_step(self.base, self._slots, rule, self.foreach)
-
-    def renew_parts(self) -> None:
-        """Give each term's parts the tensors that stand in the base now, as some trainers exchange them."""
-        renew_parts(self._slots, self.base)
-
-    def _refuse_sparse(self) -> None:
-        for slot in self._slots:
-            refuse_sparse(slot.parameters(self.base))
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """The base's `zero_grad`."""
-        self.base.zero_grad(set_to_none)
+        prox_step(self.base, self.positions.slots, rule, self.foreach)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
-        params = param_group["params"]
-        if isinstance(params, (set, frozenset)):
-            raise TypeError("add_param_group needs parameters in a fixed order, got a set; use a list.")
-        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        refuse_group({**self.base.defaults, **param_group})
-        plain = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
-        found = matrices({"params": plain}, len(self.base.param_groups))
-        parts = [term.parts[0] for term, bare in zip(self.terms, self._bare, strict=True) if bare and found]
-        for part in parts:
-            attach(part.penalty, found)  # raises where the penalty does not fit
-        self.base.add_param_group(param_group)
-        for part in parts:
-            part.parameters.update(found)
-        self._slots = slots_of(self.base, self.terms)
+        self.base.add_param_group(added_group(self.base, self.terms, param_group))
+
+    def add_term(self, term: Term | Penalty) -> Term:
+        """Penalise more from the next step on, as for a layer that has come; its parameters must be the base's.
+
+        A term of another optimizer is taken over, or taken back; a bare penalty is given back as a term. Checkpoints
+        hold the strengths of the terms that there are, in their order.
+
+        Raises:
+            TypeError: if it is neither a Term nor a Penalty.
+            ValueError: if a parameter is none of the base's or is penalised already. Nothing has changed then.
+
+        Example:
+            >>> from torchreg import L1, attach
+            >>> trunk, head = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+            >>> opt = ProxOptimizer(torch.optim.SGD(trunk.parameters(), lr=0.1), attach(L1(0.1), trunk))
+            >>> opt.add_param_group({"params": head.parameters()})
+            >>> added = opt.add_term(attach(L1(0.2), head))
+            >>> opt.remove_term(added)
+            >>> len(opt.terms)
+            1
+        """
+        (joined,) = joined_terms(self.base, [term])
+        terms = [*(t for t in self.terms if t is not joined), joined]
+        self.positions, self.terms = self.positions.of(terms), terms
+        joined.own(self)
+        return joined
+
+    def remove_term(self, term: Term) -> None:
+        """Stop penalising what a term penalises, as for a layer that has gone; its weights stay as they are.
+
+        Raises:
+            ValueError: if it is none of this optimizer's terms.
+        """
+        if all(t is not term for t in self.terms):
+            raise ValueError(f"remove_term needs one of opt.terms, got {term!r}; it has {len(self.terms)} of them.")
+        self.terms = [t for t in self.terms if t is not term]
+        self.positions = self.positions.of(self.terms)
+        term.disown(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        state = {**self.base.state_dict(), KEY: saved_parts(self.terms)}
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            changed = post_hook(self, state)
-            state = state if changed is None else changed
-        return state
+        state = written(self.base, self.terms, self.base.state_dict())
+        return through(self._optimizer_state_dict_post_hooks, self, state)
 
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load the state of a wrapped or of a bare optimizer.
 
-        A wrapped one restores the strengths and the schedules' counts too; a warning says where that
-        changes a strength. Assign ``term.alpha`` afterwards to use another.
+        A wrapped one restores the strengths and the schedules' counts too; a warning says where that changes a
+        strength. Assign ``term.alpha`` afterwards to use another.
 
         Args:
             state_dict: from `state_dict` of this class or of the base's.
-            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength
-                where the checkpoint penalises the same parameter by the same kind of penalty; the
-                base's state where both optimizers know names (``Adam(model.named_parameters())``).
+            strict: False takes what fits, by the parameters' names, and warns of the rest: a strength where the
+                checkpoint penalises the same parameter by the same kind of penalty; the base's state where both
+                optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
             ValueError: if the checkpoint penalises other parameters or by other penalties, has options that are
                 refused of any optimizer, or states of other shapes. Whatever raises, nothing has changed then.
         """
-        state_dict = dict(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = hook(self, state_dict)
-            state_dict = dict(state_dict if changed is None else changed)
-        parts = state_dict.pop(KEY, {"parts": []})["parts"]
-        state_dict, renewed, told = matched(self.base, self.terms, state_dict, parts, strict=strict)
+        state_dict = through(self._optimizer_load_state_dict_pre_hooks, self, dict(state_dict))
+        state_dict, renewed, told = read(self.base, self.terms, state_dict, strict=strict)
         with Rollback(self.base, self.terms):
             if self.masters:  # torch casts a state to its parameter's dtype
                 self._masters.during(lambda: self.base.load_state_dict(state_dict), untouched=True)
@@ -281,8 +253,7 @@ class ProxOptimizer(Optimizer):
         tell(differences)
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        return {**fields, "bare": self._bare, "slots": self._slots}
+        return {name: getattr(self, name) for name in _FIELDS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._restore(state)

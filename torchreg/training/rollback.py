@@ -9,7 +9,8 @@ from typing import Any, Self
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.training.term import Part, Term
+from torchreg.training.term import Term
+from torchreg.training.term_part import Part
 
 
 class Rollback:

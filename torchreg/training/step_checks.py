@@ -13,9 +13,9 @@ from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.penalties.strength import check_values
 from torchreg.training.capture import is_capturing
+from torchreg.training.param_positions import Slot
 from torchreg.training.refusals import refuse_groups, refuse_state
-from torchreg.training.slots import Slot
-from torchreg.training.term import Part
+from torchreg.training.term_part import Part
 
 _EVERY = 100  # steps from one look at a strength on a device to the next
 

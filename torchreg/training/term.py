@@ -18,26 +18,11 @@ from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
-from torchreg.training.refusals import refuse_lazy
+from torchreg.training.model_names import ModelNames
+from torchreg.training.term_part import Owner, Part, check_fit
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
 Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
-
-
-class Part:
-    """Parameters of a term that share one penalty."""
-
-    def __init__(self, penalty: Penalty, parameters: dict[str, Tensor]) -> None:
-        self.penalty = penalty
-        self.parameters = parameters
-
-    def turn(self, alpha: float) -> None:
-        """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
-        renewed = self.penalty.with_alpha(alpha)  # raises for a value out of range
-        if isinstance(self.penalty.alpha, Tensor):
-            self.penalty.alpha.detach().fill_(alpha)
-        else:
-            self.penalty = renewed
 
 
 class Term:
@@ -47,28 +32,51 @@ class Term:
     value is detached: it can be logged, and cannot be counted twice. ``term.alpha`` can be read
     and assigned; ``print(term)`` is a table of what is penalised.
 
-    Trainers that put other tensors into the optimizer (FSDP2 in Accelerate) are followed where an
-    optimizer owns the term; attach to the model as it is trained otherwise, after ``fully_shard``.
+    Attached to a module, a term follows it: after ``load_state_dict(assign=True)``, where a head is replaced and after
+    ``fully_shard`` it penalises what the module then has under the same names. Owned by an optimizer, it follows
+    that: trainers may put other tensors into it (FSDP2 in Accelerate), you may edit its ``param_groups``. Attached
+    to a dict and owned by none, it keeps the tensors that it was given; so does a copy, which follows no module.
     Where parameters are cut over processes, ``term()`` is the value of the whole, on each of them.
+
+    Of optimizers made for one term, in a loop over learning rates say, the last takes it over. Two that both
+    make steps are refused.
 
     `torch.distributed.checkpoint` keeps of an optimizer what torch's own keep, without the strengths:
     give it the term as well, ``dcp.save({"model": ..., "optimizer": ..., "term": term})``.
 
     Attributes:
+        parts: the penalties, each with its parameters.
+        bare: whether it was a bare penalty: it takes what its optimizer has with two or more dimensions.
         scheduler: the `PenaltyScheduler` that moves the strength, or None.
     """
 
-    def __init__(self, parts: list[Part]) -> None:
-        self._parts = parts
+    def __init__(self, parts: list[Part], names: ModelNames | None = None) -> None:
+        self.parts = parts
+        self.bare = False
         self.scheduler: Any = None
+        self._names = names
         self._owner: weakref.ref[Any] | None = None
+        self._steps = False  # whether the owner has made one
+        for part in parts:
+            part.follow(self.present)
 
-    @property
-    def parts(self) -> list[Part]:
-        """The penalties, each with its parameters as they stand in the owner now."""
-        if self.owner is not None:
-            self.owner.renew_parts()
-        return self._parts
+    def present(self, part: Part) -> dict[str, Tensor]:
+        """A part's parameters as they stand in the owner, or else in the model, now; changes nothing."""
+        owner = self.owner
+        if owner is not None:
+            present: dict[str, Tensor] = owner.positions.present(part)
+            return present
+        if self._names is None:
+            return part.known
+        found = self._names.present(part.known)
+        for name, p in found.items():
+            if p.shape != part.known[name].shape:
+                check_fit(part.penalty, name, p)
+        return found
+
+    def in_model(self, name: str) -> Tensor | None:
+        """What the model has under a name now, None where the term knows no model or that has no such name."""
+        return None if self._names is None else self._names.tensor(name)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -81,10 +89,18 @@ class Term:
         return {name: part.penalty for part in self.parts for name in part.parameters}
 
     def __call__(self) -> Tensor:
-        """The sum of the penalties' values, a 0-d tensor; detached once an optimizer owns the term."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.owner is None):
-            values = [whole_value(part.penalty, p) for part in self.parts for p in part.parameters.values()]
-            return sum(values[1:], values[0])
+        """The sum of the penalties' values, a 0-d tensor; detached once an optimizer owns the term.
+
+        Raises:
+            RuntimeError: if no optimizer owns the term, and its module has lost a parameter.
+        """
+        alone = self.owner is None
+        if alone and self._names is not None and not torch.compiler.is_compiling():
+            for part in self.parts:
+                self._names.refuse_lost(part.known)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and alone):
+            values = [whole_value(part.penalty, p) for part in self.parts for p in self.present(part).values()]
+            return sum(values[1:], values[0]) if values else torch.zeros(())
 
     @property
     def alpha(self) -> Scalar:
@@ -99,15 +115,15 @@ class Term:
     @alpha.setter
     def alpha(self, alpha: Scalar) -> None:
         self._common_alpha()
-        renewed = [part.penalty.with_alpha(alpha) for part in self._parts]
-        for part, penalty in zip(self._parts, renewed, strict=True):
+        renewed = [part.penalty.with_alpha(alpha) for part in self.parts]
+        for part, penalty in zip(self.parts, renewed, strict=True):
             part.penalty = penalty
 
     def _common_alpha(self) -> Scalar:
-        for part in self._parts:
+        for part in self.parts:
             refuse_several(part.penalty)
-        first = self._parts[0].penalty.alpha
-        alphas = [part.penalty.alpha for part in self._parts]
+        first = self.parts[0].penalty.alpha
+        alphas = [part.penalty.alpha for part in self.parts]
         if not all(a is first or (not isinstance(a, Tensor) and a == first) for a in alphas):
             raise ValueError(
                 f"This term has several alphas, {sorted({float(a) for a in alphas})}; attach one term per strength "
@@ -116,22 +132,32 @@ class Term:
         return first
 
     @property
-    def owner(self) -> Any:
+    def owner(self) -> Owner | None:
         """The optimizer that steps this term's proximal map, or None."""
         return None if self._owner is None else self._owner()
 
-    def own(self, optimizer: Any) -> None:
-        """Claim this term for an optimizer.
+    def own(self, optimizer: Owner) -> None:
+        """Let an optimizer step this term from now on, in place of any other."""
+        self._owner, self._steps = weakref.ref(optimizer), False
+
+    def claim(self, optimizer: Owner) -> None:
+        """Called by an optimizer before each of its steps.
 
         Raises:
-            ValueError: if another optimizer holds it.
+            RuntimeError: if another one has made steps since it took the term over.
         """
-        if self.owner not in (None, optimizer):
-            raise ValueError(
-                f"A term is already owned by another optimizer, {type(self.owner).__name__}; one parameter takes one "
-                "proximal step. Attach a second term, or drop the first optimizer."
-            )
-        self._owner = weakref.ref(optimizer)
+        owner = self.owner
+        if owner is not optimizer:
+            if owner is not None and self._steps and owner.base is not optimizer.base:
+                names = list(self.parameters)
+                raise RuntimeError(
+                    f"{names[:3]} ({len(names)} penalised) would be stepped by two optimizers: this "
+                    f"{type(optimizer.base).__name__}, and a {type(owner.base).__name__} that took their term over and "
+                    "has made steps since. Step with one of them, take the term back with add_term(term), or attach "
+                    "a second term."
+                )
+            self.own(optimizer)
+        self._steps = True
 
     def disown(self, optimizer: Any) -> None:
         """Let go of the optimizer that claimed this term."""
@@ -145,7 +171,7 @@ class Term:
 
     def turn(self, alpha: float) -> None:
         """Set the strength of every part; a tensor is filled in place."""
-        for part in self._parts:
+        for part in self.parts:
             part.turn(alpha)
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,10 +187,11 @@ class Term:
         tell(restore(renewals([self], state_dict["parts"]), []))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "scheduler": self.scheduler}
+        return {"parts": self.parts, "bare": self.bare, "scheduler": self.scheduler}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
+        Term.__init__(self, state["parts"])
+        self.bare, self.scheduler = state["bare"], state["scheduler"]
 
     def __repr__(self) -> str:
         rows = [
@@ -212,11 +239,12 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
             f"attach needs a penalty such as L1(0.1), or a function (name, parameter) -> penalty, got {penalty!r}."
         )
     parts: dict[object, Part] = {}
-    for name, p in _named(target).items():
+    named = _named(target)
+    for name, p in named.items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
         _check(chosen, name, p)
-        parts.setdefault(_key(chosen), Part(chosen, {})).parameters[name] = p
-    return Term(list(parts.values()))
+        parts.setdefault(_key(chosen), Part(chosen, {})).known[name] = p
+    return Term(list(parts.values()), ModelNames(target, named) if isinstance(target, Module) else None)
 
 
 def _key(penalty: Penalty) -> object:
@@ -255,7 +283,6 @@ def _check(penalty: Any, name: str, p: Tensor) -> None:
             f"The function given to attach must return a Penalty for {name!r}, got {penalty!r}; leave a parameter out "
             "by leaving it out of the target."
         )
-    refuse_lazy(name, p)
     if not p.is_leaf:
         raise TypeError(
             f"{name!r} is computed from other tensors (a parametrized weight, say); attach to the raw parameter, "
@@ -266,7 +293,4 @@ def _check(penalty: Any, name: str, p: Tensor) -> None:
             f"{name!r} is a slice of flattened parameters (FullyShardedDataParallel), whose shape and neighbours are "
             "lost; shard with torch.distributed.fsdp.fully_shard instead, and attach after it."
         )
-    try:
-        penalty.check(p)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"Parameter {name!r} of shape {tuple(p.shape)}: {error}") from None
+    check_fit(penalty, name, p)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
-from torchreg.training.slots import Slot
+from torchreg.training.param_positions import Slot
 from torchreg.training.step_checks import StepChecks
 
 _LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
@@ -32,9 +32,10 @@ class Watch:
         self._zeros: Tensor | None = None  # then, once there was a write by another
         self._shape = torch.Size()  # of the parameter then
         self._looks, self._losses = _LOOKS, 0
-        self._told = False
-        self._position: int | None = None  # of the watched parameter in its group
         self._checks = StepChecks()
+        self._told = False
+        self._slots: Sequence[Slot] = ()
+        self._position = 0  # of the watched parameter in its group
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
         """Before a step: is all as it was attached, are there weights of an average, were zeros undone since?"""
@@ -66,10 +67,11 @@ class Watch:
 
     def _watched(self, slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
         """The parameter to watch, None where it cannot be."""
-        if torch.compiler.is_compiling() or is_capturing():
+        if torch.compiler.is_compiling() or is_capturing() or not slots:
             return None
         present = base.param_groups[slots[0].group]["params"]
-        if self._position is None:
+        if slots is not self._slots:  # parameters have moved
+            self._slots, self._writes, self._zeros = slots, None, None
             self._position = max(slots[0].positions, key=lambda k: present[k].numel())
         p = present[self._position]
         return None if is_cut(p) or p.is_inference() else p

@@ -1,0 +1,65 @@
+"""The parameters of a term that share a penalty, and what their tensors are now."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.penalties import Penalty
+from torchreg.training.refusals import refuse_lazy
+
+
+class Owner(Protocol):
+    """An optimizer that steps terms, or what `attach_to` has put on one."""
+
+    base: Optimizer
+    metric: Any
+    positions: Any  # a ParamPositions, which knows terms
+
+
+class Part:
+    """Parameters of a term that share one penalty.
+
+    Attributes:
+        penalty: the penalty.
+        known: the parameters by name, as they were when last looked for.
+    """
+
+    def __init__(self, penalty: Penalty, known: dict[str, Tensor]) -> None:
+        self.penalty = penalty
+        self.known = known
+        self._present: weakref.WeakMethod[Callable[[Part], dict[str, Tensor]]] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters by name, as they stand in the term's optimizer or model now."""
+        present = None if self._present is None else self._present()
+        return self.known if present is None else present(self)
+
+    def follow(self, present: Callable[[Part], dict[str, Tensor]]) -> None:
+        """Let a term's method say which tensors the parameters are; it is held weakly."""
+        self._present = weakref.WeakMethod(present)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"penalty": self.penalty, "known": self.parameters, "_present": None}
+
+    def turn(self, alpha: float) -> None:
+        """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
+        renewed = self.penalty.with_alpha(alpha)  # raises for a value out of range
+        if isinstance(self.penalty.alpha, Tensor):
+            self.penalty.alpha.detach().fill_(alpha)
+        else:
+            self.penalty = renewed
+
+
+def check_fit(penalty: Penalty, name: str, p: Tensor) -> None:
+    """Raise, naming the parameter, unless a penalty fits it."""
+    refuse_lazy(name, p)
+    try:
+        penalty.check(p)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Parameter {name!r} of shape {tuple(p.shape)}: {error}") from None
