@@ -43,7 +43,10 @@ def shared_strengths(terms: list[Term], saved: list[Saved]) -> tuple[list[Renewa
     wanted = Counter((name, now["penalty"]) for now in present for name in now["names"])
     met: Counter[tuple[str, str]] = Counter()
     renewed: list[Renewal] = []
-    new, others, split, unsure = [], [], [], []
+    new: list[str] = []
+    others: list[str] = []
+    split: list[str] = []
+    unsure: list[str] = []
     for (term, part), now in zip(parts, present, strict=True):
         alike: dict[str, Saved] = {}
         for name in now["names"]:
