@@ -42,7 +42,7 @@ def test_alpha_is_finite_and_not_negative(kind, alpha):
         with pytest.raises(ValueError, match=rf"{kind.__name__}.*alpha >= 0, got {alpha}.*alpha=0"):
             make(alpha)
     with pytest.raises(ValueError, match="alpha"):
-        (kind(0.1) + L2(0.1)).with_alpha(alpha)
+        (kind(1.0) + L2(0.1)).with_alpha(alpha)
 
 
 @pytest.mark.parametrize("kind", ALPHAS)
@@ -78,7 +78,7 @@ def test_values_of_tensor_alphas_are_checked_at_attach(alpha, wrap):
 @pytest.mark.parametrize("alpha", [-1.0, NAN, INF])
 def test_the_tensor_alpha_of_a_sum_is_checked_at_attach(alpha):
     with pytest.raises(ValueError, match="alpha >= 0"):
-        (L1(0.1) + L2(0.1)).with_alpha(T(alpha)).check(torch.zeros(3, 2))
+        (L1(1.0) + L2(0.1)).with_alpha(T(alpha)).check(torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize(("kind", "least"), [(MCP, 0), (SCAD, 2)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,10 @@ from trainers import BATCHES, MAKES, batches, moved, net, penalised, plain
 from torchreg import ProxOptimizer, attach_to, penalty_metrics, sparsity
 
 L = pytest.importorskip("lightning.pytorch")
-PenaltyLogger = pytest.importorskip("torchreg.integrations.lightning").PenaltyLogger
+integration = pytest.importorskip("torchreg.integrations.lightning")
+PenaltyLogger, CopyZeros = integration.PenaltyLogger, integration.CopyZeros
+callbacks_of = pytest.importorskip("lightning.pytorch.callbacks")
+CSVLogger = pytest.importorskip("lightning.pytorch.loggers").CSVLogger
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's use of torch's pytrees
@@ -54,12 +59,10 @@ def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.T
         accelerator="cpu",
         devices=1,
         max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
-        **options,
+        **{"logger": False, "enable_checkpointing": False, **options},
     )
     loader = torch.utils.data.DataLoader(batches(), batch_size=None)
     trainer.fit(model, loader, ckpt_path=ckpt, weights_only=False)
@@ -165,3 +168,84 @@ def test_the_callback_follows_the_terms_of_each_run(tmp_path):
     for model in models:
         fit(model, tmp_path, callbacks=[logger])
         assert logger.terms == [model.term]
+
+
+class Clock(L.Callback):
+    """What is true after each batch, by the step on a logger's axis."""
+
+    def __init__(self) -> None:
+        self.truth: dict[int, dict[str, float]] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *args, **kwargs) -> None:
+        found = penalty_metrics(*pl_module.optimizers().terms)
+        self.truth[len(self.truth)] = {f"penalty/{key}": value for key, value in found.items()}
+
+
+def logged(trainer) -> dict[int, dict[str, float]]:
+    with (Path(trainer.logger.log_dir) / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return {int(row["step"]): {k: v for k, v in row.items() if k.startswith("penalty/")} for row in rows}
+
+
+@pytest.mark.parametrize(("every", "log"), [(5, 2), (2, 5), (5, 5), (1, 3), (50, 7)], ids=str)
+def test_what_is_logged_was_measured_at_that_step(every, log, tmp_path):
+    clock, names = Clock(), CSVLogger(tmp_path)
+    callbacks = [PenaltyLogger(every_n_steps=every), clock]
+    trainer = fit(Model(MAKES["AdamW"]), tmp_path, epochs=2, callbacks=callbacks, logger=names, log_every_n_steps=log)
+    steps, epochs = range(2 * BATCHES), {BATCHES - 1, 2 * BATCHES - 1}
+    entries = {step: row for step, row in logged(trainer).items() if row}
+    assert set(entries) == {step for step in steps if step % every == every - 1} | epochs
+    for step, row in entries.items():
+        assert row == pytest.approx(clock.truth[step], rel=1e-6)
+    told = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert told == pytest.approx(clock.truth[2 * BATCHES - 1], rel=1e-6)
+
+
+AVERAGES = {
+    "EMA": lambda: callbacks_of.EMAWeightAveraging(decay=0.9),
+    "WeightAveraging": lambda: callbacks_of.WeightAveraging(),
+    "SWA": lambda: callbacks_of.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weights_only|.*Swapping scheduler|.*lr_scheduler.step")
+@pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
+def test_averages_lose_zeros_unless_they_are_copied(make, tmp_path):
+    shares = {}
+    for kept in (False, True):
+        last: list[torch.Tensor] = []
+
+        class Last(L.Callback):
+            def on_train_batch_end(self, trainer, pl_module, *args, seen=last, **kwargs) -> None:
+                seen[:] = [p.detach().clone() for p in pl_module.term.parameters.values()]
+
+        model = Model(MAKES["AdamW"])
+        average = make()
+        callbacks = [average, *([CopyZeros()] if kept else []), Last()]
+        fit(model, tmp_path, epochs=4, callbacks=callbacks)
+        trained = list(model.term.parameters.values())
+        shares[kept] = sparsity(model.term).zeros
+        assert not all(torch.equal(p, q) for p, q in zip(trained, last, strict=True))  # it is the average
+        if kept:
+            assert shares[True] == sum(int((p == 0).sum()) for p in last) > shares[False]
+            assert all(bool((p[q == 0] == 0).all()) for p, q in zip(trained, last, strict=True))
+
+
+def test_checkpoints_of_an_average_have_the_zeros_and_go_on(tmp_path):
+    average = callbacks_of.EMAWeightAveraging(decay=0.9)
+    keep = callbacks_of.ModelCheckpoint(tmp_path / "kept", save_last=True)
+    model = Model(MAKES["AdamW"])
+    fit(model, tmp_path, epochs=2, callbacks=[average, CopyZeros(), keep], enable_checkpointing=True)
+    saved = torch.load(tmp_path / "kept" / "last.ckpt", weights_only=False)
+    zeros = {name: saved["current_model_state"][name] == 0 for name in ("net.0.weight", "net.2.weight")}
+    assert any(bool(zero.any()) for zero in zeros.values())
+    for name, zero in zeros.items():
+        assert bool((saved["state_dict"][name][zero] == 0).all())
+        assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+
+
+def test_an_average_that_loses_zeros_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"EMAWeightAveraging.*zeros.*CopyZeros\(\) of torchreg"):
+        fit(Model(MAKES["AdamW"]), tmp_path, callbacks=[PenaltyLogger(), callbacks_of.EMAWeightAveraging()])
+    with pytest.raises(ValueError, match="CopyZeros has to come after"):
+        fit(Model(MAKES["AdamW"]), tmp_path, callbacks=[CopyZeros(), callbacks_of.EMAWeightAveraging()])

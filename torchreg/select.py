@@ -1,7 +1,7 @@
 """Which parameters of a model to penalise, as plain dicts from name to parameter.
 
-Dicts join with ``|``: ``weights(model) | matching(model, "*.bias")``. A parameter that several
-modules share appears once.
+Dicts join with ``|``: ``weights(model) | matching(model, "*.bias")``; two parameters of one name are refused. A
+parameter that several modules share appears once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _NormBase
+
+from torchreg.selected import Selected
 
 Pattern = str | re.Pattern[str]
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -48,7 +50,7 @@ def weights(model: Module) -> dict[str, Parameter]:
             f"{type(model).__name__} has no parameter that requires a gradient, has two or more dimensions and "
             "belongs to no norm or embedding; choose explicitly with matching(model, pattern) or of_type(model, type)."
         )
-    return found
+    return Selected(found)
 
 
 def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> dict[str, Parameter]:
@@ -122,7 +124,7 @@ def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
                 f"{name!r} belongs to a module with sparse=True, whose gradients are sparse, but a penalty touches "
                 "every entry; build the module with sparse=False."
             )
-    return found
+    return Selected(found)
 
 
 def _once(named: Iterable[tuple[str, Parameter]]) -> Iterator[tuple[str, Parameter]]:

@@ -15,6 +15,11 @@ from torch import Tensor
 
 from torchreg.pieces import LONG
 
+_FOR_COMPLEX = (
+    "convert it to real: for its modulus add penalty(w.abs()) to the loss; for exact zeros keep real and imaginary "
+    "parts in a parameter p of shape (n, 2), use torch.view_as_complex(p).view(shape), and attach Group(penalty, "
+    "by=rows, weights=1.0) to p."
+)
 _ROW = 1024  # entries over which a float32 norm is still exact to 1e-6
 
 
@@ -27,10 +32,8 @@ def widened(w: Tensor) -> Tensor:
     if not isinstance(w, Tensor):
         raise TypeError(f"A penalty acts on torch tensors, got {type(w).__name__}; use torch.as_tensor(w).")
     if not w.is_floating_point():
-        raise TypeError(
-            f"A penalty acts on real floating-point tensors, got {w.dtype}; "
-            "convert the tensor, or penalise torch.view_as_real(w) if it is complex."
-        )
+        remedy = _FOR_COMPLEX if w.is_complex() else "convert the tensor, w.float()."
+        raise TypeError(f"A penalty acts on real floating-point tensors, got {w.dtype}; {remedy}")
     return w.to(wide_dtype(w))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchreg.ablation.plain import plain
 from torchreg.penalties import Penalty
+from torchreg.penalties.normalised import refuse_several
 from torchreg.penalties.spec import canonical
 
 COLUMNS = ("penalty", "alpha", "seed", "mode", "status", "seconds", "attempt", "error", "key")
@@ -70,7 +71,7 @@ def named_penalties(penalties: Penalty | Iterable[Penalty] | Mapping[str, Penalt
 
     Raises:
         TypeError: if something else than a penalty is given.
-        ValueError: if there is none, or if two have one name or are equal but for alpha.
+        ValueError: if there is none, if two have one name or are equal but for alpha, or one has several strengths.
     """
     if isinstance(penalties, Penalty):
         penalties = [penalties]
@@ -81,6 +82,7 @@ def named_penalties(penalties: Penalty | Iterable[Penalty] | Mapping[str, Penalt
     for given, penalty in pairs:
         if not isinstance(penalty, Penalty):
             raise TypeError(f"penalties holds {penalty!r}; give penalties such as L1(1.0), a list or a dict of them.")
+        refuse_several(penalty)
         name = name_of(penalty) if given is None else given
         if not isinstance(name, str) or not name:
             raise TypeError(f"A penalty's name is a non-empty string, got {name!r}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.penalties import Penalty
+from torchreg.penalties import Penalty, Sum
 
 
 def checked(penalty: Any, datafit: Any, tol: Any, max_iter: Any = None) -> Datafit:
@@ -29,6 +29,11 @@ def checked(penalty: Any, datafit: Any, tol: Any, max_iter: Any = None) -> Dataf
     if max_iter is not None and not (whole and max_iter >= 1):
         raise ValueError(f"max_iter must be an int >= 1, or None for the engine's own limit, got {max_iter!r}.")
     return datafit or Quadratic()
+
+
+def at_its_own_strength(penalty: Penalty) -> Penalty:
+    """A penalty to be fitted as it is, with an alpha for the engines: of a sum of several strengths a factor."""
+    return Sum((penalty,)) if penalty.several else penalty
 
 
 def check_flags(**flags: Any) -> None:

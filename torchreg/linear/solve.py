@@ -17,7 +17,7 @@ from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
-from torchreg.linear.settings import check_flags, checked
+from torchreg.linear.settings import at_its_own_strength, check_flags, checked
 from torchreg.penalties import Penalty
 
 _NUDGE = 0.25  # no label of a class moved by it is still a label
@@ -115,6 +115,7 @@ def solve(
     """
     check_flags(fit_intercept=fit_intercept)
     datafit = checked(penalty, datafit, tol)
+    penalty = at_its_own_strength(penalty)
     alpha = float(_detached(penalty.alpha))
     with torch.no_grad():
         data = given(X, y, datafit, sample_weight, offset, device)

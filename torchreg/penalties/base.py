@@ -14,8 +14,9 @@ from torch.nn import Module
 
 from torchreg.groups import Groups
 from torchreg.parts import Cut
-from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
-from torchreg.penalties.joint import ordered, sparse_group_form
+from torchreg.penalties.forms import Form, ProxForm
+from torchreg.penalties.joint import form_of_sum, ordered
+from torchreg.penalties.normalised import is_normalised, refuse_several
 from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength
 from torchreg.penalties.whole import whole_value
@@ -69,6 +70,11 @@ class Penalty(ABC):
     def groups(self) -> Groups | None:
         """The groups that this penalty sets to zero together, None if it acts on entries."""
         return None
+
+    @property
+    def several(self) -> tuple[Penalty, ...]:
+        """The terms of a sum that has no alpha of its own, since none of their strengths is 1; else empty."""
+        return ()
 
     @property
     def grain(self) -> Grain:
@@ -134,6 +140,7 @@ class Penalty(ABC):
 
     def with_alpha(self, alpha: Scalar) -> Self:
         """The same penalty with another strength: a new object, nothing is changed in place."""
+        refuse_several(self)
         return self.replaced(alpha=strength(type(self).__name__, alpha))
 
     def replaced(self, **fields: Any) -> Self:
@@ -186,12 +193,17 @@ class Sum(Penalty):
     Exact are any penalty + L2, and a group penalty + L1 (the sparse group lasso, Simon et al., JCGS 22,
     2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
 
+    A sum has an alpha, to be set, scheduled or searched, where that is the strength of a term, which has strength 1
+    (``L1(1.0) + L2(0.1)``), or of all together, as shares that add up to 1. ``L1(0.1) + L2(0.01)`` has several
+    strengths and no alpha; ``Sum((L1(0.1) + L2(0.01),), alpha=2.0)`` multiplies it by a factor.
+
     Args:
         terms: the penalties, each with its own strength.
         alpha: multiplies the sum.
 
     Raises:
         NoExactProx: where the prox of the sum has no closed form.
+        ValueError: for an alpha, here or in `with_alpha`, of a sum that has none.
 
     Example:
         >>> import torch
@@ -212,6 +224,12 @@ class Sum(Penalty):
         if not self.terms or not all(isinstance(t, Penalty) for t in self.terms):
             raise TypeError(f"Sum needs penalties, got {self.terms!r}; write L1(0.1) + L2(0.01).")
         object.__setattr__(self, "_ordered", ordered([t for t in self.terms if t.ridge is None]))
+        if isinstance(self.alpha, Tensor) or self.alpha != 1.0:
+            refuse_several(self)
+
+    @property
+    def several(self) -> tuple[Penalty, ...]:
+        return () if is_normalised(self.terms) else self.terms
 
     @property
     def _ridges(self) -> list[Scalar]:
@@ -262,22 +280,7 @@ class Sum(Penalty):
         return narrowed(x, w)
 
     def form(self, w: Tensor) -> Form:
-        if not isinstance(self.alpha, Tensor) and self.alpha == 0.0:
-            return L1Form(0.0)
-        forms = [t.form(w) for t in self._ordered]
-        if any(isinstance(f, ProxForm) for f in forms):
-            return ProxForm(self)
-        if not forms:
-            joint: Form = L1Form(0.0)
-        elif len(forms) == 1:
-            joint = forms[0]
-        else:
-            joint = sparse_group_form(forms)
-        if isinstance(joint, GroupForm) and any(isinstance(r, Tensor) and r.dim() for r in self._ridges):
-            return ProxForm(self)  # a ridge that differs within a group leaves no closed form
-        for ridge in self._ridges:
-            joint = joint.plus_ridge(ridge)  # type: ignore[union-attr]
-        return joint.times(self.alpha)  # type: ignore[union-attr]
+        return form_of_sum(self, [t.form(w) for t in self._ordered], self._ridges)
 
     def check(self, w: Tensor) -> None:
         check_values("Sum", self.alpha)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchreg.penalties.forms import Form, GroupForm, L1Form
+from torch import Tensor
+
+from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.strength import NoExactProx
+from torchreg.shrinkage import Scalar
 
 if TYPE_CHECKING:
     from torchreg.penalties.base import Penalty
@@ -27,7 +30,21 @@ def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
     )
 
 
-def sparse_group_form(forms: list[Form]) -> Form:
+def form_of_sum(penalty: Penalty, forms: list[Form], ridges: list[Scalar]) -> Form:
+    """The form of a sum, from those of the terms that are no ridge."""
+    if not isinstance(penalty.alpha, Tensor) and penalty.alpha == 0.0:
+        return L1Form(0.0)
+    if any(isinstance(f, ProxForm) for f in forms):
+        return ProxForm(penalty)
+    joint: Form = _sparse_group_form(forms) if len(forms) > 1 else forms[0] if forms else L1Form(0.0)
+    if isinstance(joint, GroupForm) and any(isinstance(r, Tensor) and r.dim() for r in ridges):
+        return ProxForm(penalty)  # a ridge that differs within a group leaves no closed form
+    for ridge in ridges:
+        joint = joint.plus_ridge(ridge)  # type: ignore[union-attr]
+    return joint.times(penalty.alpha)  # type: ignore[union-attr]
+
+
+def _sparse_group_form(forms: list[Form]) -> Form:
     """The form of L1 and a group penalty together."""
     inner, group = forms
     assert isinstance(inner, L1Form), forms  # as `ordered` has put them

@@ -26,5 +26,9 @@ class Wrapped(Penalty):
         return self.penalty.convex
 
     @property
+    def several(self) -> tuple[Penalty, ...]:
+        return self.penalty.several
+
+    @property
     def groups(self) -> Groups | None:
         return self.penalty.groups

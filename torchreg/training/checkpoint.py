@@ -61,17 +61,24 @@ def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
     return [renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
 
 
-def restore(renewed: list[Renewal], differences: list[str]) -> None:
-    """Give each part its saved strength and each scheduler its count; warn once, naming what changed or differs."""
+def restore(renewed: list[Renewal], differences: list[str]) -> str:
+    """Give each part its saved strength and each scheduler its count; what changed or differs, for `tell`."""
     changed = [text for r in renewed if r.term.scheduler is None and (text := _turn(r))]
     told = [f"The checkpoint restored {'; '.join(changed)}; assign term.alpha after loading to use another."]
     told = differences + (told if changed else [])
     told += [text for r in {id(r.term): r for r in renewed}.values() if (text := _resume(r))]
-    if told:
-        warnings.warn(" ".join(told), stacklevel=3)
+    return " ".join(told)
+
+
+def tell(differences: str) -> None:
+    """Warn once, after a load that is complete even where warnings are errors."""
+    if differences:
+        warnings.warn(differences, stacklevel=3)
 
 
 def _turn(renewal: Renewal) -> str:
+    if renewal.part.penalty.several:
+        return ""  # its strengths belong to its kind
     before = float(renewal.part.penalty.alpha)
     renewal.part.turn(renewal.alpha)
     if before == renewal.alpha:
@@ -114,11 +121,12 @@ def _refuse_others(saved: list[Saved], present: list[Saved]) -> None:
 
 
 def _kind(penalty: Penalty) -> str:
-    return repr(penalty.with_alpha(0.0))
+    return repr(penalty if penalty.several else penalty.with_alpha(0.0))
 
 
 def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
     """What was saved for a part, once it is valid for its penalty."""
     alpha = float(saved["alpha"])
-    part.penalty.with_alpha(alpha)  # raises for a value out of range
+    if not part.penalty.several:
+        part.penalty.with_alpha(alpha)  # raises for a value out of range
     return Renewal(term, part, alpha, saved.get("count"))

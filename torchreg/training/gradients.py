@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from torchreg.parts import Cut, here, is_cut
 from torchreg.training.capture import is_capturing
+from torchreg.training.parameter_names import names_in
 from torchreg.training.term import Term
 
 
@@ -24,7 +25,8 @@ class Skipped:
     Attributes:
         steps: how many.
         parameters: in how many of them each parameter's gradient did, by name: that of its term, or
-            that given to the optimizer (``Adam(model.named_parameters())``), else its position.
+            that given to the optimizer (``Adam(model.named_parameters())``), else its position, which follows
+            where several have one name: "weight (group 0, parameter 2)".
     """
 
     steps: int = 0
@@ -82,11 +84,6 @@ def warn_of_skips(names: list[str]) -> None:
 
 def _named(optimizer: Optimizer, terms: list[Term]) -> dict[str, Tensor]:
     """The gradients that an optimizer is about to use, by name."""
-    known = {id(p): name for term in terms for name, p in term.parameters.items()}
-    found: dict[str, Tensor] = {}
-    for index, group in enumerate(optimizer.param_groups):
-        given = group.get("param_names", [f"group {index}, parameter {k}" for k in range(len(group["params"]))])
-        for name, p in zip(given, group["params"], strict=True):
-            if p.grad is not None:
-                found[known.get(id(p), name)] = entries(p)
-    return found
+    named = zip(names_in(optimizer, terms), optimizer.param_groups, strict=True)
+    pairs = [pair for names, group in named for pair in zip(names, group["params"], strict=True)]
+    return {name: entries(p) for name, p in pairs if p.grad is not None}

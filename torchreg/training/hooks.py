@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from torchreg.effective_steps import Metric, rule_for
 from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
-from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts
+from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.proximal_step import prox_step
+from torchreg.training.rollback import Rollback
+from torchreg.training.step_checks import StepChecks
 from torchreg.training.term import Term
 
 
@@ -50,7 +52,7 @@ class Attachment:
 
     def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
         self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
-        self.positions = ParamPositions(base, terms)
+        self.positions, self._checks = ParamPositions(base, terms), StepChecks()
         rule_for(base, metric)
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)
@@ -76,6 +78,7 @@ class Attachment:
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: finds parameters that have moved, before anything is stepped."""
         self.positions.ready(self)
+        self._checks.before(self.positions.slots, self.base)
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: what `ProxOptimizer` does after the base's step."""
@@ -91,13 +94,15 @@ class Attachment:
     def before_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """The hook: refuses other terms' strengths before anything has changed; the first one serves all."""
         state, renewed, told = read(self.base, [], state, strict=True)
-        self._renewed = (renewed, told)
+        self._renewed, self._rollback = (renewed, told), Rollback(self.base, attached_terms(self.base))
         return state
 
     def after_load(self, optimizer: Optimizer) -> None:
         """The hook: takes the strengths."""
-        restore(*self._renewed)
+        with self._rollback:
+            differences = restore(*self._renewed)
         self._renewed = ([], [])
+        tell(differences)
 
     def _told(self, getstate: Callable[[], Any]) -> Callable[[], Any]:
         def told() -> Any:

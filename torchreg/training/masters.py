@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -25,40 +24,58 @@ class Masters:
 
     Between steps the optimizer holds the parameters themselves, so schedulers, clipping and checkpoints see nothing
     else. Each master lies in its parameter's state, in float32 like the rest of it, once the optimizer has made that.
+
+    An interrupt may come between any two lines. So what is lent is noted before it is exchanged, taking back can be
+    done again from wherever it stopped, and is done again where an interrupt came into it.
     """
 
     def __init__(self, base: Optimizer) -> None:
         self._base = base
         self._lent: list[tuple[Tensor, Tensor]] = []
+        self._new: list[Tensor] = []  # masters that had no state when they were lent
 
-    @contextmanager
-    def lent(self, *, untouched: bool = False) -> Iterator[None]:
-        """Within, the optimizer's half-precision parameters are their masters, with the gradients as they are now.
+    def step(self, both: Callable[[Callable[[], Any] | None], Any], closure: Callable[[], Any] | None) -> Any:
+        """Both halves of a step on the masters, then their rounding to the parameters."""
+
+        def wide() -> Any:
+            result = both(self._within(closure))
+            self._round()
+            return result
+
+        return self.during(wide)
+
+    def during(self, run: Callable[[], Any], *, untouched: bool = False) -> Any:
+        """Run while the optimizer's half-precision parameters are their masters, with the gradients as they are now.
 
         Those without a gradient are left, since nobody steps them, but where a state is loaded: ``untouched``.
         """
-        self._lend(untouched=untouched)
         try:
-            yield
+            try:
+                self._lend(untouched=untouched)
+                return run()
+            except BaseException:
+                self._drop_begun()
+                raise
+            finally:
+                self._take_back()
         finally:
             self._take_back()
 
-    def within(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+    def _within(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
         """The closure, for which the optimizer holds the parameters themselves again."""
         if closure is None:
             return None
 
         def evaluated() -> Any:
             self._take_back()
-            try:
-                return closure()
-            finally:
-                self._lend()
+            result = closure()
+            self._lend()
+            return result
 
         return evaluated
 
     @torch.no_grad()
-    def round(self) -> None:
+    def _round(self) -> None:
         """After a step, round the masters to their parameters and keep them with the state that it has made."""
         stepped = [(p, master) for p, master in self._lent if master.grad is not None]
         _copy([p for p, _ in stepped], [master for _, master in stepped])
@@ -66,19 +83,27 @@ class Masters:
             self._base.state[master][_KEY] = master
 
     def _lend(self, *, untouched: bool = False) -> None:
+        self._take_back()
         state = self._base.state
         halves = [p for group in self._base.param_groups for p in group["params"] if p.dtype in _HALF]
         halves = [p for p in halves if p.grad is not None or (untouched and p.requires_grad)]
-        self._lent = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for part in _buckets(halves):
-            self._lent += zip(part, _masters(part, [state.get(p, {}) for p in part]), strict=True)
-        self._exchange(self._lent)
+            pairs += zip(part, _masters(part, [state.get(p, {}) for p in part]), strict=True)
+        self._new = [] if untouched else [master for p, master in pairs if not state.get(p)]
+        self._lent = pairs
+        self._exchange(pairs)
 
     def _take_back(self) -> None:
         self._exchange([(master, p) for p, master in self._lent])
         for _, master in self._lent:
             master.grad = None
         self._lent = []
+
+    def _drop_begun(self) -> None:
+        """Forget states that a step has begun and not finished: half of one is worse than none."""
+        for master in self._new:
+            self._base.state.pop(master, None)
 
     def _exchange(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         """Put the second of each pair where the first is: among the parameters, and as a key of the state."""
@@ -87,7 +112,8 @@ class Masters:
             group["params"] = [now.get(id(p), p) for p in group["params"]]
         for before, after in pairs:
             if before in state:
-                state[after] = state.pop(before)
+                state[after] = state[before]
+                del state[before]
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ def penalty_metrics(*terms: Term) -> dict[str, float]:
 
     ``penalty`` is the sum of the terms' values, ``sparsity`` the share of zeros in all their parameters,
     ``group_sparsity`` that of zero groups where there are groups, ``alpha`` the strength. Of several terms
-    each has an ``alpha`` of its own, ``alpha_0, alpha_1, ...``; a term with several strengths has none.
+    each has an ``alpha`` of its own, ``alpha_0, alpha_1, ...``; a term with several strengths has none,
+    nor has a sum of them.
 
     Raises:
         ValueError: if there is no term.
@@ -30,6 +31,7 @@ def penalty_metrics(*terms: Term) -> dict[str, float]:
 
 
 def _alphas(terms: tuple[Term, ...]) -> dict[str, float]:
-    found = [{float(penalty.alpha) for penalty in term.penalties.values()} for term in terms]
+    found = [{None if p.several else float(p.alpha) for p in term.penalties.values()} for term in terms]
     names = ["alpha"] if len(terms) == 1 else [f"alpha_{k}" for k in range(len(terms))]
-    return {name: alphas.pop() for name, alphas in zip(names, found, strict=True) if len(alphas) == 1}
+    alone = {name: alphas.pop() for name, alphas in zip(names, found, strict=True) if len(alphas) == 1}
+    return {name: alpha for name, alpha in alone.items() if alpha is not None}

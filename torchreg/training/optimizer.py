@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,13 +13,14 @@ from torchreg.penalties import Penalty
 from torchreg.training.amp import unless_skipped
 from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
-from torchreg.training.checkpoint import restore
+from torchreg.training.checkpoint import restore, tell
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base
+from torchreg.training.rollback import Rollback
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
@@ -126,7 +126,9 @@ class ProxOptimizer(AroundBase):
         Raises:
             RuntimeError: if a penalised parameter has a sparse gradient, another optimizer steps one of the terms,
                 or ``skip_nonfinite`` is asked for within a compiled or captured step.
-            ValueError: if ``param_groups`` were edited and have lost a penalised parameter that is trained.
+            ValueError: if ``param_groups`` were edited and have lost a penalised parameter that is trained, or
+                options, shapes or tensor strengths were changed to what `__init__` and `attach` refuse; nothing has
+                moved then.
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)
@@ -148,12 +150,7 @@ class ProxOptimizer(AroundBase):
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         self._watch.before(self.positions.slots, self.base)
-        if self.masters:
-            with self._masters.lent():
-                loss = self._both(self._masters.within(closure))
-                self._masters.round()
-        else:
-            loss = self._both(closure)
+        loss = self._masters.step(self._both, closure) if self.masters else self._both(closure)
         self._watch.after(self.positions.slots, self.base)
         for term in self.terms:
             term.stepped(self)
@@ -240,16 +237,20 @@ class ProxOptimizer(AroundBase):
                 optimizers know names (``Adam(model.named_parameters())``).
 
         Raises:
-            ValueError: if the checkpoint penalises other parameters or by other penalties; nothing has changed then.
+            ValueError: if the checkpoint penalises other parameters or by other penalties, has options that are
+                refused of any optimizer, or states of other shapes. Whatever raises, nothing has changed then.
         """
         state_dict = through(self._optimizer_load_state_dict_pre_hooks, self, dict(state_dict))
         state_dict, renewed, told = read(self.base, self.terms, state_dict, strict=strict)
-        wide = self._masters.lent(untouched=True) if self.masters else nullcontext()
-        with wide:  # torch casts a state to its parameter's dtype
-            self.base.load_state_dict(state_dict)
-        restore(renewed, told)
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        with Rollback(self.base, self.terms):
+            if self.masters:  # torch casts a state to its parameter's dtype
+                self._masters.during(lambda: self.base.load_state_dict(state_dict), untouched=True)
+            else:
+                self.base.load_state_dict(state_dict)
+            differences = restore(renewed, told)
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)
+        tell(differences)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FIELDS}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 
@@ -17,20 +18,63 @@ def refuse_base(base: Any, *others: type[Optimizer]) -> None:
     if isinstance(base, (LBFGS, SparseAdam, *others)):
         raise ValueError(
             f"A proximal step cannot follow {type(base).__name__}: it has no diagonal metric for dense weights; use "
-            "Adam, or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss."
+            "Adam, or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss. For a linear model, "
+            "torchreg.linear.fit_path(X, y, penalty) solves to certified optimality, without steps to choose."
         )
-    for group in base.param_groups:
-        refuse_group(group)
+    refuse_groups("Parameter group", base.param_groups)
 
 
-def refuse_group(group: dict[str, Any]) -> None:
+def refuse_groups(what: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    """`refuse_group` of each, by its number: at the door, of a checkpoint, and of groups that were edited since."""
+    for k, group in enumerate(groups):
+        try:
+            refuse_group(group)
+        except ValueError as error:
+            raise ValueError(f"{what} {k}: {error}") from None
+
+
+def refuse_group(group: Mapping[str, Any]) -> None:
     """Raise ValueError for options under which the update is no descent by a known step."""
     for flag, remedy in (("maximize", "minimise the negative"), ("differentiable", "use differentiable=False")):
         if group.get(flag):
             raise ValueError(f"A proximal step cannot follow an optimizer with {flag}=True; {remedy}.")
-    if group.get("momentum", 0.0) >= 1.0:
+    momentum = group.get("momentum", 0.0)
+    if not isinstance(momentum, Tensor) and momentum >= 1.0:
+        raise ValueError(f"A proximal step needs momentum < 1, got {momentum}: the step lr / (1 - momentum) ends.")
+
+
+def refuse_state(name: str, p: Tensor, base: Optimizer, state: Mapping[str, Any] | None = None) -> None:
+    """Raise ValueError where a state of torch's own optimizers is that of a parameter of another shape."""
+    kept = base.state.get(p, {}) if state is None else state
+    if is_torchs_own(base) and (misfit := misfits(kept, p)):
         raise ValueError(
-            f"A proximal step needs momentum < 1, got {group['momentum']}: the step lr / (1 - momentum) ends."
+            f"The optimizer's state of {name!r}, {misfit!r} of shape {tuple(kept[misfit].shape)}, is that of another "
+            f"parameter: this one has shape {tuple(p.shape)}. Load with strict=False to take what fits; if you have "
+            "resized the parameter, drop its state, optimizer.state.pop(parameter)."
+        )
+
+
+def is_torchs_own(base: Optimizer) -> bool:
+    """Whether this is an optimizer of torch itself, whose states have their parameters' shapes."""
+    return type(base).__module__.startswith("torch.optim")
+
+
+def misfits(state: Mapping[str, Any], p: Tensor) -> str:
+    """The entry of a state that has neither its parameter's shape nor that of a factor of it, as Adafactor's; or ""."""
+    shaped = {key: x.shape for key, x in state.items() if isinstance(x, Tensor) and x.dim()}
+    fits = {
+        key: len(s) == p.dim() and all(a in (1, b) for a, b in zip(s, p.shape, strict=True))
+        for key, s in shaped.items()
+    }
+    return next((key for key, fit in fits.items() if not fit), "")
+
+
+def refuse_lazy(name: str, p: Tensor) -> None:
+    """Raise ValueError for a parameter of a lazy module that has no shape yet."""
+    if isinstance(p, UninitializedParameter):
+        raise ValueError(
+            f"{name!r} belongs to a lazy module and has no shape yet, so whether the penalty fits cannot be told; run "
+            "one batch through the model, then attach."
         )
 
 

@@ -128,7 +128,11 @@ class PenaltyScheduler:
 
     def _move(self, count: int) -> None:
         alpha = float(self.schedule(count))
-        self.term.turn(alpha)
+        try:
+            _refuse_overflow(self.term, alpha)
+            self.term.turn(alpha)
+        except ValueError as error:
+            raise ValueError(f"{self.schedule!r} gives alpha = {alpha:g} at step {count}: {error}") from None
         self.count, self.last_alpha = count, alpha
 
     def _listen(self) -> None:
@@ -168,6 +172,16 @@ def _check(term: Any, schedule: Any, optimizer: Any) -> None:
             f"This term is owned by a {type(owner).__name__}, whose steps are counted; leave optimizer= out."
         )
     term.alpha  # noqa: B018  raises where the term has several
+
+
+def _refuse_overflow(term: Term, alpha: float) -> None:
+    """Raise ValueError where a tensor that is to be filled would hold an infinity."""
+    if alpha <= torch.finfo(torch.float16).max or math.isinf(alpha):
+        return
+    for part in term.parts:
+        held = part.penalty.alpha
+        if isinstance(held, Tensor) and alpha > torch.finfo(held.dtype).max:
+            raise ValueError(f"that is infinite in the {held.dtype} of the term's alpha; use a float32 tensor.")
 
 
 def _moves(optimizer: Optimizer) -> bool:

@@ -13,6 +13,7 @@ from torchreg.groups import Groups
 from torchreg.parts import Cut, here, is_cut, whole
 from torchreg.select import weights
 from torchreg.text_table import text_table
+from torchreg.training.parameter_names import qualified
 from torchreg.training.term import Term
 
 
@@ -72,7 +73,8 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
     """Count exact zeros: ``w == 0``, never a tolerance.
 
     Args:
-        targets: modules (their `weights`), terms, or dicts of named tensors.
+        targets: modules (their `weights`), terms, or dicts of named tensors. A name that several use is followed by
+            the position of its target: "weight (0)", "weight (1)".
 
     Returns:
         A `Sparsity`; terms with a group penalty also count groups. Of tensors that are cut over processes
@@ -86,7 +88,9 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
         w      2      4      0.5000
         total  2      4      0.5000
     """
-    counted = tuple(_count(name, w, groups) for target in targets for name, w, groups in _named(target))
+    named = [(str(k), *line) for k, target in enumerate(targets) for line in _named(target)]
+    names = qualified([name for _, name, _, _ in named], [place for place, *_ in named])
+    counted = tuple(_count(name, w, groups) for name, (_, _, w, groups) in zip(names, named, strict=True))
     grouped = [c for c in counted if c.groups is not None]
     return Sparsity(
         "total",

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.normalised import refuse_several
 from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
 from torchreg.select import weights
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
-from torchreg.training.checkpoint import renewals, restore, strengths
+from torchreg.training.checkpoint import renewals, restore, strengths, tell
 from torchreg.training.model_names import ModelNames
 from torchreg.training.placement import check_placement
 from torchreg.training.term_part import Owner, Part, check_fit
@@ -107,7 +108,8 @@ class Term:
         """The strength that all the term's penalties share.
 
         Raises:
-            ValueError: if they have several; attach one term per strength to change them.
+            ValueError: if they have several: attach one term per strength to change them, and write a sum with a term
+                of strength 1, ``L1(1.0) + L2(0.1)``, whose strength its alpha then is.
         """
         return self._common_alpha()
 
@@ -122,6 +124,8 @@ class Term:
             part.penalty = penalty
 
     def _common_alpha(self) -> Scalar:
+        for part in self.parts:
+            refuse_several(part.penalty)
         first = self.parts[0].penalty.alpha
         alphas = [part.penalty.alpha for part in self.parts]
         if not all(a is first or (not isinstance(a, Tensor) and a == first) for a in alphas):
@@ -184,7 +188,7 @@ class Term:
         Raises:
             ValueError: if it penalised other parameters, or by other penalties; nothing has changed then.
         """
-        restore(renewals([self], state_dict["parts"]), [])
+        tell(restore(renewals([self], state_dict["parts"]), []))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parts": self.parts, "bare": self.bare, "scheduler": self.scheduler}
@@ -195,7 +199,12 @@ class Term:
 
     def __repr__(self) -> str:
         rows = [
-            (name, str(tuple(p.shape)), repr(part.penalty), f"{float(part.penalty.alpha):g}")
+            (
+                name,
+                str(tuple(p.shape)),
+                repr(part.penalty),
+                "-" if part.penalty.several else f"{float(part.penalty.alpha):g}",
+            )
             for part in self.parts
             for name, p in part.parameters.items()
         ]

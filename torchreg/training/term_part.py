@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
 from torchreg.training.placement import check_placement
+from torchreg.training.refusals import refuse_lazy
 
 
 class Owner(Protocol):
@@ -59,6 +60,7 @@ class Part:
 
 def check_fit(penalty: Penalty, name: str, p: Tensor) -> None:
     """Raise, naming the parameter, unless a penalty fits it and lies where it lies."""
+    refuse_lazy(name, p)
     try:
         penalty.check(p)
     except (TypeError, ValueError) as error:

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
 from torchreg.training.param_positions import Slot
+from torchreg.training.step_checks import StepChecks
 
 _LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
 _SAMPLE = 4096  # entries that are looked at
 _LOST = 0.5  # share of the zeros whose loss is no accident
+_TIMES = 2  # losses that are no accident: weights may be loaded or reset once
 
 
 class Watch:
@@ -28,25 +30,30 @@ class Watch:
     def __init__(self) -> None:
         self._writes: int | None = None  # after our last step
         self._zeros: Tensor | None = None  # then, once there was a write by another
-        self._looks = _LOOKS
+        self._shape = torch.Size()  # of the parameter then
+        self._looks, self._losses = _LOOKS, 0
+        self._checks = StepChecks()
         self._told = False
         self._slots: Sequence[Slot] = ()
         self._position = 0  # of the watched parameter in its group
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
-        """Before a step: are there weights of an average, or were zeros undone since the last step?"""
+        """Before a step: is all as it was attached, are there weights of an average, were zeros undone since?"""
+        self._checks.before(slots, base)
         if not self._told and any("weight_sum" in group for group in base.param_groups):  # schedulefree's
             self._told = True
             _warn_of_average(base)
         p = self._watched(slots, base)
         if p is None or not self._looks or self._writes is None or p._version == self._writes:
             return
-        if self._zeros is None:
+        if self._zeros is None or p.shape != self._shape:
+            self._shape = p.shape
             self._zeros = p.new_zeros(())  # from now on they are counted after each step
             return
         self._looks -= 1
         kept = int(self._zeros)
-        if int(_zeros(p)) < _LOST * kept:
+        self._losses += int(_zeros(p)) < _LOST * kept
+        if self._losses >= _TIMES:
             self._looks = 0
             _warn_of_writes()
 
@@ -56,7 +63,7 @@ class Watch:
         if p is not None and self._looks:
             self._writes = p._version
             if self._zeros is not None:
-                self._zeros = _zeros(p)
+                self._zeros, self._shape = _zeros(p), p.shape
 
     def _watched(self, slots: Sequence[Slot], base: Optimizer) -> Tensor | None:
         """The parameter to watch, None where it cannot be."""

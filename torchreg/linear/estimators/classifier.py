@@ -17,6 +17,7 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, labelled_data, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
+from torchreg.linear.settings import at_its_own_strength
 from torchreg.penalties import Penalty
 
 
@@ -167,7 +168,7 @@ class SingleClassifier(Accurate):
         """
         self._check()
         problem = self._labelled(X, y, sample_weight)
-        data, penalty = problem.data, self._penalty(problem)
+        data, penalty = problem.data, at_its_own_strength(self._penalty(problem))
         init = self._start(data, problem.outputs) if self.warm_start else None
         datafit = self._datafit(len(problem.classes))
         path = self._fit_path(data, penalty, datafit, [float(penalty.alpha)], init)

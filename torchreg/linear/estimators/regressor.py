@@ -13,6 +13,7 @@ from torch import Tensor
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
+from torchreg.linear.settings import at_its_own_strength
 from torchreg.penalties import Penalty
 
 
@@ -81,7 +82,7 @@ class SingleFit(Regressor):
             sample_weight: weights of the rows, >= 0, one number or (n,).
         """
         data = self._training_data(X, y, sample_weight)
-        penalty = self._penalty(data)
+        penalty = at_its_own_strength(self._penalty(data))
         init = self._start(data, data.y.shape[1] if data.y.ndim == 2 else None) if self.warm_start else None
         path = self._fit_path(data, penalty, self._datafit(), [float(penalty.alpha)], init)
         self._keep(data, path, 0, self._units(data))
