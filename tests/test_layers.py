@@ -11,7 +11,21 @@ import torchreg
 
 ROOT = Path(torchreg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-FLOOR_ONE = {f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "select", "text_table", "parts")}
+FLOOR_ONE = {
+    f"torchreg.{n}"
+    for n in (
+        "shrinkage",
+        "sums",
+        "pieces",
+        "groups",
+        "select",
+        "text_table",
+        "parts",
+        "weight_rules",
+        "effective_weights",
+        "layers",
+    )
+}
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")
 WINGS = ("training", "linear", "ablation")

@@ -8,50 +8,130 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
+
+from torchreg.layers import cleaner, survey
+from torchreg.text_table import text_table
+from torchreg.weight_rules import EMBEDDINGS, ORDINARY, TRANSPOSED, UNKNOWN, Classes
 
 Pattern = str | re.Pattern[str]
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # what torch.compile puts before a module's names
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+Target = Module | Iterable[Module] | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 
 
-def weights(model: Module) -> dict[str, Parameter]:
-    """The weights that are usually penalised: matrices and filters, no biases, norms, embeddings.
+class Selection(dict[str, Parameter]):
+    """The parameters that a selector chose, by name: a dict that prints as a table.
 
-    Takes parameters that require a gradient, have at least two dimensions and belong to no norm
-    and no embedding module. A weight tied to an embedding counts as an embedding. Of a
-    parametrized module it takes the raw tensors that are trained (``parametrizations.*``); to
-    penalise the effective weight, add ``penalty(module.weight)`` to the loss.
+    Attributes:
+        left_out: of the parameters that `weights` did not choose, name -> why.
+        transposed: of weights of transposed convolutions, name -> the convolution's ``groups``: their output
+            channels lie in dimension 1.
+    """
+
+    def __init__(
+        self,
+        chosen: Mapping[str, Parameter],
+        left_out: Mapping[str, str] | None = None,
+        transposed: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(chosen)
+        self.left_out = dict(left_out or {})
+        self.transposed = dict(transposed or {})
+
+    def __or__(self, other: Mapping[str, Parameter]) -> Selection:  # type: ignore[override]
+        joined = {**self, **other}
+        left = {**self.left_out, **getattr(other, "left_out", {})}
+        transposed = {**self.transposed, **getattr(other, "transposed", {})}
+        return Selection(joined, {n: why for n, why in left.items() if n not in joined}, transposed)
+
+    def __repr__(self) -> str:
+        rows = [(name, str(tuple(p.shape))) for name, p in self.items()]
+        return "\n".join([text_table(("name", "shape"), rows), *told(self.left_out)])
+
+
+def told(left_out: Mapping[str, str], *, ordinary: bool = True) -> list[str]:
+    """A line for each reason for which parameters were left out, with their names."""
+    names: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        if ordinary or why not in ORDINARY:
+            names.setdefault(why, []).append(name)
+    return [
+        f"left out: {', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''} ({why})"
+        for why, some in names.items()
+    ]
+
+
+def weights(model: Module) -> Selection:
+    """The weights that are usually penalised, those that multiply activations; no biases, norms, embeddings.
+
+    Takes parameters that require a gradient and are weights of Linear, Bilinear, convolutions, recurrent nets,
+    MultiheadAttention and their subclasses, and what a module of another class calls a weight (``weight``,
+    ``kernel``, ``W``, ``..._proj``) and has the shape of one. What else such a module holds itself (class tokens,
+    position tables, state-space matrices) is left out, with a warning where neither name nor shape tells;
+    `register_weights` tells it for a class of your own. A weight tied to an embedding counts as an embedding.
+
+    Where a layer's weight is computed from other tensors, those are taken whose zeros are zeros of the weight: under
+    weight_norm the lengths g, not the directions v, whose own length changes nothing (L1 of g is the group lasso of
+    the rows that it scales); nothing under spectral_norm and orthogonal. To penalise the computed weight, add
+    ``penalty(module.weight)`` to the loss.
 
     Returns:
-        dict from name to parameter, in the model's order.
+        dict from name to parameter, in the model's order; its ``left_out`` says why others were not taken.
 
     Raises:
-        ValueError: if nothing is left to penalise.
+        ValueError: if nothing is left to penalise, or the classes of the modules were lost in an export.
 
     Example:
         >>> from torch import nn
         >>> from torchreg import weights
-        >>> list(weights(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1))))
-        ['0.weight', '2.weight']
+        >>> weights(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1)))
+        name      shape
+        0.weight  (2, 3)
+        2.weight  (1, 2)
+        left out: 0.bias, 2.bias (has fewer than two dimensions)
+        left out: 1.weight, 1.bias (belongs to a norm)
     """
-    spared = {id(p) for m in model.modules() if isinstance(m, _NORMS + _EMBEDDINGS) for p in m.parameters()}
-    found = {name: p for name, p in _once(_named(model)) if p.requires_grad and p.dim() >= 2 and id(p) not in spared}
-    if not found:
+    found = survey(model)
+    chosen = {f.name: f.p for f in found if not f.reason and f.p.requires_grad}
+    left_out = {f.name: f.reason or "requires no gradient" for f in found if f.name not in chosen}
+    if not chosen:
+        listed = "; ".join(f"{name} {why}" for name, why in list(left_out.items())[:5])
         raise ValueError(
-            f"{type(model).__name__} has no parameter that requires a gradient, has two or more dimensions and "
-            "belongs to no norm or embedding; choose explicitly with matching(model, pattern) or of_type(model, type)."
+            f"{type(model).__name__} has no parameter that requires a gradient and is known to be a weight"
+            f"{f' ({listed})' if listed else ''}; choose explicitly with matching(model, pattern) or of_type(model, "
+            "type), or name the weights of a layer of your own, register_weights(type, name)."
         )
-    return found
+    unknown = [f for f in found if f.reason == UNKNOWN and f.p.requires_grad]
+    if unknown:
+        some = ", ".join(f"{f.name} {tuple(f.p.shape)} of {type(f.module).__name__}" for f in unknown[:3])
+        warnings.warn(
+            f"weights() leaves out {len(unknown)} parameter(s) of which nothing tells whether they are weights: {some}"
+            f". Name those of a class that are, register_weights({type(unknown[0].module).__name__}, name), or none "
+            "to leave all out, or choose them with matching(model, pattern).",
+            stacklevel=2,
+        )
+    return _selection(model, chosen, left_out)
 
 
-def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> dict[str, Parameter]:
+def by_name(target: Target) -> Mapping[str, Tensor]:
+    """A target's tensors by name: the `weights` of a module or of several, a dict as it is, others by position."""
+    if isinstance(target, Module):
+        return weights(target)
+    if isinstance(target, Mapping):
+        return target
+    if isinstance(target, Tensor):
+        return {"parameter": target}
+    items = list(target)
+    if items and all(isinstance(item, Module) for item in items):
+        return weights(nn.ModuleList(items))  # type: ignore[arg-type]
+    return {str(k): item for k, item in enumerate(items)}  # type: ignore[misc]
+
+
+def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> Selection:
     """The parameters whose name fits a pattern; nothing else is filtered.
 
     Args:
@@ -78,10 +158,10 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         near = difflib.get_close_matches(text, names, n=5, cutoff=0.3) or names[:5]
         without = "" if exclude is None else f" outside exclude={exclude!r}"
         raise ValueError(f"No parameter of {type(model).__name__} matches {text!r}{without}; near names: {near}.")
-    return _dense(model, dict(_once(fits)))
+    return _selection(model, _dense(model, dict(_once(fits))))
 
 
-def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
+def of_type(model: Module, *types: type[Module]) -> Selection:
     """All parameters of the modules of the given types, biases too; nothing else is filtered.
 
     Raises:
@@ -102,20 +182,26 @@ def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
         wanted = ", ".join(t.__name__ for t in types)
         present = sorted({type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))})
         raise ValueError(f"{type(model).__name__} has no parameter in a module of type {wanted}; it has {present}.")
-    return _dense(model, found)
+    return _selection(model, _dense(model, found))
 
 
 def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
     """Every (name, parameter), tied ones under each name, without the prefixes of wrappers."""
-    named = [(_COMPILED.sub("", n), p) for n, p in model.named_parameters(remove_duplicate=False)]
-    if named and all(name.startswith("module.") for name, _ in named):
-        named = [(name.removeprefix("module."), p) for name, p in named]
-    yield from named
+    clean = cleaner(model)
+    return ((clean(name), p) for name, p in model.named_parameters(remove_duplicate=False))
+
+
+def _selection(model: Module, chosen: dict[str, Parameter], left_out: Mapping[str, str] | None = None) -> Selection:
+    classes, groups = Classes(model), dict[int, int]()
+    for module in model.modules():
+        if issubclass(classes.of(module), TRANSPOSED):
+            groups |= {id(p): int(getattr(module, "groups", 1)) for p in module.parameters()}
+    return Selection(chosen, left_out, {n: groups[id(p)] for n, p in chosen.items() if id(p) in groups})
 
 
 def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
     """``found``, unless one of its parameters gets sparse gradients, which no penalty can use."""
-    sparse = {id(p) for m in model.modules() if isinstance(m, _EMBEDDINGS) and m.sparse for p in m.parameters()}
+    sparse = {id(p) for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse for p in m.parameters()}
     for name, p in found.items():
         if id(p) in sparse:
             raise ValueError(

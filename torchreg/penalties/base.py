@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from torchreg.groups import Groups
 from torchreg.parts import Cut
+from torchreg.penalties.channels import by_output_channel
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.joint import ordered, sparse_group_form
 from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength
 from torchreg.penalties.whole import whole_value
-from torchreg.select import weights
+from torchreg.select import Target, by_name
 from torchreg.shrinkage import Scalar, ridge_step, scaled
 from torchreg.sums import narrowed, widened
 
 Grain = Literal["entry", "row", "tensor"]
-Target = Tensor | Module | Mapping[str, Tensor] | Iterable[Tensor]
 
 
 class Penalty(ABC):
@@ -148,13 +147,12 @@ class Penalty(ABC):
         return cast(dict[str, Any], describe(self))
 
     def __call__(self, target: Target) -> Tensor:
-        """The penalty's value on a tensor, on a module's `weights`, or on each of many tensors."""
+        """The penalty's value on a tensor, on the `weights` of modules, or on each of many tensors."""
         if isinstance(target, Tensor):
             return whole_value(self, target)
-        if isinstance(target, Module):
-            target = weights(target)
-        tensors = target.values() if isinstance(target, Mapping) else target
-        values = [whole_value(self, w) for w in tensors]
+        named = by_name(target)
+        blocks = getattr(named, "transposed", {})
+        values = [whole_value(by_output_channel(self, blocks.get(name)), w) for name, w in named.items()]
         if not values:
             raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
         return sum(values[1:], values[0])

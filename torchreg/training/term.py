@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.channels import by_output_channel
 from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
-from torchreg.select import weights
+from torchreg.select import Target, by_name, told
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths
 
 PenaltyFor = Callable[[str, Tensor], Penalty]
-Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 
 
 class Part:
@@ -54,12 +54,14 @@ class Term:
 
     Attributes:
         scheduler: the `PenaltyScheduler` that moves the strength, or None.
+        left_out: of the parameters that `weights` did not choose, name -> why.
     """
 
     def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
         self.scheduler: Any = None
         self._owner: weakref.ref[Any] | None = None
+        self.left_out: dict[str, str] = {}
 
     @property
     def parts(self) -> list[Part]:
@@ -156,10 +158,11 @@ class Term:
         restore(renewals([self], state_dict["parts"]), [])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "scheduler": self.scheduler}
+        return {"parts": self.parts, "scheduler": self.scheduler, "left_out": self.left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._parts, self.scheduler, self._owner = state["parts"], state["scheduler"], None
+        self.left_out = state.get("left_out", {})
 
     def __repr__(self) -> str:
         rows = [
@@ -167,7 +170,8 @@ class Term:
             for part in self.parts
             for name, p in part.parameters.items()
         ]
-        return text_table(("name", "shape", "penalty", "alpha"), rows)
+        table = text_table(("name", "shape", "penalty", "alpha"), rows)
+        return "\n".join([table, *told(self.left_out, ordinary=False)])
 
 
 def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
@@ -175,8 +179,9 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
 
     Args:
         penalty: a Penalty, or a function (name, parameter) -> Penalty for one per parameter.
-        target: a module (then its `weights`), a selector's result or another dict of named
-            parameters, one parameter, or several.
+        target: a module or several (then their `weights`), a selector's result or another dict of named
+            parameters, one parameter, or several. Where modules or a selector's result name a transposed
+            convolution, groups by `filters` are its output channels; of a bare tensor they are dimension 0.
 
     Returns:
         A `Term`: ``term()`` for the loss, or ``ProxOptimizer(base, term)`` for exact zeros.
@@ -197,16 +202,27 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
         >>> term().item()
         0.0
     """
+    if isinstance(target, Penalty) or isinstance(penalty, Module):
+        raise TypeError(
+            f"attach takes the penalty first, attach(L1(0.1), model), got attach({type(penalty).__name__}, "
+            f"{type(target).__name__})."
+        )
     if not callable(penalty) or isinstance(penalty, type):
         raise TypeError(
             f"attach needs a penalty such as L1(0.1), or a function (name, parameter) -> penalty, got {penalty!r}."
         )
     parts: dict[object, Part] = {}
-    for name, p in _named(target).items():
+    named = _named(target)
+    blocks = getattr(named, "transposed", {})
+    for name, p in named.items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
         _check(chosen, name, p)
-        parts.setdefault(_key(chosen), Part(chosen, {})).parameters[name] = p
-    return Term(list(parts.values()))
+        bound = by_output_channel(chosen, blocks.get(name))
+        key = (_key(chosen), None if bound is chosen else blocks.get(name))
+        parts.setdefault(key, Part(bound, {})).parameters[name] = p
+    term = Term(list(parts.values()))
+    term.left_out = dict(getattr(named, "left_out", {}))
+    return term
 
 
 def _key(penalty: Penalty) -> object:
@@ -216,22 +232,16 @@ def _key(penalty: Penalty) -> object:
     return canonical(penalty.spec()) if plain else id(penalty)
 
 
-def _named(target: Target) -> dict[str, Tensor]:
-    if isinstance(target, Module):
-        return dict(weights(target))
-    if isinstance(target, Tensor):
-        named = {"parameter": target}
-    elif isinstance(target, Mapping):
-        named = dict(target)
-    else:
-        named = {str(k): p for k, p in enumerate(target)}
+def _named(target: Target) -> Mapping[str, Tensor]:
+    named = by_name(target)
     if not named:
         raise ValueError("attach was given no parameters; choose some with weights(model) or matching(model, pattern).")
     once: dict[int, str] = {}
     for name, p in named.items():
         if not isinstance(p, Tensor):
             raise TypeError(
-                f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter."
+                f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter, or "
+                "modules alone for their weights."
             )
         if id(p) in once:
             raise ValueError(f"{name!r} and {once[id(p)]!r} are the same parameter; give it once.")
