@@ -8,6 +8,7 @@ from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
 from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
+from torchreg.output_channels import transposed_filters
 from torchreg.penalties import (
     L0,
     L1,
@@ -84,6 +85,7 @@ __all__ = [
     "rows",
     "schedules",
     "sparsity",
+    "transposed_filters",
     "violation",
     "weights",
     "whole",

@@ -125,40 +125,6 @@ class _Slices(Groups):
 
 
 @dataclass(frozen=True)
-class _TransposedFilters(Groups):
-    """One group for each output channel of a transposed convolution with so many blocks of channels.
-
-    Its weight has shape (inputs, outputs / blocks, ...), and each block of inputs has outputs of its own.
-    """
-
-    blocks: int
-
-    def check(self, w: Tensor) -> None:
-        filters.check(w)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """One entry of dimension 0 for each output channel, of dimension 1 for each input channel of its block."""
-        return x.reshape(self.blocks, -1, *x.shape[1:]).transpose(1, 2).flatten(0, 1)
-
-    def sum(self, x: Tensor) -> Tensor:
-        return self._split(x).flatten(1).sum(1)
-
-    def extreme(self, x: Tensor, *, largest: bool) -> Tensor:
-        split = self._split(x).flatten(1)
-        return split.amax(1) if largest else split.amin(1)
-
-    def expand(self, v: Tensor, like: Tensor) -> Tensor:
-        rows = v.reshape(self.blocks, -1).repeat_interleave(like.shape[0] // self.blocks, 0)
-        return rows.reshape(*rows.shape, *[1] * (like.dim() - 2))
-
-    def count(self, w: Tensor) -> int:
-        return self.blocks * w.shape[1]
-
-    def __repr__(self) -> str:
-        return "filters"
-
-
-@dataclass(frozen=True)
 class _Whole(Groups):
     """All entries are one group."""
 
@@ -277,8 +243,3 @@ rows: Groups = _Slices("rows", dim=0, least_ndim=1)
 columns: Groups = _Slices("columns", dim=1, least_ndim=2)
 filters: Groups = _Slices("filters", dim=0, least_ndim=3)
 whole: Groups = _Whole()
-
-
-def transposed_filters(blocks: int) -> Groups:
-    """What `filters` are where the tensor is the weight of a transposed convolution with ``groups=blocks``."""
-    return _TransposedFilters(blocks)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Groups
+from torchreg.output_channels import by_output_channel
 from torchreg.parts import Cut
-from torchreg.penalties.channels import by_output_channel
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.joint import ordered, sparse_group_form
 from torchreg.penalties.spec import canonical, describe, short

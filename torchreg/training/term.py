@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from torchreg.output_channels import by_output_channel
 from torchreg.penalties import Penalty
-from torchreg.penalties.channels import by_output_channel
 from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
 from torchreg.select import Target, by_name, told
@@ -216,8 +216,8 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
     blocks = getattr(named, "transposed", {})
     for name, p in named.items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
-        _check(chosen, name, p)
         bound = by_output_channel(chosen, blocks.get(name))
+        _check(bound, name, p)
         key = (_key(chosen), None if bound is chosen else blocks.get(name))
         parts.setdefault(key, Part(bound, {})).parameters[name] = p
     term = Term(list(parts.values()))
