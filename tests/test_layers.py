@@ -24,6 +24,7 @@ FLOOR_ONE = {
         "weight_rules",
         "effective_weights",
         "layers",
+        "output_channels",
     )
 }
 STDLIB = sys.stdlib_module_names
