@@ -95,6 +95,7 @@ def weights(model: Module) -> Selection:
         left out: 0.bias, 2.bias (has fewer than two dimensions)
         left out: 1.weight, 1.bias (belongs to a norm)
     """
+    _need_module("weights(model)", model)
     found = survey(model)
     chosen = {f.name: f.p for f in found if not f.reason and f.p.requires_grad}
     left_out = {f.name: f.reason or "requires no gradient" for f in found if f.name not in chosen}
@@ -150,6 +151,7 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         >>> list(matching(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), "*.bias", exclude="1.*"))
         ['0.bias']
     """
+    _need_module("matching(model, pattern)", model)
     named = list(_named(model))
     fits = [(n, p) for n, p in named if _fits(n, pattern) and not (exclude is not None and _fits(n, exclude))]
     if not fits:
@@ -174,8 +176,10 @@ def of_type(model: Module, *types: type[Module]) -> Selection:
         >>> list(of_type(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1)), nn.Conv2d))
         ['0.weight', '0.bias']
     """
-    if not types:
-        raise TypeError("of_type needs at least one module type, got none; use of_type(model, nn.Conv2d), say.")
+    _need_module("of_type(model, type)", model)
+    if not types or not all(isinstance(t, type) for t in types):
+        given = ", ".join(map(repr, types)) or "none"
+        raise TypeError(f"of_type needs at least one module type, got {given}; use of_type(model, nn.Conv2d), say.")
     owned = {id(p) for m in model.modules() if isinstance(m, types) for p in m.parameters()}
     found = dict(_once((name, p) for name, p in _named(model) if id(p) in owned))
     if not found:
@@ -183,6 +187,11 @@ def of_type(model: Module, *types: type[Module]) -> Selection:
         present = sorted({type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))})
         raise ValueError(f"{type(model).__name__} has no parameter in a module of type {wanted}; it has {present}.")
     return _selection(model, _dense(model, found))
+
+
+def _need_module(call: str, model: Module) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"{call} needs a module, got {type(model).__name__}; of several take nn.ModuleList(modules).")
 
 
 def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
