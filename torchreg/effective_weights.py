@@ -97,8 +97,8 @@ def used(module: Module, name: str) -> Tensor:
     if _has(module, f"{name}_g", f"{name}_v"):
         g, v = getattr(module, f"{name}_g"), getattr(module, f"{name}_v")
         across = [d for d in range(v.dim()) if g.dim() == 0 or g.shape[d] == 1]
-        return v * (g / torch.linalg.vector_norm(v, dim=across, keepdim=True))  # type: ignore[no-any-return]
-    return getattr(module, name)  # type: ignore[no-any-return]
+        return v * (g / torch.linalg.vector_norm(v, dim=across, keepdim=True))
+    return getattr(module, name)
 
 
 def _has(module: Module, *names: str) -> bool:

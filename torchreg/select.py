@@ -128,8 +128,8 @@ def by_name(target: Target) -> Mapping[str, Tensor]:
         return {"parameter": target}
     items = list(target)
     if items and all(isinstance(item, Module) for item in items):
-        return weights(nn.ModuleList(items))  # type: ignore[arg-type]
-    return {str(k): item for k, item in enumerate(items)}  # type: ignore[misc]
+        return weights(nn.ModuleList(items))
+    return {str(k): item for k, item in enumerate(items)}
 
 
 def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> Selection:

@@ -66,8 +66,8 @@ class ProxOptimizer(Optimizer):
             twice, or a term belongs to another optimizer. Nothing has changed then.
 
     Notes:
-        A parameter without a gradient is not stepped by the base and not shrunk. With mini-batch
-        noise, exact zeros settle as the learning rate falls: use a schedule.
+        A parameter without a gradient is not stepped by the base and not shrunk. With mini-batch noise zeros
+        flicker: let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
 
     Source:
         Yun, Lozano and Yang, NeurIPS 2021 (ProxGen); Duchi and Singer, JMLR 10, 2009.
