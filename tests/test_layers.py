@@ -19,6 +19,7 @@ FLOOR_ONE = {
         "pieces",
         "groups",
         "select",
+        "selected",
         "text_table",
         "parts",
         "weight_rules",

@@ -8,13 +8,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torchreg.parts import whole
 
 SCALE_FREE = "is scale-free: its length does not change the layer's weight"
 MIXED = "has zeros that are no zeros of the layer's weight"
+_TORCHS = {  # torch's own, known without a trial
+    "_WeightNorm": {"original1": SCALE_FREE},
+    "_SpectralNorm": {"original": SCALE_FREE},
+    "_Orthogonal": {"original": MIXED},
+}
 _SAME = 1e-3  # of the largest entry, for half precision too
 _tried: WeakKeyDictionary[Module, dict[str, str]] = WeakKeyDictionary()
 
@@ -41,6 +46,9 @@ def raw_reason(made: ParametrizationList, name: str) -> str:
     If twice the tensor makes the same weight, a penalty shrinks it at no loss, down to 0 / 0. If zeros in it make
     none in the weight, they are of no use.
     """
+    kind = type(made[0]).__name__
+    if len(made) == 1 and kind in _TORCHS:
+        return _TORCHS[kind].get(name, "")
     known = _tried.setdefault(made, {})
     if name not in known:
         known[name] = _try(made, name)
@@ -79,10 +87,12 @@ def _evaluating(module: Module) -> Iterator[None]:
 def hooked(module: Module, name: str) -> tuple[str, str]:
     """The weight that hooks of torch.nn.utils make of a parameter, by name, and why not to penalise it or ""."""
     stem, _, role = name.rpartition("_")
-    if role in ("g", "v") and _has(module, f"{stem}_g", f"{stem}_v") and not _has(module, f"{stem}_orig"):
+    if isinstance(getattr(module, stem, None), Parameter) or not _has(module, stem):
+        return name, ""
+    if role in ("g", "v") and _has(module, f"{stem}_g", f"{stem}_v"):
         return stem, SCALE_FREE if role == "v" else ""
-    if role == "orig" and (spectral := _has(module, f"{stem}_u") or _has(module, f"{stem}_mask")):
-        return stem, SCALE_FREE if spectral and not _has(module, f"{stem}_mask") else ""
+    if role == "orig":
+        return stem, SCALE_FREE if _has(module, f"{stem}_u") else ""
     return name, ""
 
 
@@ -91,14 +101,17 @@ def used(module: Module, name: str) -> Tensor:
     made = getattr(module, "parametrizations", {})
     if name in made:
         return computed(made[name], raws(made[name]))
+    w: Tensor = getattr(module, name)
+    if isinstance(w, Parameter):
+        return w
     if _has(module, f"{name}_orig"):
-        w: Tensor = getattr(module, f"{name}_orig")
+        w = getattr(module, f"{name}_orig")
         return w * getattr(module, f"{name}_mask") if _has(module, f"{name}_mask") else w
     if _has(module, f"{name}_g", f"{name}_v"):
         g, v = getattr(module, f"{name}_g"), getattr(module, f"{name}_v")
         across = [d for d in range(v.dim()) if g.dim() == 0 or g.shape[d] == 1]
         return v * (g / torch.linalg.vector_norm(v, dim=across, keepdim=True))
-    return getattr(module, name)
+    return w
 
 
 def _has(module: Module, *names: str) -> bool:

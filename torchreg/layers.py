@@ -55,7 +55,7 @@ def survey(model: Module) -> list[Found]:
             made, (path, _, tensor) = module, path.rpartition(".")
             path = path.rpartition(".")[0]
             module, why = modules[path], ""
-            like = max(made.parameters(recurse=False), key=lambda raw: raw.numel())
+            like = list(made.parameters(recurse=False))[-1]
         else:
             tensor, why = hooked(module, local)
             like = getattr(module, f"{tensor}_v", p) if tensor != local else p

@@ -1,7 +1,7 @@
 """Which parameters of a model to penalise, as plain dicts from name to parameter.
 
-Dicts join with ``|``: ``weights(model) | matching(model, "*.bias")``. A parameter that several
-modules share appears once.
+Dicts join with ``|``: ``weights(model) | matching(model, "*.bias")``; two parameters of one name are refused. A
+parameter that several modules share appears once.
 """
 
 from __future__ import annotations
@@ -16,56 +16,14 @@ from torch import Tensor, nn
 from torch.nn import Module, Parameter
 
 from torchreg.layers import cleaner, survey
-from torchreg.text_table import text_table
-from torchreg.weight_rules import EMBEDDINGS, ORDINARY, TRANSPOSED, UNKNOWN, Classes
+from torchreg.selected import Selected
+from torchreg.weight_rules import EMBEDDINGS, TRANSPOSED, UNKNOWN, Classes
 
 Pattern = str | re.Pattern[str]
 Target = Module | Iterable[Module] | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 
 
-class Selection(dict[str, Parameter]):
-    """The parameters that a selector chose, by name: a dict that prints as a table.
-
-    Attributes:
-        left_out: of the parameters that `weights` did not choose, name -> why.
-        transposed: of weights of transposed convolutions, name -> the convolution's ``groups``: their output
-            channels lie in dimension 1.
-    """
-
-    def __init__(
-        self,
-        chosen: Mapping[str, Parameter],
-        left_out: Mapping[str, str] | None = None,
-        transposed: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(chosen)
-        self.left_out = dict(left_out or {})
-        self.transposed = dict(transposed or {})
-
-    def __or__(self, other: Mapping[str, Parameter]) -> Selection:  # type: ignore[override]
-        joined = {**self, **other}
-        left = {**self.left_out, **getattr(other, "left_out", {})}
-        transposed = {**self.transposed, **getattr(other, "transposed", {})}
-        return Selection(joined, {n: why for n, why in left.items() if n not in joined}, transposed)
-
-    def __repr__(self) -> str:
-        rows = [(name, str(tuple(p.shape))) for name, p in self.items()]
-        return "\n".join([text_table(("name", "shape"), rows), *told(self.left_out)])
-
-
-def told(left_out: Mapping[str, str], *, ordinary: bool = True) -> list[str]:
-    """A line for each reason for which parameters were left out, with their names."""
-    names: dict[str, list[str]] = {}
-    for name, why in left_out.items():
-        if ordinary or why not in ORDINARY:
-            names.setdefault(why, []).append(name)
-    return [
-        f"left out: {', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''} ({why})"
-        for why, some in names.items()
-    ]
-
-
-def weights(model: Module) -> Selection:
+def weights(model: Module) -> Selected:
     """The weights that are usually penalised, those that multiply activations; no biases, norms, embeddings.
 
     Takes parameters that require a gradient and are weights of Linear, Bilinear, convolutions, recurrent nets,
@@ -115,7 +73,7 @@ def weights(model: Module) -> Selection:
             "to leave all out, or choose them with matching(model, pattern).",
             stacklevel=2,
         )
-    return _selection(model, chosen, left_out)
+    return _selected(model, chosen, left_out)
 
 
 def by_name(target: Target) -> Mapping[str, Tensor]:
@@ -132,7 +90,7 @@ def by_name(target: Target) -> Mapping[str, Tensor]:
     return {str(k): item for k, item in enumerate(items)}
 
 
-def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> Selection:
+def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> Selected:
     """The parameters whose name fits a pattern; nothing else is filtered.
 
     Args:
@@ -160,10 +118,10 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         near = difflib.get_close_matches(text, names, n=5, cutoff=0.3) or names[:5]
         without = "" if exclude is None else f" outside exclude={exclude!r}"
         raise ValueError(f"No parameter of {type(model).__name__} matches {text!r}{without}; near names: {near}.")
-    return _selection(model, _dense(model, dict(_once(fits))))
+    return _selected(model, _dense(model, dict(_once(fits))))
 
 
-def of_type(model: Module, *types: type[Module]) -> Selection:
+def of_type(model: Module, *types: type[Module]) -> Selected:
     """All parameters of the modules of the given types, biases too; nothing else is filtered.
 
     Raises:
@@ -186,7 +144,7 @@ def of_type(model: Module, *types: type[Module]) -> Selection:
         wanted = ", ".join(t.__name__ for t in types)
         present = sorted({type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))})
         raise ValueError(f"{type(model).__name__} has no parameter in a module of type {wanted}; it has {present}.")
-    return _selection(model, _dense(model, found))
+    return _selected(model, _dense(model, found))
 
 
 def _need_module(call: str, model: Module) -> None:
@@ -200,12 +158,13 @@ def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
     return ((clean(name), p) for name, p in model.named_parameters(remove_duplicate=False))
 
 
-def _selection(model: Module, chosen: dict[str, Parameter], left_out: Mapping[str, str] | None = None) -> Selection:
-    classes, groups = Classes(model), dict[int, int]()
+def _selected(model: Module, chosen: dict[str, Parameter], left_out: Mapping[str, str] | None = None) -> Selected:
+    classes = Classes(model)
+    groups: dict[int, int] = {}
     for module in model.modules():
         if issubclass(classes.of(module), TRANSPOSED):
             groups |= {id(p): int(getattr(module, "groups", 1)) for p in module.parameters()}
-    return Selection(chosen, left_out, {n: groups[id(p)] for n, p in chosen.items() if id(p) in groups})
+    return Selected(chosen, left_out, {n: groups[id(p)] for n, p in chosen.items() if id(p) in groups})
 
 
 def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import conv1d, embedding, linear
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchreg import L1, attach, matching, register_weights, weights
+from torchreg import L1, Group, attach, filters, matching, register_weights, weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PRODUCTS = (
@@ -328,3 +329,14 @@ def test_frozen_weights_are_told():
     model[0].weight.requires_grad_(False)
     assert "gradient" in weights(model).left_out["0.weight"]
     assert "left out: 0.weight" in repr(attach(L1(0.1), model))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize("norm", [lambda layer: layer, weight_norm], ids=["plain", "weight_norm"])
+def test_a_penalty_of_a_model_compiles_in_one_graph(norm):
+    model, penalty = (
+        nn.Sequential(nn.ConvTranspose1d(3, 2, 2), nn.LayerNorm((2, 3)), norm(nn.Conv1d(2, 1, 2))),
+        Group(L1(0.1), filters),
+    )
+    compiled = torch.compile(lambda: penalty(model), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(), penalty(model))

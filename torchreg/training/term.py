@@ -14,7 +14,8 @@ from torchreg.output_channels import by_output_channel
 from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
-from torchreg.select import Target, by_name, told
+from torchreg.select import Target, by_name
+from torchreg.selected import told
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths
