@@ -49,7 +49,7 @@ class transposed_filters(Groups):
             )
 
     def _by_output(self, x: Tensor) -> Tensor:
-        return x.reshape(self.groups, -1, *x.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
+        return x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
 
     def sum(self, x: Tensor) -> Tensor:
         return self._by_output(x).sum(1)
@@ -58,7 +58,7 @@ class transposed_filters(Groups):
         return self._by_output(x).amax(1) if largest else self._by_output(x).amin(1)
 
     def expand(self, v: Tensor, like: Tensor) -> Tensor:
-        rows = v.reshape(self.groups, -1).repeat_interleave(like.shape[0] // self.groups, 0)
+        rows = v.reshape(self.groups, like.shape[1]).repeat_interleave(like.shape[0] // self.groups, 0)
         return rows.reshape(*rows.shape, *[1] * (like.dim() - 2))
 
     def count(self, w: Tensor) -> int:
