@@ -55,7 +55,7 @@ class Selected(dict[str, Parameter]):
             return NotImplemented
         return Selected(super().__ror__(_distinct(self, other)), *self._joined(other))
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         joined = self | (other if isinstance(other, Mapping) else dict(other))
         self.update(joined)
         self.left_out, self.transposed = joined.left_out, joined.transposed
