@@ -22,7 +22,7 @@ def main(epochs: int = 60) -> float:
     base = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     term = attach(L1(5e-4), model)  # line 1: what to penalise, and how much
     optimizer = ProxOptimizer(base, term)  # line 2: the proximal step after AdamW's own
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-4)  # not 0: zeros settle
 
     for epoch in range(epochs):
         for batch in torch.randperm(1200).split(100):

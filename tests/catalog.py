@@ -29,6 +29,7 @@ from torchreg import (
     filters,
     labels,
     rows,
+    transposed_filters,
     whole,
 )
 from torchreg.shrinkage import filled
@@ -167,6 +168,7 @@ GROUPED = [
     _rows("Group rows, weights 0 and inf", lambda: Group(L1(0.4), by=rows, weights=GROUP_MASK), spares=True),
     _rows("Group columns", lambda: Group(L1(0.3), by=columns)),
     Case("Group filters", lambda: Group(L1(0.4), by=filters), shape=(4, 2, 3)),
+    Case("Group filters, transposed", lambda: Group(L1(0.4), by=transposed_filters(2)), shape=(4, 3, 2)),
     _rows("Group labels of entries", lambda: Group(L1(0.4), by=labels(ENTRY_LABELS))),
     _rows("Group labels of slices", lambda: Group(L1(0.3), by=labels(SLICE_LABELS))),
     _rows("Group whole", lambda: Group(L1(0.3), by=whole)),

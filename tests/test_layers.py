@@ -12,7 +12,21 @@ import torchreg
 ROOT = Path(torchreg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOOR_ONE = {
-    f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "select", "selected", "text_table", "parts")
+    f"torchreg.{n}"
+    for n in (
+        "shrinkage",
+        "sums",
+        "pieces",
+        "groups",
+        "select",
+        "selected",
+        "text_table",
+        "parts",
+        "weight_rules",
+        "effective_weights",
+        "layers",
+        "output_channels",
+    )
 }
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")

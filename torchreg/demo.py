@@ -167,7 +167,7 @@ def network(data: Data, options: Options) -> nn.Module:
 
 
 def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], None] = tqdm.write) -> Result:
-    """Train a network, with a bar and a few epoch lines; the learning rate falls to 0, so that zeros settle."""
+    """Train a network, with a bar and a few epoch lines; the learning rate falls to 0 by a cosine."""
     model = network(data, options)
     term = attach(recipe.penalty, model)
     kind, settings = OPTIMIZERS[options.optimizer]

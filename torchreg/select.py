@@ -8,52 +8,89 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
 
+from torchreg.layers import cleaner, survey
 from torchreg.selected import Selected
+from torchreg.weight_rules import EMBEDDINGS, TRANSPOSED, UNKNOWN, Classes
 
 Pattern = str | re.Pattern[str]
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # what torch.compile puts before a module's names
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+Target = Module | Iterable[Module] | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 
 
-def weights(model: Module) -> dict[str, Parameter]:
-    """The weights that are usually penalised: matrices and filters, no biases, norms, embeddings.
+def weights(model: Module) -> Selected:
+    """The weights that are usually penalised, those that multiply activations; no biases, norms, embeddings.
 
-    Takes parameters that require a gradient, have at least two dimensions and belong to no norm
-    and no embedding module. A weight tied to an embedding counts as an embedding. Of a
-    parametrized module it takes the raw tensors that are trained (``parametrizations.*``); to
-    penalise the effective weight, add ``penalty(module.weight)`` to the loss.
+    Takes parameters that require a gradient and are weights of Linear, Bilinear, convolutions, recurrent nets,
+    MultiheadAttention and their subclasses, and what a module of another class calls a weight (``weight``,
+    ``kernel``, ``W``, ``..._proj``) and has the shape of one. What else such a module holds itself (class tokens,
+    position tables, state-space matrices) is left out, with a warning where neither name nor shape tells;
+    `register_weights` tells it for a class of your own. A weight tied to an embedding counts as an embedding.
+
+    Where a layer's weight is computed from other tensors, those are taken whose zeros are zeros of the weight: under
+    weight_norm the lengths g, not the directions v, whose own length changes nothing (L1 of g is the group lasso of
+    the rows that it scales); nothing under spectral_norm and orthogonal. To penalise the computed weight, add
+    ``penalty(module.weight)`` to the loss.
 
     Returns:
-        dict from name to parameter, in the model's order.
+        dict from name to parameter, in the model's order; its ``left_out`` says why others were not taken.
 
     Raises:
-        ValueError: if nothing is left to penalise.
+        ValueError: if nothing is left to penalise, or the classes of the modules were lost in an export.
 
     Example:
         >>> from torch import nn
         >>> from torchreg import weights
-        >>> list(weights(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1))))
-        ['0.weight', '2.weight']
+        >>> weights(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1)))
+        name      shape
+        0.weight  (2, 3)
+        2.weight  (1, 2)
+        left out: 0.bias, 2.bias (has fewer than two dimensions)
+        left out: 1.weight, 1.bias (belongs to a norm)
     """
-    spared = {id(p) for m in model.modules() if isinstance(m, _NORMS + _EMBEDDINGS) for p in m.parameters()}
-    found = {name: p for name, p in _once(_named(model)) if p.requires_grad and p.dim() >= 2 and id(p) not in spared}
-    if not found:
+    _need_module("weights(model)", model)
+    found = survey(model)
+    chosen = {f.name: f.p for f in found if not f.reason and f.p.requires_grad}
+    left_out = {f.name: f.reason or "requires no gradient" for f in found if f.name not in chosen}
+    if not chosen:
+        listed = "; ".join(f"{name} {why}" for name, why in list(left_out.items())[:5])
         raise ValueError(
-            f"{type(model).__name__} has no parameter that requires a gradient, has two or more dimensions and "
-            "belongs to no norm or embedding; choose explicitly with matching(model, pattern) or of_type(model, type)."
+            f"{type(model).__name__} has no parameter that requires a gradient and is known to be a weight"
+            f"{f' ({listed})' if listed else ''}; choose explicitly with matching(model, pattern) or of_type(model, "
+            "type), or name the weights of a layer of your own, register_weights(type, name)."
         )
-    return Selected(found)
+    unknown = [f for f in found if f.reason == UNKNOWN and f.p.requires_grad]
+    if unknown:
+        some = ", ".join(f"{f.name} {tuple(f.p.shape)} of {type(f.module).__name__}" for f in unknown[:3])
+        warnings.warn(
+            f"weights() leaves out {len(unknown)} parameter(s) of which nothing tells whether they are weights: {some}"
+            f". Name those of a class that are, register_weights({type(unknown[0].module).__name__}, name), or none "
+            "to leave all out, or choose them with matching(model, pattern).",
+            stacklevel=2,
+        )
+    return _selected(model, chosen, left_out)
 
 
-def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> dict[str, Parameter]:
+def by_name(target: Target) -> Mapping[str, Tensor]:
+    """A target's tensors by name: the `weights` of a module or of several, a dict as it is, others by position."""
+    if isinstance(target, Module):
+        return weights(target)
+    if isinstance(target, Mapping):
+        return target
+    if isinstance(target, Tensor):
+        return {"parameter": target}
+    items = list(target) if isinstance(target, Iterable) else [target]
+    if items and all(isinstance(item, Module) for item in items):
+        return weights(nn.ModuleList(items))
+    return {str(k): item for k, item in enumerate(items)}
+
+
+def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) -> Selected:
     """The parameters whose name fits a pattern; nothing else is filtered.
 
     Args:
@@ -72,6 +109,7 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         >>> list(matching(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), "*.bias", exclude="1.*"))
         ['0.bias']
     """
+    _need_module("matching(model, pattern)", model)
     named = list(_named(model))
     fits = [(n, p) for n, p in named if _fits(n, pattern) and not (exclude is not None and _fits(n, exclude))]
     if not fits:
@@ -80,10 +118,10 @@ def matching(model: Module, pattern: Pattern, exclude: Pattern | None = None) ->
         near = difflib.get_close_matches(text, names, n=5, cutoff=0.3) or names[:5]
         without = "" if exclude is None else f" outside exclude={exclude!r}"
         raise ValueError(f"No parameter of {type(model).__name__} matches {text!r}{without}; near names: {near}.")
-    return _dense(model, dict(_once(fits)))
+    return _selected(model, _dense(model, dict(_once(fits))))
 
 
-def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
+def of_type(model: Module, *types: type[Module]) -> Selected:
     """All parameters of the modules of the given types, biases too; nothing else is filtered.
 
     Raises:
@@ -96,28 +134,42 @@ def of_type(model: Module, *types: type[Module]) -> dict[str, Parameter]:
         >>> list(of_type(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1)), nn.Conv2d))
         ['0.weight', '0.bias']
     """
-    if not types:
-        raise TypeError("of_type needs at least one module type, got none; use of_type(model, nn.Conv2d), say.")
+    _need_module("of_type(model, type)", model)
+    if not types or not all(isinstance(t, type) for t in types):
+        given = ", ".join(map(repr, types)) or "none"
+        raise TypeError(f"of_type needs at least one module type, got {given}; use of_type(model, nn.Conv2d), say.")
     owned = {id(p) for m in model.modules() if isinstance(m, types) for p in m.parameters()}
     found = dict(_once((name, p) for name, p in _named(model) if id(p) in owned))
     if not found:
         wanted = ", ".join(t.__name__ for t in types)
         present = sorted({type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))})
         raise ValueError(f"{type(model).__name__} has no parameter in a module of type {wanted}; it has {present}.")
-    return _dense(model, found)
+    return _selected(model, _dense(model, found))
+
+
+def _need_module(call: str, model: Module) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"{call} needs a module, got {type(model).__name__}; of several take nn.ModuleList(modules).")
 
 
 def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
     """Every (name, parameter), tied ones under each name, without the prefixes of wrappers."""
-    named = [(_COMPILED.sub("", n), p) for n, p in model.named_parameters(remove_duplicate=False)]
-    if named and all(name.startswith("module.") for name, _ in named):
-        named = [(name.removeprefix("module."), p) for name, p in named]
-    yield from named
+    clean = cleaner(model)
+    return ((clean(name), p) for name, p in model.named_parameters(remove_duplicate=False))
+
+
+def _selected(model: Module, chosen: dict[str, Parameter], left_out: Mapping[str, str] | None = None) -> Selected:
+    classes = Classes(model)
+    groups: dict[int, int] = {}
+    for module in model.modules():
+        if issubclass(classes.of(module), TRANSPOSED):
+            groups |= {id(p): int(getattr(module, "groups", 1)) for p in module.parameters()}
+    return Selected(chosen, left_out, {n: groups[id(p)] for n, p in chosen.items() if id(p) in groups})
 
 
 def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
     """``found``, unless one of its parameters gets sparse gradients, which no penalty can use."""
-    sparse = {id(p) for m in model.modules() if isinstance(m, _EMBEDDINGS) and m.sparse for p in m.parameters()}
+    sparse = {id(p) for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse for p in m.parameters()}
     for name, p in found.items():
         if id(p) in sparse:
             raise ValueError(

@@ -6,7 +6,8 @@
 
 ``--penalty rows`` sets whole neurons of the perceptrons to zero, ``--penalty l1`` single weights of all matrices,
 ``--penalty none`` is the run to compare with. The strength rises over the first quarter of the steps, the learning rate
-falls to zero, so that zeros settle. The same command goes on from the last checkpoint in ``--out``.
+falls to 1 % by a cosine: at 0 the threshold would be 0 too, and zeros would not settle. The same command goes on from
+the last checkpoint in ``--out``.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def optimizer(model: nn.Module, chosen: argparse.Namespace) -> tuple[ProxOptimiz
     if chosen.compile:
         opt.prox = torch.compile(opt.prox)
     PenaltyScheduler(term, schedules.linear(0.0, alpha, steps=max(1, chosen.steps // 4)))
-    return opt, LambdaLR(opt, lambda k: 0.5 * (1 + math.cos(math.pi * min(1.0, k / chosen.steps))))
+    return opt, LambdaLR(opt, lambda k: 0.01 + 0.495 * (1 + math.cos(math.pi * min(1.0, k / chosen.steps))))
 
 
 def share(batch: Tensor) -> Tensor:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from torchreg.groups import Groups
+from torchreg.output_channels import by_output_channel
 from torchreg.parts import Cut
 from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.joint import form_of_sum, ordered
@@ -20,12 +20,11 @@ from torchreg.penalties.normalised import is_normalised, refuse_several
 from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength
 from torchreg.penalties.whole import whole_value
-from torchreg.select import weights
+from torchreg.select import Target, by_name
 from torchreg.shrinkage import Scalar, ridge_step, scaled
 from torchreg.sums import narrowed, widened
 
 Grain = Literal["entry", "row", "tensor"]
-Target = Tensor | Module | Mapping[str, Tensor] | Iterable[Tensor]
 
 
 class Penalty(ABC):
@@ -155,17 +154,14 @@ class Penalty(ABC):
         return cast(dict[str, Any], describe(self))
 
     def __call__(self, target: Target) -> Tensor:
-        """The penalty's value on a tensor, on a module's `weights`, or on each of many tensors."""
+        """The penalty's value on a tensor, on the `weights` of modules, or on each of many tensors."""
         if isinstance(target, Tensor):
             return whole_value(self, target)
-        if isinstance(target, Module):
-            target = weights(target)
-        tensors = list(
-            target.values() if isinstance(target, Mapping) else target if isinstance(target, Iterable) else [target]
-        )
-        if odd := [type(w).__name__ for w in tensors if not isinstance(w, Tensor)]:
+        named = by_name(target)
+        if odd := [type(w).__name__ for w in named.values() if not isinstance(w, Tensor)]:
             raise TypeError(f"{self} acts on torch tensors, or on a module's, got {odd[0]}; use torch.as_tensor(w).")
-        values = [whole_value(self, w) for w in tensors]
+        blocks = getattr(named, "transposed", {})
+        values = [whole_value(by_output_channel(self, blocks.get(name)), w) for name, w in named.items()]
         if not values:
             raise ValueError(f"{self} was given no tensors; pass a model, a tensor or a non-empty collection.")
         return sum(values[1:], values[0])

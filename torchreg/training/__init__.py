@@ -1,6 +1,7 @@
 """Penalties in training loops: terms, the proximal optimizer, sparsity."""
 
 from torchreg.training.alpha_max import alpha_max
+from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.hooks import Attachment
@@ -8,7 +9,7 @@ from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity
-from torchreg.training.term import Term, attach
+from torchreg.training.term import Term
 from torchreg.training.violation import violation
 
 __all__ = [

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
+from torchreg.training.attach import attach
 from torchreg.training.refusals import refuse_group
-from torchreg.training.term import Term, attach
+from torchreg.training.term import Term
 
 
 def matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchreg.groups import Groups
+from torchreg.layers import layer_weights
 from torchreg.parts import Cut, here, is_cut, whole
-from torchreg.select import weights
 from torchreg.text_table import text_table
 from torchreg.training.parameter_names import qualified
 from torchreg.training.term import Term
@@ -73,12 +73,18 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
     """Count exact zeros: ``w == 0``, never a tolerance.
 
     Args:
-        targets: modules (their `weights`), terms, or dicts of named tensors. A name that several use is followed by
+        targets: modules, terms, or dicts of named tensors, sparse ones too. A module's are the weights of its layers
+            as they are used, frozen or not: what a mask of ``torch.nn.utils.prune`` or a parametrization makes of the
+            parameters. A term's are the parameters that it penalises. A name that several targets use is followed by
             the position of its target: "weight (0)", "weight (1)".
 
     Returns:
         A `Sparsity`; terms with a group penalty also count groups. Of tensors that are cut over processes
         (FSDP2) it counts all parts, so every process must call it.
+
+    Raises:
+        TypeError: if a target is something else.
+        ValueError: if a module has no weights.
 
     Example:
         >>> import torch
@@ -106,13 +112,21 @@ def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tens
     if isinstance(target, Term):
         return [(name, p, part.penalty.groups) for part in target.parts for name, p in part.parameters.items()]
     if isinstance(target, (Module, Mapping)):
-        named = weights(target) if isinstance(target, Module) else target
-        return [(name, p, None) for name, p in named.items()]
+        named = layer_weights(target) if isinstance(target, Module) else target
+        if isinstance(target, Module) and not named:
+            raise ValueError(
+                f"{type(target).__name__} has no weights of layers to count; give sparsity a dict of tensors, "
+                "matching(model, pattern), or name the weights of a layer of your own, register_weights(type, name)."
+            )
+        return [(name, w, None) for name, w in named.items()]
     raise TypeError(f"sparsity takes modules, terms and dicts of tensors, got {type(target).__name__}.")
 
 
 def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:
     w = w.detach()
+    if w.layout is not torch.strided:
+        w = w.coalesce() if w.layout is torch.sparse_coo else w
+        return Sparsity(name, w.numel() - int((w.values() != 0).sum()), w.numel())
     if groups is None:
         zeros = (here(w) == 0).sum()
         return Sparsity(name, int(Cut(w).sum(zeros) if is_cut(w) else zeros), w.numel())

@@ -1,29 +1,23 @@
-"""A term: one penalty bound to parameters of a model, the only mutable holder in the library."""
+"""A term: penalties bound to parameters of a model, the only mutable holder in the library."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from torchreg.penalties import Penalty
 from torchreg.penalties.normalised import refuse_several
-from torchreg.penalties.spec import canonical
 from torchreg.penalties.whole import whole_value
-from torchreg.select import weights
+from torchreg.selected import told
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
 from torchreg.training.model_names import ModelNames
 from torchreg.training.placement import check_placement
 from torchreg.training.term_part import Owner, Part, check_fit
-
-PenaltyFor = Callable[[str, Tensor], Penalty]
-Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 
 
 class Term:
@@ -49,6 +43,7 @@ class Term:
         parts: the penalties, each with its parameters.
         bare: whether it was a bare penalty: it takes what its optimizer has with two or more dimensions.
         scheduler: the `PenaltyScheduler` that moves the strength, or None.
+        left_out: of the parameters that `weights` did not choose, name -> why.
     """
 
     def __init__(self, parts: list[Part], names: ModelNames | None = None) -> None:
@@ -57,6 +52,7 @@ class Term:
         self.scheduler: Any = None
         self._names = names
         self._owner: weakref.ref[Any] | None = None
+        self.left_out: dict[str, str] = {}
         self._steps = False  # whether the owner has made one
         for part in parts:
             part.follow(self.present)
@@ -191,11 +187,11 @@ class Term:
         tell(restore(renewals([self], state_dict["parts"]), []))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "bare": self.bare, "scheduler": self.scheduler}
+        return {"parts": self.parts, "bare": self.bare, "scheduler": self.scheduler, "left_out": self.left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Term.__init__(self, state["parts"])
-        self.bare, self.scheduler = state["bare"], state["scheduler"]
+        self.bare, self.scheduler, self.left_out = state["bare"], state["scheduler"], state["left_out"]
 
     def __repr__(self) -> str:
         rows = [
@@ -208,93 +204,5 @@ class Term:
             for part in self.parts
             for name, p in part.parameters.items()
         ]
-        return text_table(("name", "shape", "penalty", "alpha"), rows)
-
-
-def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
-    """Bind a penalty to parameters.
-
-    Args:
-        penalty: a Penalty, or a function (name, parameter) -> Penalty for one per parameter.
-        target: a module (then its `weights`), a selector's result or another dict of named
-            parameters, one parameter, or several.
-
-    Returns:
-        A `Term`: ``term()`` for the loss, or ``ProxOptimizer(base, term)`` for exact zeros.
-
-    Raises:
-        TypeError: if something is no penalty, or a parameter is not real floating-point.
-        ValueError: if there is nothing to penalise, or a penalty does not fit a parameter.
-
-    Example:
-        >>> import torch
-        >>> from torchreg import L1, attach
-        >>> model = torch.nn.Linear(3, 1)
-        >>> term = attach(L1(0.1), model)
-        >>> print(term)
-        name    shape   penalty        alpha
-        weight  (1, 3)  L1(alpha=0.1)  0.1
-        >>> term.alpha = 0.0
-        >>> term().item()
-        0.0
-    """
-    if not callable(penalty) or isinstance(penalty, type):
-        raise TypeError(
-            f"attach needs a penalty such as L1(0.1), or a function (name, parameter) -> penalty, got {penalty!r}."
-        )
-    parts: dict[object, Part] = {}
-    named = _named(target)
-    for name, p in named.items():
-        chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
-        _check(chosen, name, p)
-        parts.setdefault(_key(chosen), Part(chosen, {})).known[name] = p
-    return Term(list(parts.values()), ModelNames(target, named) if isinstance(target, Module) else None)
-
-
-def _key(penalty: Penalty) -> object:
-    """Equal for penalties that may be stepped together; cheap where a spec would hash tensors."""
-    ours = type(penalty).__module__.startswith("torchreg.")  # a user's own may differ where no spec sees it
-    plain = ours and penalty.grain == "entry" and isinstance(penalty.alpha, float)
-    return canonical(penalty.spec()) if plain else id(penalty)
-
-
-def _named(target: Target) -> dict[str, Tensor]:
-    if isinstance(target, Module):
-        return dict(weights(target))
-    if isinstance(target, Tensor):
-        named = {"parameter": target}
-    elif isinstance(target, Mapping):
-        named = dict(target)
-    else:
-        named = {str(k): p for k, p in enumerate(target)}
-    if not named:
-        raise ValueError("attach was given no parameters; choose some with weights(model) or matching(model, pattern).")
-    once: dict[int, str] = {}
-    for name, p in named.items():
-        if not isinstance(p, Tensor):
-            raise TypeError(
-                f"attach needs parameters, got {type(p).__name__} for {name!r}; pass a dict name -> parameter."
-            )
-        if id(p) in once:
-            raise ValueError(f"{name!r} and {once[id(p)]!r} are the same parameter; give it once.")
-        once[id(p)] = name
-    return named
-
-
-def _check(penalty: Any, name: str, p: Tensor) -> None:
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"The function given to attach must return a Penalty for {name!r}, got {penalty!r}; leave a parameter out "
-            "by leaving it out of the target."
-        )
-    if not p.is_leaf:
-        raise TypeError(
-            f"{name!r} is computed from other tensors (a parametrized weight, say); attach to the raw parameter, "
-            "weights(model) finds it, or add penalty(tensor) to the loss."
-        )
-    if getattr(p, "_fsdp_flattened", False):
-        raise TypeError(
-            f"{name!r} is a slice of flattened parameters (FullyShardedDataParallel), whose shape and neighbours are "
-            "lost; shard with torch.distributed.fsdp.fully_shard instead, and attach after it."
-        )
-    check_fit(penalty, name, p)
+        table = text_table(("name", "shape", "penalty", "alpha"), rows)
+        return "\n".join([table, *told(self.left_out, ordinary=False)])
