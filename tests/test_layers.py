@@ -12,21 +12,9 @@ import torchreg
 ROOT = Path(torchreg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOOR_ONE = {
-    f"torchreg.{n}"
-    for n in (
-        "shrinkage",
-        "sums",
-        "pieces",
-        "groups",
-        "select",
-        "selected",
-        "text_table",
-        "parts",
-        "weight_rules",
-        "effective_weights",
-        "layers",
-        "output_channels",
-    )
+    *(f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "parts", "text_table")),
+    *(f"torchreg.{n}" for n in ("select", "selected", "weight_rules", "effective_weights", "layers")),
+    *(f"torchreg.{n}" for n in ("output_channels", "functional", "functional.concave_shrinkage")),
 }
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")

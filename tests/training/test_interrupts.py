@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,7 +34,11 @@ class At:
         return self._trace
 
     def __call__(self, run) -> bool:
-        """Whether it was interrupted."""
+        """Whether it was interrupted; in a thread, whose modes of torch an interrupt leaves as they were within."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._run, run).result()
+
+    def _run(self, run) -> bool:
         sys.settrace(self._trace)
         try:
             run()
@@ -41,7 +46,6 @@ class At:
             return True
         finally:
             sys.settrace(None)
-            torch.set_grad_enabled(True)  # an interrupt within torch's own no_grad leaves it off
         return False
 
 

@@ -9,9 +9,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from torchreg.functional.concave_shrinkage import firm, half, log_sum, mcp_value, scad, scad_value, two_thirds
 from torchreg.penalties.separable import Separable, largest
 from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, firm, half, hard, log_sum, mcp_value, scad, scad_value, scaled, two_thirds
+from torchreg.shrinkage import Scalar, hard, scaled
 from torchreg.sums import widened
 
 
