@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
-from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.penalties import (
     L0,
@@ -34,7 +33,9 @@ from torchreg.training import (
     attach,
     attach_to,
     copy_zeros,
+    effective_step,
     penalty_metrics,
+    register_effective_step,
     sparsity,
     violation,
 )

@@ -3,6 +3,7 @@
 from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach_to import Attachment, attach_to
 from torchreg.training.averages import copy_zeros
+from torchreg.training.effective_step import effective_step, register_effective_step
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
@@ -20,7 +21,9 @@ __all__ = [
     "attach",
     "attach_to",
     "copy_zeros",
+    "effective_step",
     "penalty_metrics",
+    "register_effective_step",
     "sparsity",
     "violation",
 ]

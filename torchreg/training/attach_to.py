@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.effective_step import Metric, rule_for
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_sparse

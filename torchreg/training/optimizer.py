@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.effective_step import Metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.proximal_step import prox_step

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import StepRule
 from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
 from torchreg.training.part_step import Place, plain_places
 from torchreg.training.slots import Slot
+from torchreg.training.step_rules import StepRule
 
 _SMALL = 1 << 15  # entries up to which launches cost more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import StepRule, rule_for
 from torchreg.parts import Cut, has_entries, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.part_step import part_of_step, whole_step
+from torchreg.training.step_rules import StepRule
 from torchreg.training.term import Term
 
 _LIMIT = 2.0**-10  # stands for a learning rate of 0, where the residual's limit is wanted

@@ -1,0 +1,135 @@
+"""The effective step of an optimizer: what its update multiplies the gradient by, parameter by parameter.
+
+A proximal step has the right fixed point only in the metric of the optimizer's own step: with the
+steady update ``-t * gradient``, element by element, the threshold must be ``t * alpha``. Source: Yun,
+Lozano and Yang, "Adaptive proximal gradient methods for structured neural networks" (ProxGen), NeurIPS 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.shrinkage import Scalar
+from torchreg.training.step_rules import RULES, ParamGroup, State, StepRule
+
+StepFunction = Callable[[ParamGroup, State, Tensor], Scalar]
+Metric = Literal["auto", "decoupled"] | StepFunction
+
+
+def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor, Scalar]:
+    """The effective step of each parameter that the optimizer has stepped and that still has its gradient.
+
+    ``t`` is the factor in the optimizer's steady update ``-t * gradient``: for Adam
+    ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD with momentum
+    ``lr (1 - dampening) / (1 - momentum)``.
+
+    Args:
+        optimizer: a torch optimizer; its exact class decides.
+        metric: "auto" for the class's own rule, "decoupled" for the learning rate, or a function
+            ``(group, state, parameter) -> float | Tensor``.
+
+    Returns:
+        dict from parameter to a number or a tensor of the parameter's shape.
+
+    Raises:
+        ValueError: if no rule is known for this class of optimizer.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import effective_step
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.ones(2)
+        >>> sgd = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+        >>> sgd.step()
+        >>> round(effective_step(sgd)[p], 6)
+        1.0
+    """
+    rule = rule_for(optimizer, metric)
+    found: dict[Tensor, Scalar] = {}
+    for group in optimizer.param_groups:
+        stepped = [
+            p for p in group["params"] if p.grad is not None and (rule.shape == "number" or optimizer.state.get(p))
+        ]
+        states = [optimizer.state.get(p, {}) for p in stepped]
+        with torch.no_grad():
+            found.update(zip(stepped, rule.steps(group, states, stepped) if stepped else [], strict=True))
+    return found
+
+
+def register_effective_step(kind: type[Optimizer]) -> Callable[[StepFunction], StepFunction]:
+    """Teach torchreg the effective step of an optimizer class: a decorator.
+
+    The function takes (param group, the parameter's state, the parameter), after the optimizer's
+    step, and returns a number or a tensor that broadcasts with the parameter.
+
+    Raises:
+        TypeError: if ``kind`` is not an optimizer class.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import register_effective_step
+        >>> class MySGD(torch.optim.SGD):
+        ...     pass
+        >>> @register_effective_step(MySGD)
+        ... def step_of_my_sgd(group, state, parameter):
+        ...     return group["lr"]
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise TypeError(f"register_effective_step needs a subclass of torch.optim.Optimizer, got {kind!r}.")
+
+    def register(function: StepFunction) -> StepFunction:
+        RULES[kind] = _one_by_one(function)
+        return function
+
+    return register
+
+
+def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
+    """The rule that a metric means for an optimizer.
+
+    Raises:
+        ValueError: if the metric is "auto" and the class unknown, or is no metric at all.
+    """
+    if metric == "decoupled":
+        return StepRule(lambda group, states, params: [group["lr"]] * len(params), "number")
+    if callable(metric):
+        return _one_by_one(metric)
+    if metric != "auto":
+        raise ValueError(f"metric must be 'auto', 'decoupled' or a function (group, state, p) -> step, got {metric!r}.")
+    kind = type(optimizer)
+    if kind not in RULES:
+        raise ValueError(
+            f"No effective step is known for {kind.__name__}; known are {sorted(k.__name__ for k in RULES)}. Use "
+            "metric='decoupled' (threshold lr * alpha), metric=function (group, state, p) -> step, or "
+            f"@register_effective_step({kind.__name__})."
+        )
+    return RULES[kind]
+
+
+def _one_by_one(function: StepFunction) -> StepRule:
+    def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+        return [_checked(function, function(group, s, p), p) for s, p in zip(states, params, strict=True)]
+
+    return StepRule(steps, "tensor")
+
+
+def _checked(function: StepFunction, step: Any, p: Tensor) -> Scalar:
+    """A step that a user's function gave, refused if it is no step for this parameter."""
+    name = getattr(function, "__name__", repr(function))
+    if isinstance(step, Tensor):
+        trailing = zip(reversed(step.shape), reversed(p.shape), strict=False)
+        if step.numel() != 1 and (step.dim() > p.dim() or any(s not in (1, size) for s, size in trailing)):
+            raise ValueError(
+                f"The metric {name} gave a step of shape {tuple(step.shape)} for a parameter of shape "
+                f"{tuple(p.shape)}; give a number, or a tensor that broadcasts to the parameter."
+            )
+        return step
+    if isinstance(step, bool) or not isinstance(step, Real) or not float(step) >= 0:
+        raise ValueError(f"The metric {name} must give a number >= 0 or a tensor as step, got {step!r}.")
+    return float(step)
