@@ -9,6 +9,7 @@ rounding.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -372,6 +373,30 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def untouched() -> None:
+    """Rows without a gradient: shrunk by lr * alpha, or not at all by a lazy term."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    w = drawn(torch.empty(5, 7), 1) + 0.5
+    idle = torch.tensor([True, False, True, False, True])
+    for placement in (Shard(0), Shard(1), Replicate()):
+        for kind, lazy, base in itertools.product(("L1", "rows", "columns", "Weighted", "own"), (False, True), BASES):
+            results = []
+            for p in (nn.Parameter(distribute_tensor(w.clone(), mesh, [placement])), nn.Parameter(w.clone())):
+                chosen = PENALTIES[kind]
+                term = attach(chosen if isinstance(chosen, Penalty) else chosen("w", p), {"w": p}, lazy=lazy)
+                opt = ProxOptimizer(BASES[base]([p]), term)
+                for k in range(3):
+                    g = torch.where(idle[:, None], 0.0, drawn(w, 10 + k) - 0.5)
+                    p.grad = distribute_tensor(g, mesh, [placement]) if isinstance(p, DTensor) else g
+                    opt.step()
+                results.append(full(p))
+            torch.testing.assert_close(*results, **TOLERANCE, msg=lambda m, k=kind: f"{k}: {m}")
+            if lazy and kind != "own":  # whose prox takes one step for all
+                assert torch.equal(results[0][idle], w[idle])
+            elif base == "Adam" and kind != "own":
+                assert float((results[0][idle] - w[idle]).abs().max()) < 0.1
+
+
 def crossed() -> None:
     """FSDP2 over tensor parallelism: parameters cut in two directions of a mesh."""
     if dist.get_world_size() < 4:
@@ -424,7 +449,7 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, crossed, flattened):
+    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, crossed, flattened):
         yield check.__name__, check
 
 

@@ -114,13 +114,14 @@ def _named(model: Module) -> Iterator[tuple[str, Parameter]]:
 
 
 def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
-    """``found``, unless one of its parameters gets sparse gradients, which no penalty can use."""
+    """``found``, unless one of its parameters gets sparse gradients, in which a penalty has no part."""
     sparse = {id(p) for m in model.modules() if isinstance(m, _EMBEDDINGS) and m.sparse for p in m.parameters()}
     for name, p in found.items():
         if id(p) in sparse:
             raise ValueError(
                 f"{name!r} belongs to a module with sparse=True, whose gradients are sparse, but a penalty touches "
-                "every entry; build the module with sparse=False."
+                "every entry; build the module with sparse=False, or let a proximal step "
+                "take the rows that the gradient has: attach(penalty, {name: module.weight}, lazy=True)."
             )
     return found
 

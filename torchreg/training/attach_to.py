@@ -68,7 +68,7 @@ class Attachment:
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: what `ProxOptimizer` does after the base's step."""
         for slot in self._slots:
-            refuse_sparse(slot.parameters(self.base))
+            refuse_sparse([] if slot.part.lazy else slot.parameters(self.base))
         self.prox()
         for term in self.terms:
             term.stepped(optimizer)
@@ -143,7 +143,7 @@ def attach_to(
         Parameter containing:
         tensor([[0., 0., 0.]], requires_grad=True)
     """
-    refuse_base(optimizer, ProxOptimizer)
+    refuse_base(optimizer, ProxOptimizer, terms=terms)
     missing = [hooks for hooks in _HOOKS if not hasattr(optimizer, hooks)]
     if missing:
         raise TypeError(

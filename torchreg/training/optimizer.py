@@ -96,7 +96,7 @@ class ProxOptimizer(Optimizer):
         masters: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
-        refuse_base(base, ProxOptimizer)
+        refuse_base(base, ProxOptimizer, terms=terms)
         joined, bare = joined_terms(base, terms)
         slots = slots_of(base, joined)
         rule_for(base, metric)
@@ -160,8 +160,8 @@ class ProxOptimizer(Optimizer):
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:
-            RuntimeError: if a penalised parameter has a sparse gradient, or ``skip_nonfinite`` is asked for
-                within a compiled or captured step.
+            RuntimeError: if a penalised parameter has a sparse gradient but its term is not lazy, or
+                ``skip_nonfinite`` is asked for within a compiled or captured step.
         """
         if self.skip_nonfinite:
             return self._step_if_finite(closure)
@@ -218,7 +218,7 @@ class ProxOptimizer(Optimizer):
 
     def _refuse_sparse(self) -> None:
         for slot in self._slots:
-            refuse_sparse(slot.parameters(self.base))
+            refuse_sparse([] if slot.part.lazy else slot.parameters(self.base))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The base's `zero_grad`."""

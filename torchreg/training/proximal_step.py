@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
+from torchreg.training.lazy_rows import lazily
 from torchreg.training.part_step import Place, plain_places
 from torchreg.training.slots import Slot
 from torchreg.training.step_rules import StepRule
@@ -33,7 +34,9 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
     if rule.shape == "entry":
         stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
     places: list[Place] = [(p, base.state.get(p, {})) for p in stepped]
-    if any(is_cut(p) for p in stepped):
+    if slot.part.lazy:
+        places, rule = lazily(places, group, slot.part.penalty, rule)
+    if any(is_cut(p) for p, _ in places):
         places = plain_places(places, group, slot.part.penalty, rule)
     for bucket in _buckets([place for place in places if _joins(place[0], foreach)]):
         tensors = [p for p, _ in bucket]

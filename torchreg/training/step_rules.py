@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, SparseAdam
 
 from torchreg.shrinkage import Scalar
 from torchreg.sums import widened
@@ -121,6 +121,14 @@ def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) 
     unbias = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)]
     second = [s[moment] for s in states]
     return _adapted([group["lr"]] * len(states), unbias, second, [eps * u for u in unbias])
+
+
+@_known(SparseAdam)
+def _sparse_adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+    """Adam's step, of the rows that it steps; eps stands outside the correction of the bias."""
+    del params
+    unbias, eps = [(1.0 - group["betas"][1] ** k) ** 0.5 for k in _counts(states)], [group["eps"]] * len(states)
+    return _adapted([group["lr"]] * len(states), unbias, [s["exp_avg_sq"] for s in states], eps)
 
 
 @_known(NAdam)

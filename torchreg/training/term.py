@@ -25,9 +25,12 @@ Target = Module | Mapping[str, Tensor] | Iterable[Tensor] | Tensor
 class Part:
     """Parameters of a term that share one penalty."""
 
-    def __init__(self, penalty: Penalty, parameters: dict[str, Tensor]) -> None:
+    lazy = False  # of parts that were pickled without it
+
+    def __init__(self, penalty: Penalty, parameters: dict[str, Tensor], lazy: bool = False) -> None:
         self.penalty = penalty
         self.parameters = parameters
+        self.lazy = lazy
 
     def turn(self, alpha: float) -> None:
         """Set the strength; a tensor is filled in place, since whoever made or compiled it goes on turning it."""
@@ -170,13 +173,17 @@ class Term:
         return text_table(("name", "shape", "penalty", "alpha"), rows)
 
 
-def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
+def attach(penalty: Penalty | PenaltyFor, target: Target, *, lazy: bool = False) -> Term:
     """Bind a penalty to parameters.
 
     Args:
         penalty: a Penalty, or a function (name, parameter) -> Penalty for one per parameter.
         target: a module (then its `weights`), a selector's result or another dict of named
             parameters, one parameter, or several.
+        lazy: for embeddings: a proximal step shrinks only the rows (slices of dimension 0) whose gradient is
+            not zero in that step. A row that no batch has touched keeps every bit, if the base leaves it
+            alone too (no weight decay), and sparse gradients are allowed (SGD, Adagrad, SparseAdam). A row's
+            strength is then alpha times the share of steps in which it appears.
 
     Returns:
         A `Term`: ``term()`` for the loss, or ``ProxOptimizer(base, term)`` for exact zeros.
@@ -205,7 +212,7 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
     for name, p in _named(target).items():
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
         _check(chosen, name, p)
-        parts.setdefault(_key(chosen), Part(chosen, {})).parameters[name] = p
+        parts.setdefault(_key(chosen), Part(chosen, {}, lazy)).parameters[name] = p
     return Term(list(parts.values()))
 
 

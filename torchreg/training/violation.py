@@ -155,7 +155,8 @@ def _positive(lr: Scalar) -> Scalar:
 
 @torch.no_grad()
 def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> float:
-    w, g = _wide(whole(p)), _wide(whole(entries(p)))
+    assert p.grad is not None
+    w, g = _wide(whole(p)), _wide(whole(p.grad if p.grad.layout is torch.strided else p.grad.to_dense()))
     t = _wide(step) if isinstance(step, Tensor) else step
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
