@@ -46,6 +46,7 @@ from torchreg import (
     Weighted,
     alpha_max,
     attach,
+    clip_grad_norm_,
     columns,
     filters,
     labels,
@@ -373,6 +374,19 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def clipped() -> None:
+    """The norm is that of all parts, and so is what the penalty is scaled by."""
+    pair = [sharded(), Net()]
+    for model, share in zip(pair, (mine, lambda batch: batch), strict=True):
+        opt = ProxOptimizer(BASES["Adam"](model.parameters()), attach(Group(L1(ALPHA), by=columns), weights(model)))
+        for k in range(STEPS):
+            opt.zero_grad()
+            loss_of(model, *share(data(k))).backward()
+            assert float(full(clip_grad_norm_(opt, 0.3))) > 0.3
+            opt.step()
+    same_weights(*pair)
+
+
 def untouched() -> None:
     """Rows without a gradient: shrunk by lr * alpha, or not at all by a lazy term."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -449,7 +463,7 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, crossed, flattened):
+    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, clipped, crossed, flattened):
         yield check.__name__, check
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from torchreg.integrations.terms import terms_of
-from torchreg.training import Term
+from torchreg.training import Term, clip_grad_norm_
 from torchreg.training.metrics import penalty_metrics
 
 
@@ -49,3 +49,22 @@ class PenaltyLogger(Callback):
             return
         self._last = step
         pl_module.log_dict({f"{self.prefix}{name}": value for name, value in penalty_metrics(*self.terms).items()})
+
+
+def configure_gradient_clipping(
+    self: LightningModule,
+    optimizer: Any,
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,
+) -> None:
+    """Lightning's hook with `clip_grad_norm_`, so that ``Trainer(gradient_clip_val=...)`` leaves the minimiser.
+
+    Write ``configure_gradient_clipping = configure_gradient_clipping`` in the body of your LightningModule, after
+    ``from torchreg.integrations.lightning import configure_gradient_clipping``. Clipping by value is Lightning's own.
+    """
+    if not gradient_clip_val:
+        return
+    if str(getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm) or "norm") == "norm":
+        clip_grad_norm_(optimizer, gradient_clip_val)
+    else:
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

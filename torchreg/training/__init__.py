@@ -3,6 +3,7 @@
 from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach_to import Attachment, attach_to
 from torchreg.training.averages import copy_zeros
+from torchreg.training.clipping import clip_grad_norm_
 from torchreg.training.effective_step import effective_step, register_effective_step
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
@@ -20,6 +21,7 @@ __all__ = [
     "alpha_max",
     "attach",
     "attach_to",
+    "clip_grad_norm_",
     "copy_zeros",
     "effective_step",
     "penalty_metrics",

@@ -12,6 +12,7 @@ from torchreg.penalties import Penalty
 from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.clipping import as_clipped
 from torchreg.training.effective_step import Metric, rule_for
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.proximal_step import prox_step
@@ -51,7 +52,8 @@ class Attachment:
 
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""
-        prox_step(self.base, self._slots, unless_skipped(rule_for(self.base, self.metric), self.base), self.foreach)
+        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        prox_step(self.base, self._slots, unless_skipped(rule, self.base), self.foreach)
 
     def renew_parts(self) -> None:
         """Give each term's parts the tensors that stand in the optimizer now, as some trainers exchange them."""

@@ -14,6 +14,7 @@ from torchreg.penalties import Penalty
 from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
+from torchreg.training.clipping import as_clipped, forget_clipping
 from torchreg.training.effective_step import Metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.masters import Masters, warn_of_half
@@ -209,8 +210,8 @@ class ProxOptimizer(Optimizer):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = unless_skipped(rule_for(self.base, self.metric), self.base)
-        prox_step(self.base, self._slots, rule, self.foreach)
+        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        prox_step(self.base, self._slots, unless_skipped(rule, self.base), self.foreach)
 
     def renew_parts(self) -> None:
         """Give each term's parts the tensors that stand in the base now, as some trainers exchange them."""
@@ -223,6 +224,7 @@ class ProxOptimizer(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The base's `zero_grad`."""
         self.base.zero_grad(set_to_none)
+        forget_clipping(self.base)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
+from torchreg.training.clip_watch import ClipWatch
 from torchreg.training.slots import Slot
 
 _LOOKS = 200  # reads of the device in all, each only where weights were written to between two steps
@@ -30,6 +31,7 @@ class Watch:
         self._zeros: Tensor | None = None  # then, once there was a write by another
         self._looks = _LOOKS
         self._told = False
+        self._clips = ClipWatch()
         self._position: int | None = None  # of the watched parameter in its group
 
     def before(self, slots: Sequence[Slot], base: Optimizer) -> None:
@@ -38,6 +40,8 @@ class Watch:
             self._told = True
             _warn_of_average(base)
         p = self._watched(slots, base)
+        if p is not None:
+            self._clips.before(base)
         if p is None or not self._looks or self._writes is None or p._version == self._writes:
             return
         if self._zeros is None:
