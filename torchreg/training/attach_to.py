@@ -13,7 +13,7 @@ from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
 from torchreg.training.clipping import as_clipped
-from torchreg.training.effective_step import Metric, rule_for
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base, refuse_sparse
@@ -40,7 +40,7 @@ class Attachment:
     def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
         self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
         self._slots = slots_of(base, terms)
-        rule_for(base, metric)
+        check_metric(base, metric)
         for term in terms:
             if term.owner is not None:
                 term.own(self)  # raises

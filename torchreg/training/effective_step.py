@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.shrinkage import Scalar
+from torchreg.training.relative_rules import check_rate, known_rule
 from torchreg.training.step_rules import RULES, ParamGroup, State, StepRule
 
 StepFunction = Callable[[ParamGroup, State, Tensor], Scalar]
@@ -103,13 +104,20 @@ def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
     if metric != "auto":
         raise ValueError(f"metric must be 'auto', 'decoupled' or a function (group, state, p) -> step, got {metric!r}.")
     kind = type(optimizer)
-    if kind not in RULES:
+    rule = known_rule(kind)
+    if rule is None:
         raise ValueError(
             f"No effective step is known for {kind.__name__}; known are {sorted(k.__name__ for k in RULES)}. Use "
             "metric='decoupled' (threshold lr * alpha), metric=function (group, state, p) -> step, or "
             f"@register_effective_step({kind.__name__})."
         )
-    return RULES[kind]
+    return rule
+
+
+def check_metric(optimizer: Optimizer, metric: Metric) -> None:
+    """Raise ValueError, or warn, where a metric does not fit an optimizer."""
+    rule_for(optimizer, metric)
+    check_rate(optimizer, metric)
 
 
 def _one_by_one(function: StepFunction) -> StepRule:

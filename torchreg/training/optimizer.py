@@ -15,7 +15,7 @@ from torchreg.training.amp import OfBase, unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, restore, saved_parts
 from torchreg.training.clipping import as_clipped, forget_clipping
-from torchreg.training.effective_step import Metric, rule_for
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.proximal_step import prox_step
@@ -100,7 +100,7 @@ class ProxOptimizer(Optimizer):
         refuse_base(base, ProxOptimizer, terms=terms)
         joined, bare = joined_terms(base, terms)
         slots = slots_of(base, joined)
-        rule_for(base, metric)
+        check_metric(base, metric)
         if not masters:
             warn_of_half(joined)
         for term in joined:
