@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW
 
-from torchreg import L1, Group, ProxOptimizer, attach, effective_step, labels, rows
+from torchreg import L1, Group, ProxOptimizer, at_most, attach, effective_step, labels, rows
 
 F64 = torch.float64
 ADAPTIVE = [r for r in RECIPES if not r.id.startswith("SGD") and r.id != "Adam decay"]
@@ -63,6 +63,48 @@ def test_weights_without_gradients_move_by_lr_alpha_a_step(recipe, foreach, dtyp
         torch.testing.assert_close(
             p.double(), torch.full_like(p, 1.0 - 3e-5 * plain(recipe)).double(), rtol=3e-7, atol=0.0
         )
+
+
+def test_after_the_last_gradient_adams_step_grows_by_the_root_of_beta2_and_amsgrads_does_not():
+    for amsgrad in (False, True):
+        p = Parameter(torch.ones(2, dtype=F64))
+        base = Adam([p], lr=0.1, amsgrad=amsgrad, eps=0.0)
+        for k in range(501):
+            p.grad = torch.full_like(p, 1.0 if k == 0 else 0.0)
+            base.step()
+            found = float(effective_step(base)[p][0])
+            forgotten = 1.0 if amsgrad else 0.999 ** (k / 2)
+            assert found == pytest.approx(0.1 * ((1 - 0.999 ** (k + 1)) / 0.001) ** 0.5 / forgotten, rel=1e-9)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("scale", [1e-12, 1e-6])
+def test_with_a_bound_small_gradients_take_no_more_than_the_bound_and_the_lasso_is_exact(scale, foreach):
+    problem, alpha = least_squares(), 0.05
+    params = [Parameter(torch.ones(30, dtype=F64)), Parameter(torch.ones(4, dtype=F64))]
+    metric = at_most(4 * 0.1 / alpha)
+    opt = ProxOptimizer(Adam(params, lr=0.1), attach(L1(alpha), params), metric=metric, foreach=foreach)
+    for p in params:
+        p.grad = torch.full_like(p, -scale)
+    opt.step()
+    for p in params:
+        moved = 0.1 * scale / (scale + 1e-8) - 4 * 0.1
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 1.0 + moved), rtol=1e-9, atol=0.0)
+    with pytest.raises(ValueError, match="step > 0"):
+        at_most(0.0)
+    with pytest.raises(TypeError, match="decoupled"):
+        at_most(1.0, "decoupled")
+    if scale > 1e-10:
+        return
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 2000)
+    params[1].grad = None
+    for _ in range(2000):
+        params[0].grad = problem.gradient(params[0].detach())
+        opt.step()
+        schedule.step()
+    oracle, found = problem.elastic_net(alpha, 0.0), params[0].detach()
+    assert torch.equal(found == 0, oracle == 0)
+    assert problem.loss(found) - problem.loss(oracle) + alpha * float(found.abs().sum() - oracle.abs().sum()) < 1e-8
 
 
 def test_a_nan_stays_a_nan():

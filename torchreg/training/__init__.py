@@ -4,7 +4,7 @@ from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach_to import Attachment, attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
-from torchreg.training.effective_step import effective_step, register_effective_step
+from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
@@ -19,6 +19,7 @@ __all__ = [
     "Sparsity",
     "Term",
     "alpha_max",
+    "at_most",
     "attach",
     "attach_to",
     "clip_grad_norm_",

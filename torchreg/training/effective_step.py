@@ -8,6 +8,7 @@ Lozano and Yang, "Adaptive proximal gradient methods for structured neural netwo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -20,7 +21,17 @@ from torchreg.training.relative_rules import check_rate, known_rule
 from torchreg.training.step_rules import RULES, ParamGroup, State, StepRule
 
 StepFunction = Callable[[ParamGroup, State, Tensor], Scalar]
-Metric = Literal["auto", "decoupled"] | StepFunction
+
+
+@dataclass(frozen=True)
+class BoundedMetric:
+    """A metric whose steps are bounded from above; made by `at_most`."""
+
+    most: float
+    metric: Literal["auto"] | StepFunction = "auto"
+
+
+Metric = Literal["auto", "decoupled"] | StepFunction | BoundedMetric
 
 
 def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor, Scalar]:
@@ -63,6 +74,46 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
     return found
 
 
+def at_most(step: float, metric: Literal["auto"] | StepFunction = "auto") -> BoundedMetric:
+    """A metric with a bound: ``ProxOptimizer(base, term, metric=at_most(4 * lr / alpha))``.
+
+    The effective step becomes ``min(t, step)``. Adam's ``t = lr / sqrt(v)`` is large where gradients are small or long
+    ago: after k steps without one, v has fallen by ``beta2^k``. There the threshold ``t * alpha`` may take a weight to
+    zero at once that meets a gradient again later: while the weight of a loss still rises, say, or in layers that are
+    dropped for long. With a bound of ``c lr / alpha`` it takes ``c lr`` a step at most, c times as much as Adam moves.
+
+    The minimiser stays: where a weight is not zero at it, the gradient is alpha in size, so that ``t = lr / alpha``,
+    below the bound for c > 1; and any step > 0 holds a zero. For a group, L1L2 or L2, whose slope at an entry can be
+    smaller than alpha, the bound must be as much larger; it no longer acts as lr falls to 0.
+
+    Other remedies: ``amsgrad=True``, which does not forget; a `lazy` term for embeddings (`attach`).
+
+    Args:
+        step: the bound, > 0.
+        metric: "auto" or a function (group, state, parameter) -> step, as of `ProxOptimizer`.
+
+    Raises:
+        ValueError: if ``step`` is not positive.
+        TypeError: if ``metric`` is neither "auto" nor a function.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, ProxOptimizer, at_most, attach
+        >>> w = torch.nn.Parameter(torch.tensor([0.5]))
+        >>> opt = ProxOptimizer(torch.optim.Adam([w], lr=0.01), attach(L1(0.1), {"w": w}), metric=at_most(0.4))
+        >>> w.grad = torch.tensor([1e-12])  # Adam's own step is 0.01 / 1e-8
+        >>> opt.step()
+        >>> w
+        Parameter containing:
+        tensor([0.4600], requires_grad=True)
+    """
+    if not step > 0:
+        raise ValueError(f"at_most needs a step > 0, got {step!r}; 4 * lr / alpha, say.")
+    if metric != "auto" and not callable(metric):
+        raise TypeError(f"at_most bounds metric='auto' or a function (group, state, p) -> step, got {metric!r}.")
+    return BoundedMetric(float(step), metric)
+
+
 def register_effective_step(kind: type[Optimizer]) -> Callable[[StepFunction], StepFunction]:
     """Teach torchreg the effective step of an optimizer class: a decorator.
 
@@ -97,6 +148,8 @@ def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
     Raises:
         ValueError: if the metric is "auto" and the class unknown, or is no metric at all.
     """
+    if isinstance(metric, BoundedMetric):
+        return _bounded(rule_for(optimizer, metric.metric), metric.most)
     if metric == "decoupled":
         return StepRule(lambda group, states, params: [group["lr"]] * len(params), "number")
     if callable(metric):
@@ -117,7 +170,18 @@ def rule_for(optimizer: Optimizer, metric: Metric) -> StepRule:
 def check_metric(optimizer: Optimizer, metric: Metric) -> None:
     """Raise ValueError, or warn, where a metric does not fit an optimizer."""
     rule_for(optimizer, metric)
-    check_rate(optimizer, metric)
+    check_rate(optimizer, metric.metric if isinstance(metric, BoundedMetric) else metric)
+
+
+def _bounded(rule: StepRule, most: float) -> StepRule:
+    def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+        found = rule.steps(group, states, params)
+        tensors = [t for t in found if isinstance(t, Tensor)]
+        if len(tensors) == len(found):
+            return list(torch._foreach_clamp_max(tensors, most))
+        return [t.clamp(max=most) if isinstance(t, Tensor) else min(t, most) for t in found]
+
+    return replace(rule, steps=steps)
 
 
 def _one_by_one(function: StepFunction) -> StepRule:

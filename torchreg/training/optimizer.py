@@ -46,7 +46,7 @@ class ProxOptimizer(Optimizer):
             every parameter of the base with two or more dimensions, embeddings included.
         metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha``
             (the L1 analogue of AdamW's decay, for Muon, Lion and third-party optimizers); or a
-            function (group, state, parameter) -> step.
+            function (group, state, parameter) -> step; with a bound: `at_most`.
         foreach: True steps many tensors per launch, False one by one, None chooses.
         masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which
             then are their rounding; the base's state is float32 too. Else an update below half the
