@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,14 +30,17 @@ def known_rule(kind: type[Optimizer]) -> StepRule | None:
     return RULES.get(kind) or _NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _named(*names: str) -> Any:
-    def register(function: Any) -> Any:
+_Step = Callable[[ParamGroup, State, Tensor], Tensor]
+
+
+def _named(*names: str) -> Callable[[_Step], _Step]:
+    def register(function: _Step) -> _Step:
         def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
             return [function(group, state, p) for state, p in zip(states, params, strict=True)]
 
         for name in names:
             _NAMED[name] = StepRule(steps, "tensor")
-        return steps
+        return function
 
     return register
 
