@@ -39,7 +39,8 @@ def effective_step(optimizer: Optimizer, metric: Metric = "auto") -> dict[Tensor
 
     ``t`` is the factor in the optimizer's steady update ``-t * gradient``: for Adam
     ``lr / (sqrt(v / (1 - beta2^k)) + eps)``, for SGD with momentum
-    ``lr (1 - dampening) / (1 - momentum)``.
+    ``lr (1 - dampening) / (1 - momentum)``. An entry that has met no gradient but zeros has the step of the
+    optimizer without its metric, ``lr`` for Adam.
 
     Args:
         optimizer: a torch optimizer; its exact class decides.
