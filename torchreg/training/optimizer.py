@@ -68,7 +68,8 @@ class ProxOptimizer(Optimizer):
 
     Notes:
         A parameter without a gradient is not stepped by the base and not shrunk. An entry that has met
-        no gradient but zeros has no metric yet: its step is ``lr``. With mini-batch noise, exact zeros settle as the learning rate falls: use a schedule.
+        no gradient but zeros has no metric yet: its step is ``lr``. With mini-batch noise, exact zeros
+        settle as the learning rate falls: use a schedule.
 
     Source:
         Yun, Lozano and Yang, NeurIPS 2021 (ProxGen); Duchi and Singer, JMLR 10, 2009.
