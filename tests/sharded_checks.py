@@ -9,6 +9,7 @@ rounding.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ from torchreg import (
     Weighted,
     alpha_max,
     attach,
+    clip_grad_norm_,
     columns,
     filters,
     labels,
@@ -372,6 +374,43 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def clipped() -> None:
+    """The norm is that of all parts, and so is what the penalty is scaled by."""
+    pair = [sharded(), Net()]
+    for model, share in zip(pair, (mine, lambda batch: batch), strict=True):
+        opt = ProxOptimizer(BASES["Adam"](model.parameters()), attach(Group(L1(ALPHA), by=columns), weights(model)))
+        for k in range(STEPS):
+            opt.zero_grad()
+            loss_of(model, *share(data(k))).backward()
+            assert float(full(clip_grad_norm_(opt, 0.05))) > 0.05
+            opt.step()
+    same_weights(*pair)
+
+
+def untouched() -> None:
+    """Rows without a gradient: shrunk by lr * alpha, or not at all by a lazy term."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    w = drawn(torch.empty(5, 7), 1) + 0.5
+    idle = torch.tensor([True, False, True, False, True])
+    for placement in (Shard(0), Shard(1), Replicate()):
+        for kind, lazy, base in itertools.product(("L1", "rows", "columns", "Weighted", "own"), (False, True), BASES):
+            results = []
+            for p in (nn.Parameter(distribute_tensor(w.clone(), mesh, [placement])), nn.Parameter(w.clone())):
+                chosen = PENALTIES[kind]
+                term = attach(chosen if isinstance(chosen, Penalty) else chosen("w", p), {"w": p}, lazy=lazy)
+                opt = ProxOptimizer(BASES[base]([p]), term)
+                for k in range(3):
+                    g = torch.where(idle[:, None], 0.0, drawn(w, 10 + k) - 0.5)
+                    p.grad = distribute_tensor(g, mesh, [placement]) if isinstance(p, DTensor) else g
+                    opt.step()
+                results.append(full(p))
+            torch.testing.assert_close(*results, **TOLERANCE, msg=lambda m, k=kind: f"{k}: {m}")
+            if lazy and kind != "own":  # whose prox takes one step for all
+                assert torch.equal(results[0][idle], w[idle])
+            elif base == "Adam" and kind != "own":
+                assert float((results[0][idle] - w[idle]).abs().max()) < 0.1
+
+
 def crossed() -> None:
     """FSDP2 over tensor parallelism: parameters cut in two directions of a mesh."""
     if dist.get_world_size() < 4:
@@ -424,7 +463,7 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, crossed, flattened):
+    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, clipped, crossed, flattened):
         yield check.__name__, check
 
 

@@ -8,7 +8,7 @@ import pytest
 from optimizers import same
 from trainers import BATCHES, MAKES, batches, moved, net, penalised, plain
 
-from torchreg import ProxOptimizer, sparsity
+from torchreg import ProxOptimizer, clip_grad_norm_, sparsity
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -21,7 +21,7 @@ def fresh():
     accelerate.state.GradientState._reset_state()
 
 
-def accelerated(make, every: int, clip: float | None, autocast: bool):
+def accelerated(make, every: int, clip: float | None, autocast: bool, told: bool = False):
     accelerator = accelerate.Accelerator(
         cpu=True, gradient_accumulation_steps=every, mixed_precision="bf16" if autocast else "no"
     )
@@ -33,7 +33,11 @@ def accelerated(make, every: int, clip: float | None, autocast: bool):
         with accelerator.accumulate(model):
             accelerator.backward((model(x).float() - y).square().mean())
             if clip is not None and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), clip)
+                if told:
+                    accelerator.unscale_gradients()
+                    clip_grad_norm_(opt, clip)
+                else:
+                    accelerator.clip_grad_norm_(model.parameters(), clip)
             opt.step()
             decay.step()
             opt.zero_grad()
@@ -42,12 +46,12 @@ def accelerated(make, every: int, clip: float | None, autocast: bool):
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
-@pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
+@pytest.mark.parametrize(("clip", "told"), [(None, False), (0.5, False), (0.5, True)], ids=["", "clipped", "told"])
 @pytest.mark.parametrize("every", [1, 3], ids=["", "accumulated"])
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
-def test_the_weights_are_those_of_the_plain_loop(make, every, clip, autocast):
-    wanted, lone, count = plain(make, every, clip, autocast=autocast)
-    found, term, ramp = accelerated(make, every, clip, autocast)
+def test_the_weights_are_those_of_the_plain_loop(make, every, clip, told, autocast):
+    wanted, lone, count = plain(make, every, clip, autocast=autocast, told=told)
+    found, term, ramp = accelerated(make, every, clip, autocast, told)
     assert same(wanted, found)
     assert ramp.count == count.count == BATCHES // every
     assert term.alpha == lone.alpha > 0

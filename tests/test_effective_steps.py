@@ -113,7 +113,7 @@ def test_asking_before_the_first_step_leaves_the_state_empty(make):
     assert not base.state
 
 
-@pytest.mark.parametrize("make", [Rprop, ASGD, Adafactor, Muon, Lion], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("make", [Rprop, ASGD, Muon, Lion], ids=lambda c: c.__name__)
 def test_an_unknown_class_is_refused_and_the_ways_out_are_named(make):
     p = matrix(1)
     base = make([p], lr=0.1)

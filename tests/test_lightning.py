@@ -81,6 +81,24 @@ def test_automatic_optimisation_is_the_plain_loop(make, every, clip, tmp_path):
     assert sparsity(model.term) == sparsity(lone)
 
 
+class Clipping(Model):
+    configure_gradient_clipping = integration.configure_gradient_clipping
+
+
+@pytest.mark.parametrize("hook", [False, True], ids=["wrapped", "attached"])
+def test_clipping_that_the_penalty_is_told_of(hook, tmp_path):
+    wanted, lone, _ = plain(MAKES["AdamW"], 1, 0.5, told=True)
+    model = Clipping(MAKES["AdamW"], hook=hook)
+    fit(model, tmp_path, gradient_clip_val=0.5)
+    assert same(wanted, list(model.net.parameters()))
+    assert not same(wanted, plain(MAKES["AdamW"], 1, 0.5)[0])
+    assert sparsity(model.term) == sparsity(lone)
+    by_value = Clipping(MAKES["SGD"]), Model(MAKES["SGD"])
+    for each in by_value:
+        fit(each, tmp_path, gradient_clip_val=0.1, gradient_clip_algorithm="value")
+    assert same(*(list(each.net.parameters()) for each in by_value))
+
+
 @pytest.mark.parametrize("kind", ["manual", "hook"])
 def test_manual_optimisation_and_attach_to_are_the_plain_loop(kind, tmp_path):
     wanted, lone, _ = plain(MAKES["AdamW"])

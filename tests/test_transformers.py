@@ -12,7 +12,19 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from torchreg import L1, Group, PenaltyScheduler, ProxOptimizer, attach, attach_to, matching, rows, schedules, sparsity
+from torchreg import (
+    L1,
+    Group,
+    PenaltyScheduler,
+    ProxOptimizer,
+    attach,
+    attach_to,
+    clip_grad_norm_,
+    matching,
+    rows,
+    schedules,
+    sparsity,
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("accelerate")
@@ -48,7 +60,9 @@ def examples() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def trainer(net: nn.Module, folder, *, steps: int = STEPS, every: int = 1, callbacks=None, **options):
+def trainer(
+    net: nn.Module, folder, *, steps: int = STEPS, every: int = 1, callbacks=None, clip: float = 0.5, **options
+):
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=EACH,
@@ -56,7 +70,7 @@ def trainer(net: nn.Module, folder, *, steps: int = STEPS, every: int = 1, callb
         max_steps=steps,
         logging_steps=4,
         save_steps=4,
-        max_grad_norm=0.5,
+        max_grad_norm=clip,
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
@@ -79,7 +93,7 @@ def falling(opt) -> LambdaLR:
 OPTIONS = {"AdamW": {"base": AdamW, "lr": 0.02, "weight_decay": 0.0}, "SGD": {"base": SGD, "lr": 0.5, "momentum": 0.9}}
 
 
-def plain(base: str, every: int = 1, steps: int = STEPS):
+def plain(base: str, every: int = 1, steps: int = STEPS, told: bool = False):
     net = model().train()
     term, opt, ramp = made(net, **OPTIONS[base])
     decay, data = falling(opt), examples()
@@ -90,7 +104,7 @@ def plain(base: str, every: int = 1, steps: int = STEPS):
         for part in parts:
             inputs = {key: torch.stack([e[key] for e in part]) for key in part[0]}
             net(**inputs, num_items_in_batch=torch.tensor(count)).loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        clip_grad_norm_(opt, 0.5) if told else nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         opt.step()
         decay.step()
         opt.zero_grad()
@@ -107,6 +121,21 @@ def test_optimizers_given_to_trainer_are_the_plain_loop(base, every, tmp_path):
     assert same(list(wanted.parameters()), list(net.parameters()))
     assert ramp.count == count.count == STEPS
     assert sparsity(term) == sparsity(lone)
+
+
+@pytest.mark.parametrize("every", [1, 2], ids=["", "accumulated"])
+def test_clipping_that_the_penalty_is_told_of(every, tmp_path):
+    wanted, lone, _ = plain("AdamW", every, told=True)
+    net = model()
+    term, opt, _ = made(net, **OPTIONS["AdamW"])
+    clips = [integration.ClipGradNorm(0.5)]
+    run = trainer(net, tmp_path, every=every, optimizers=(opt, falling(opt)), clip=0.0, callbacks=clips)
+    run.train()
+    assert same(list(wanted.parameters()), list(net.parameters()))
+    assert sparsity(term) == sparsity(lone)
+    assert any(entry.get("grad_norm", 0.0) > 0 for entry in run.state.log_history)  # Trainer measures it still
+    with pytest.raises(ValueError, match=r"max_grad_norm=0\.5"):
+        trainer(net, tmp_path, optimizers=(opt, falling(opt)), callbacks=clips).train()
 
 
 def test_a_hook_on_the_raw_optimizer_is_the_plain_loop(tmp_path):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
-from torchreg.effective_steps import effective_step, register_effective_step
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.output_channels import transposed_filters
 from torchreg.penalties import (
@@ -37,10 +36,14 @@ from torchreg.training import (
     Sparsity,
     Term,
     alpha_max,
+    at_most,
     attach,
     attach_to,
+    clip_grad_norm_,
     copy_zeros,
+    effective_step,
     penalty_metrics,
+    register_effective_step,
     sparsity,
     violation,
 )
@@ -76,8 +79,10 @@ __all__ = [
     "__version__",
     "ablate",
     "alpha_max",
+    "at_most",
     "attach",
     "attach_to",
+    "clip_grad_norm_",
     "columns",
     "copy_zeros",
     "effective_step",

@@ -174,7 +174,8 @@ def _dense(model: Module, found: dict[str, Parameter]) -> dict[str, Parameter]:
         if id(p) in sparse:
             raise ValueError(
                 f"{name!r} belongs to a module with sparse=True, whose gradients are sparse, but a penalty touches "
-                "every entry; build the module with sparse=False."
+                "every entry; build the module with sparse=False, or let a proximal step take the rows that the "
+                "gradient has: attach(penalty, {name: module.weight}, lazy=True)."
             )
     return Selected(found)
 

@@ -1,4 +1,4 @@
-"""Lightning: callbacks that log penalties and keep zeros; training itself needs nothing but `ProxOptimizer`."""
+"""Lightning: callbacks that log penalties and keep zeros, and a hook that clips; training needs `ProxOptimizer` alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from torchreg.integrations.terms import terms_of
-from torchreg.training import Term
+from torchreg.training import Term, clip_grad_norm_
 from torchreg.training.metrics import penalty_metrics
 
 _AVERAGES = (StochasticWeightAveraging, WeightAveraging)  # EMAWeightAveraging is one of the latter
@@ -148,3 +148,22 @@ def _warn_of_averages(trainer: Trainer) -> None:
             f"the proximal step are lost; add CopyZeros() of {__name__} after it.",
             stacklevel=2,
         )
+
+
+def configure_gradient_clipping(
+    self: LightningModule,
+    optimizer: Any,
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,
+) -> None:
+    """Lightning's hook with `clip_grad_norm_`, so that ``Trainer(gradient_clip_val=...)`` leaves the minimiser.
+
+    Write ``configure_gradient_clipping = configure_gradient_clipping`` in the body of your LightningModule, after
+    ``from torchreg.integrations.lightning import configure_gradient_clipping``. Clipping by value is Lightning's own.
+    """
+    if not gradient_clip_val:
+        return
+    if str(getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm) or "norm") == "norm":
+        clip_grad_norm_(optimizer, gradient_clip_val)
+    else:
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

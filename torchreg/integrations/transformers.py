@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from torchreg.integrations.terms import terms_of
 from torchreg.penalties import Penalty
 from torchreg.select import weights
-from torchreg.training import ProxOptimizer, Term, attach
+from torchreg.training import ProxOptimizer, Term, attach, clip_grad_norm_
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.term import PenaltyFor
 
@@ -90,3 +90,31 @@ class PenaltyLogger(TrainerCallback):
         found = {f"{self.prefix}{name}": value for name, value in penalty_metrics(*self.terms).items()}
         logs.update(found)
         state.log_history[-1].update(found)
+
+
+class ClipGradNorm(TrainerCallback):
+    """Clips by `clip_grad_norm_` in place of Trainer, whose ``max_grad_norm``, 1.0 by default, moves the minimiser.
+
+    ``Trainer(args=TrainingArguments(max_grad_norm=0.0, ...), callbacks=[ClipGradNorm(1.0)])``. Trainer has unscaled the
+    gradients by then, and logs their norm before clipping.
+
+    Args:
+        max_norm: the largest norm, over all parameters of the optimizer together.
+
+    Raises:
+        ValueError: when training starts, if Trainer clips too.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See that Trainer does not clip before."""
+        if args.max_grad_norm:
+            raise ValueError(
+                f"TrainingArguments(max_grad_norm={args.max_grad_norm}) clips before ClipGradNorm can; set it to 0.0."
+            )
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Clip, and tell the proximal step."""
+        clip_grad_norm_(optimizer, self.max_norm)

@@ -4,6 +4,8 @@ from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
+from torchreg.training.clipping import clip_grad_norm_
+from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
@@ -19,10 +21,14 @@ __all__ = [
     "Sparsity",
     "Term",
     "alpha_max",
+    "at_most",
     "attach",
     "attach_to",
+    "clip_grad_norm_",
     "copy_zeros",
+    "effective_step",
     "penalty_metrics",
+    "register_effective_step",
     "sparsity",
     "violation",
 ]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import StepRule
 from torchreg.shrinkage import Scalar, shared
+from torchreg.training.step_rules import StepRule
 
 
 def unless_skipped(rule: StepRule, optimizer: Optimizer) -> StepRule:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from torchreg.training.clipping import forget_clipping
+
 
 class OfBase:
     """An attribute that lives on the wrapped optimizer: read, set and deleted there.
@@ -45,3 +47,4 @@ class AroundBase(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The base's `zero_grad`."""
         self.base.zero_grad(set_to_none)
+        forget_clipping(self.base)

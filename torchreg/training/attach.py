@@ -19,7 +19,7 @@ from torchreg.training.term_part import Part, check_fit
 PenaltyFor = Callable[[str, Tensor], Penalty]
 
 
-def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
+def attach(penalty: Penalty | PenaltyFor, target: Target, *, lazy: bool = False) -> Term:
     """Bind a penalty to parameters.
 
     Args:
@@ -27,6 +27,10 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
         target: a module or several (then their `weights`), a selector's result or another dict of named
             parameters, one parameter, or several. Where modules or a selector's result name a transposed
             convolution, groups by `filters` are its output channels; of a bare tensor they are dimension 0.
+        lazy: for embeddings: a proximal step shrinks only the rows (slices of dimension 0) whose gradient is
+            not zero in that step. A row that no batch has touched keeps every bit, if the base leaves it
+            alone too (no weight decay), and sparse gradients are allowed (SGD, Adagrad, SparseAdam). A row's
+            strength is then alpha times the share of steps in which it appears.
 
     Returns:
         A `Term`: ``term()`` for the loss, or ``ProxOptimizer(base, term)`` for exact zeros.
@@ -64,7 +68,7 @@ def attach(penalty: Penalty | PenaltyFor, target: Target) -> Term:
         bound = by_output_channel(chosen, blocks.get(name))
         _check(bound, name, p)
         key = (_key(chosen), None if bound is chosen else blocks.get(name))
-        parts.setdefault(key, Part(bound, {})).known[name] = p
+        parts.setdefault(key, Part(bound, {}, lazy)).known[name] = p
     term = Term(list(parts.values()), ModelNames(target, named) if isinstance(target, Module) else None)
     term.left_out = dict(getattr(named, "left_out", {}))
     return term

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import Metric
 from torchreg.penalties import Penalty
 from torchreg.training.bare_terms import joined_terms
+from torchreg.training.effective_step import Metric
 from torchreg.training.hooks import Attachment
+from torchreg.training.lazy_rows import all_lazy
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.refusals import refuse_base
 from torchreg.training.term import Term
@@ -58,7 +59,7 @@ def attach_to(
         Parameter containing:
         tensor([[0., 0., 0.]], requires_grad=True)
     """
-    refuse_base(optimizer, ProxOptimizer)
+    refuse_base(optimizer, ProxOptimizer, lazy=all_lazy(terms))
     missing = [hooks for hooks in _HOOKS if not hasattr(optimizer, hooks)]
     if missing:
         raise TypeError(

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import Metric, rule_for
 from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
+from torchreg.training.clipping import as_clipped
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.proximal_step import prox_step
 from torchreg.training.rollback import Rollback
@@ -53,7 +54,7 @@ class Attachment:
     def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
         self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
         self.positions, self._checks = ParamPositions(base, terms), StepChecks()
-        rule_for(base, metric)
+        check_metric(base, metric)
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)
         for term in terms:
@@ -63,8 +64,8 @@ class Attachment:
 
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""
-        rule = unless_skipped(rule_for(self.base, self.metric), self.base)
-        prox_step(self.base, self.positions.slots, rule, self.foreach)
+        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
 
     def remove(self) -> None:
         """Take the hooks off the optimizer and let the terms go; weights and strengths stay as they are."""

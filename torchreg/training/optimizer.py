@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import Metric, rule_for
 from torchreg.penalties import Penalty
 from torchreg.training.amp import unless_skipped
 from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
+from torchreg.training.clipping import as_clipped
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
+from torchreg.training.lazy_rows import all_lazy
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
 from torchreg.training.proximal_step import prox_step
@@ -44,7 +46,8 @@ class ProxOptimizer(AroundBase):
         terms: what `attach` made, or bare penalties. A bare penalty knows no modules: it takes every parameter of
             the base with two or more dimensions, embeddings included.
         metric: "auto" for the base's own metric; "decoupled" for the threshold ``lr * alpha`` (the L1 analogue of
-            AdamW's decay, for Muon, Lion and third-party optimizers); or a function (group, state, parameter) -> step.
+            AdamW's decay, for Muon, Lion and third-party optimizers); or a function (group, state, parameter) -> step;
+            with a bound: `at_most`.
         foreach: True steps many tensors per launch, False one by one, None chooses.
         masters: True steps float32 copies of all parameters of the base that are bfloat16 or float16, which then are
             their rounding; the base's state is float32 too. Else an update below half the distance to the next number
@@ -64,7 +67,8 @@ class ProxOptimizer(AroundBase):
 
     Notes:
         A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
-        where a gradient is left on it, torch's optimizers go on moving it. With mini-batch noise zeros flicker: let a
+        where a gradient is left on it, torch's optimizers go on moving it. An entry that has met no gradient but zeros has
+        no metric yet: its step is ``lr``. With mini-batch noise zeros flicker: let a
         schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
 
         ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
@@ -101,9 +105,9 @@ class ProxOptimizer(AroundBase):
         masters: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
-        refuse_base(base, ProxOptimizer)
+        refuse_base(base, ProxOptimizer, lazy=all_lazy(terms))
         joined = joined_terms(base, terms)
-        rule_for(base, metric)
+        check_metric(base, metric)
         if not masters:
             warn_of_half(joined)
         fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped()
@@ -124,8 +128,8 @@ class ProxOptimizer(AroundBase):
         """The base's step, then the proximal step; returns what the base's step returns.
 
         Raises:
-            RuntimeError: if a penalised parameter has a sparse gradient, another optimizer steps one of the terms,
-                or ``skip_nonfinite`` is asked for within a compiled or captured step.
+            RuntimeError: if a penalised parameter has a sparse gradient but its term is not lazy, another optimizer
+                steps one of the terms, or ``skip_nonfinite`` is asked for within a compiled or captured step.
             ValueError: if ``param_groups`` were edited and have lost a penalised parameter that is trained, or
                 options, shapes or tensor strengths were changed to what `__init__` and `attach` refuse; nothing has
                 moved then.
@@ -172,8 +176,8 @@ class ProxOptimizer(AroundBase):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = unless_skipped(rule_for(self.base, self.metric), self.base)
-        prox_step(self.base, self.positions.slots, rule, self.foreach)
+        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""

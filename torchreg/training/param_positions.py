@@ -108,7 +108,7 @@ class ParamPositions:
     def refuse_sparse(self) -> None:
         """Raise RuntimeError where a parameter that is to be stepped has a sparse gradient."""
         for slot in self.slots:
-            refuse_sparse(slot.parameters(self.base))
+            refuse_sparse([] if slot.part.lazy else slot.parameters(self.base))
 
     def _signature(self) -> Any:
         """Differs once a parameter has moved or was frozen, or another has attached itself to the base."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from torchreg.effective_steps import StepRule
 from torchreg.parts import Cut, here, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.training.step_rules import StepRule
 
 Place = tuple[Tensor, Mapping[str, Any]]  # a parameter and its state
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import StepRule
 from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
+from torchreg.training.lazy_rows import lazily
 from torchreg.training.param_positions import Slot
 from torchreg.training.part_step import Place, plain_places
+from torchreg.training.step_rules import StepRule
 
 _SMALL = 1 << 15  # entries up to which launches cost a CPU more than the work
 _BUCKET = 1 << 20  # entries of one bucket of small tensors, whose temporaries stay in a CPU's cache
@@ -34,7 +35,9 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
     if rule.shape == "entry":
         stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
     places: list[Place] = [(p, base.state.get(p, {})) for p in stepped]
-    if any(is_cut(p) for p in stepped):
+    if slot.part.lazy:
+        places, rule = lazily(places, group, slot.part.penalty, rule)
+    if any(is_cut(p) for p, _ in places):
         places = plain_places(places, group, slot.part.penalty, rule)
     for bucket in _buckets([place for place in places if _joins(place[0], foreach)]):
         tensors = [p for p, _ in bucket]

@@ -11,11 +11,16 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 
-def refuse_base(base: Any, *others: type[Optimizer]) -> None:
-    """Raise unless a proximal step can follow this optimizer's; ``others`` are refused as well."""
+def refuse_base(base: Any, *others: type[Optimizer], lazy: bool = False) -> None:
+    """Raise unless a proximal step, or one of ``lazy`` terms, can follow this optimizer's, or if it is of ``others``."""
     if not isinstance(base, Optimizer):
         raise TypeError(f"A proximal step follows that of a torch.optim.Optimizer, got {type(base).__name__}.")
-    if isinstance(base, (LBFGS, SparseAdam, *others)):
+    if isinstance(base, SparseAdam) and not lazy:
+        raise ValueError(
+            "A proximal step can follow SparseAdam in the rows that it steps alone: attach(penalty, embedding, "
+            "lazy=True). For every row use Adam and sparse=False, or add penalty(model) to the loss."
+        )
+    if isinstance(base, (LBFGS, *others)):
         raise ValueError(
             f"A proximal step cannot follow {type(base).__name__}: it has no diagonal metric for dense weights; use "
             "Adam, or SGD, with all terms in one ProxOptimizer, or add penalty(model) to the loss. For a linear model, "
@@ -84,5 +89,6 @@ def refuse_sparse(parameters: Sequence[Tensor]) -> None:
         if p.grad is not None and p.grad.layout is not torch.strided:
             raise RuntimeError(
                 f"A penalised parameter of shape {tuple(p.shape)} has a sparse gradient ({p.grad.layout}), but "
-                "a proximal step touches every entry; build its module with sparse=False."
+                "a proximal step touches every entry; attach(..., lazy=True) steps the rows that the gradient has, "
+                "with SGD, Adagrad or SparseAdam, else build its module with sparse=False."
             )

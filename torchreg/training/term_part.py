@@ -28,11 +28,15 @@ class Part:
     Attributes:
         penalty: the penalty.
         known: the parameters by name, as they were when last looked for.
+        lazy: whether a proximal step takes only the rows whose gradient is not zero.
     """
 
-    def __init__(self, penalty: Penalty, known: dict[str, Tensor]) -> None:
+    lazy = False  # of parts that were pickled without it
+
+    def __init__(self, penalty: Penalty, known: dict[str, Tensor], lazy: bool = False) -> None:
         self.penalty = penalty
         self.known = known
+        self.lazy = lazy
         self._present: weakref.WeakMethod[Callable[[Part], dict[str, Tensor]]] | None = None
 
     @property

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from torchreg.effective_steps import StepRule, rule_for
 from torchreg.parts import Cut, any_entry, is_cut, read, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
 from torchreg.sums import wide
+from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.part_step import part_of_step, whole_step
+from torchreg.training.step_rules import StepRule
 from torchreg.training.term import Term
 
 _LIMIT = 2.0**-10  # stands for a learning rate of 0, where the residual's limit is wanted
@@ -160,7 +161,8 @@ def _positive(lr: Scalar) -> Scalar:
 
 @torch.no_grad()
 def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> Tensor:
-    w, g = wide(whole(p)), wide(whole(entries(p)))
+    assert p.grad is not None
+    w, g = wide(whole(p)), wide(whole(p.grad if p.grad.layout is torch.strided else p.grad.to_dense()))
     t = wide(step) if isinstance(step, Tensor) else step
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from torchreg.parts import is_cut
 from torchreg.training.capture import is_capturing
+from torchreg.training.clip_watch import ClipWatch
 from torchreg.training.param_positions import Slot
 from torchreg.training.step_checks import StepChecks
 
@@ -32,7 +33,7 @@ class Watch:
         self._zeros: Tensor | None = None  # then, once there was a write by another
         self._shape = torch.Size()  # of the parameter then
         self._looks, self._losses = _LOOKS, 0
-        self._checks = StepChecks()
+        self._checks, self._clips = StepChecks(), ClipWatch()
         self._told = False
         self._slots: Sequence[Slot] = ()
         self._position = 0  # of the watched parameter in its group
@@ -44,6 +45,8 @@ class Watch:
             self._told = True
             _warn_of_average(base)
         p = self._watched(slots, base)
+        if p is not None:
+            self._clips.before(base)
         if p is None or not self._looks or self._writes is None or p._version == self._writes:
             return
         if self._zeros is None or p.shape != self._shape:
