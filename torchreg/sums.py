@@ -24,17 +24,18 @@ _ROW = 1024  # entries over which a float32 norm is still exact to 1e-6
 
 
 def widened(w: Tensor) -> Tensor:
-    """``w`` in at least float32, after refusing what has no real gradient.
+    """``w`` in at least float32, after `refuse_unreal`."""
+    refuse_unreal(w)
+    return w.to(wide_dtype(w))
 
-    Raises:
-        TypeError: if ``w`` is no tensor, or is complex, integer or boolean.
-    """
+
+def refuse_unreal(w: Tensor) -> None:
+    """Raise TypeError if ``w`` is no tensor, or is complex, integer or boolean."""
     if not isinstance(w, Tensor):
         raise TypeError(f"A penalty acts on torch tensors, got {type(w).__name__}; use torch.as_tensor(w).")
     if not w.is_floating_point():
         remedy = _FOR_COMPLEX if w.is_complex() else "convert the tensor, w.float()."
         raise TypeError(f"A penalty acts on real floating-point tensors, got {w.dtype}; {remedy}")
-    return w.to(wide_dtype(w))
 
 
 def narrowed(x: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lightning: callbacks that log penalties and keep zeros, and a hook that clips; training needs `ProxOptimizer` alone."""
+"""Lightning: callbacks that log and keep zeros, a hook that clips; training needs nothing but `ProxOptimizer`."""
 
 from __future__ import annotations
 

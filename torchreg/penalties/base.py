@@ -22,7 +22,7 @@ from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, 
 from torchreg.penalties.whole import whole_value
 from torchreg.select import Target, by_name
 from torchreg.shrinkage import Scalar, ridge_step, scaled
-from torchreg.sums import narrowed, widened
+from torchreg.sums import narrowed, refuse_unreal, widened
 
 Grain = Literal["entry", "row", "tensor"]
 
@@ -134,7 +134,7 @@ class Penalty(ABC):
 
     def check(self, w: Tensor) -> None:
         """Raise ValueError or TypeError if this penalty does not fit ``w``."""
-        widened(torch.empty(0, dtype=w.dtype))  # refuses what is not real floating-point
+        refuse_unreal(w)
         check_values(type(self).__name__, self.alpha)
 
     def with_alpha(self, alpha: Scalar) -> Self:

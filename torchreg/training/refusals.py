@@ -12,7 +12,7 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 
 
 def refuse_base(base: Any, *others: type[Optimizer], lazy: bool = False) -> None:
-    """Raise unless a proximal step, or one of ``lazy`` terms, can follow this optimizer's, or if it is of ``others``."""
+    """Raise unless a proximal step, or one of ``lazy`` terms, can follow this optimizer's; ``others`` are refused."""
     if not isinstance(base, Optimizer):
         raise TypeError(f"A proximal step follows that of a torch.optim.Optimizer, got {type(base).__name__}.")
     if isinstance(base, SparseAdam) and not lazy:

@@ -53,6 +53,8 @@ def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any
 def _per_count(states: Sequence[State], formula: Callable[[Any], Any]) -> list[Any]:
     """A formula of each step counter: numbers where counters lie on the CPU, tensors on a device, so nothing waits."""
     counts, compiling = [s["step"] for s in states], torch.compiler.is_compiling()
+    if all(isinstance(k, int) for k in counts):  # SparseAdam's
+        return [formula(k) for k in counts]
     if not compiling and all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts):
         return [formula(k) for k in torch.stack(counts).tolist()]
     if compiling or len({k.device for k in counts}) > 1:
@@ -78,7 +80,7 @@ def _adapted(
     met: Sequence[Tensor] | None = None,
     unbias: Sequence[Tensor] | None = None,
 ) -> list[Scalar]:
-    """``scale / (sqrt(v) / unbias + offset)`` for each, in new tensors; with ``fill`` for the root where it met nothing.
+    """``scale / (sqrt(v) / unbias + offset)`` for each, in new tensors; where it met nothing with ``fill`` as the root.
 
     There ``met`` is 0; it is v itself unless v can vanish under a gradient.
     """
