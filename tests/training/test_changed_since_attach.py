@@ -136,7 +136,7 @@ class OnDevice:
 def test_a_strength_on_a_device_is_read_once_its_copy_has_come(monkeypatch):
     from torchreg.training.step_checks import StepChecks
 
-    checks = StepChecks()
+    checks = StepChecks([], SGD([torch.ones(2)], lr=0.1))
     (part,) = attach(L1(0.1), {"w": torch.ones(2)}).parts
     checks._asked.append((part, torch.tensor(float("nan")), OnDevice(2)))
     checks._answered()

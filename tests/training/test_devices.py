@@ -164,15 +164,15 @@ MANY = 20
 BOUNDS = {
     "SGD": 4,
     "SGD tensor lr": 32,
-    "Adam": 16,
+    "Adam": 18,
     "AdamW fused": 24 + MANY,
     "Adam capturable": 24 + MANY,
-    "NAdam": 16,
+    "NAdam": 18,
     "NAdam capturable": 24 + 3 * MANY,
-    "RAdam capturable": 48 + 5 * MANY,
+    "RAdam capturable": 48 + 6 * MANY,
     "RMSprop centered": 20,
-    "Adagrad fused": 16,
-    "Adamax": 16,
+    "Adagrad fused": 18,
+    "Adamax": 18,
     "Adadelta": 20,
 }
 

@@ -53,7 +53,8 @@ class Attachment:
 
     def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
         self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
-        self.positions, self._checks = ParamPositions(base, terms), StepChecks()
+        self.positions = ParamPositions(base, terms)
+        self._checks = StepChecks(self.positions.slots, base)
         check_metric(base, metric)
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)

@@ -119,7 +119,7 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
-        self._watch = Watch()
+        self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
         for term in self.terms:
             term.own(self)

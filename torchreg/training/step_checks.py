@@ -25,10 +25,14 @@ class StepChecks:
 
     A strength on the host is read at each step. One on a CUDA device is copied at every 100th step and read once the
     copy has come, so the host never waits: there the error comes up to 100 steps late.
+
+    Args:
+        slots: where the parameters stand that have just been found to fit their penalties.
+        base: the optimizer.
     """
 
-    def __init__(self) -> None:
-        self._shapes: dict[tuple[int, int], list[torch.Size]] = {}
+    def __init__(self, slots: Sequence[Slot], base: Optimizer) -> None:
+        self._shapes = {(id(slot.part), slot.group): [p.shape for p in slot.parameters(base)] for slot in slots}
         self._alphas: dict[int, tuple[Penalty, list[Tensor]]] = {}
         self._asked: list[tuple[Part, Tensor, Any]] = []
         self._steps = 0

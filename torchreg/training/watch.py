@@ -28,12 +28,12 @@ class Watch:
     not seen; nor are parameters that are cut over processes looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Sequence[Slot], base: Optimizer) -> None:
         self._writes: int | None = None  # after our last step
         self._zeros: Tensor | None = None  # then, once there was a write by another
         self._shape = torch.Size()  # of the parameter then
         self._looks, self._losses = _LOOKS, 0
-        self._checks, self._clips = StepChecks(), ClipWatch()
+        self._checks, self._clips = StepChecks(slots, base), ClipWatch()
         self._told = False
         self._slots: Sequence[Slot] = ()
         self._position = 0  # of the watched parameter in its group
