@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, linear_predictor
+from torchreg.linear.estimators.nested import BETWEEN, nested, with_field
 from torchreg.linear.path import Path, fit_path
 from torchreg.penalties import Penalty
 
@@ -40,6 +41,30 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     n_iter_: Any
     dual_gap_: Any
     alpha_max_: float
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters by name.
+
+        Args:
+            deep: whether to add the fields of a penalty and of a datafit, as ``penalty__alpha``.
+        """
+        params: dict[str, Any] = super().get_params(deep)
+        fields = [nested(name, value) for name, value in params.items()] if deep else []
+        return dict(params, **{name: value for each in fields for name, value in each.items()})
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, or fields of a penalty or a datafit, which is replaced: the caller's is not changed.
+
+        Args:
+            params: values by name: ``tol=1e-8``, ``penalty__alpha=0.1``, ``penalty__penalty__gamma=4.0``.
+        """
+        own = self.get_params(deep=False)
+        super().set_params(**{name: value for name, value in params.items() if name.partition(BETWEEN)[0] not in own})
+        for name in sorted(params, key=lambda name: name.count(BETWEEN)):  # a penalty before its fields
+            parameter, _, path = name.partition(BETWEEN)
+            value = params[name]
+            setattr(self, parameter, with_field(getattr(self, parameter), path, value) if path else value)
+        return self
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

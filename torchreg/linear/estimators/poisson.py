@@ -79,6 +79,11 @@ class PoissonRegressor(SingleFit):
 
     _explained = staticmethod(partial(d2_tweedie_score, power=1))
 
+    @property
+    def penalty(self) -> str:
+        """What scikit-learn's `SelectFromModel` asks: "l1" says that zeros decide, as for its `ElasticNet`."""
+        return "l1" if self.l1_ratio == 1.0 else "elasticnet"
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.positive_only = True
