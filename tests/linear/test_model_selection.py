@@ -1,4 +1,4 @@
-"""Estimators in scikit-learn's tools of selection: SelectFromModel, GridSearchCV, clone."""
+"""Estimators in scikit-learn's tools of selection: SelectFromModel, GridSearchCV, clone; what rows carry with them."""
 
 import copy
 
@@ -7,17 +7,23 @@ import pytest
 
 pytest.importorskip("sklearn")
 import torch
+from sklearn import config_context, linear_model
 from sklearn.base import clone
 from sklearn.feature_selection import SelectFromModel
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import compute_class_weight
 
 from torchreg import L1, L1L2, L2, MCP, SCAD, Group, NonNegative, Weighted, labels
 from torchreg.linear import (
     GroupLasso,
     Huber,
     Lasso,
+    LassoCV,
+    LogisticRegression,
+    LogisticRegressionCV,
+    Poisson,
     PoissonRegressor,
     Ridge,
     SparseClassifier,
@@ -25,6 +31,7 @@ from torchreg.linear import (
     SparseGroupLasso,
     SparseRegressor,
     SparseRegressorCV,
+    fit_cv,
 )
 
 RNG = np.random.default_rng(0)
@@ -145,3 +152,76 @@ def test_grid_search_over_the_alpha_of_a_penalty():
     found = GridSearchCV(pipe, {"sparseclassifier__penalty__alpha": [0.3, 0.01]}, cv=3).fit(X, CLASSES)
     assert found.best_params_ == {"sparseclassifier__penalty__alpha": 0.01}
     assert "penalty__alpha" in SparseRegressor(L1(0.1))._repr_html_()
+
+
+# --- offsets and weights of classes
+
+
+EXPOSURE = RNG.uniform(0.5, 5.0, N)
+OVER = RNG.poisson(EXPOSURE * np.exp(0.3 * X @ SIZES)).astype(float)
+
+
+def test_counts_with_an_offset_are_rates_with_weights():
+    offset, alpha = np.log(EXPOSURE), 0.1
+    rates = PoissonRegressor(alpha=alpha, l1_ratio=0.5, tol=1e-12, max_iter=None).fit(X, OVER / EXPOSURE, EXPOSURE)
+    theirs = linear_model.PoissonRegressor(alpha=alpha, tol=1e-10, max_iter=10_000).fit(X, OVER / EXPOSURE, EXPOSURE)
+    ours = PoissonRegressor(alpha=alpha, tol=1e-12, max_iter=None).fit(X, OVER / EXPOSURE, EXPOSURE)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    scaled = alpha * EXPOSURE.mean()
+    for model in (
+        PoissonRegressor(alpha=scaled, l1_ratio=0.5, tol=1e-12, max_iter=None),
+        SparseRegressor(L1L2(scaled, 0.5), Poisson(), tol=1e-12),
+    ):
+        model.fit(X, OVER, offset=offset)
+        np.testing.assert_allclose(model.coef_, rates.coef_, atol=1e-6)
+        np.testing.assert_allclose(model.predict(X, offset), EXPOSURE * rates.predict(X), rtol=1e-6)
+        assert model.score(X, OVER, offset=offset) > 0.5 > model.score(X, OVER)
+    with pytest.raises(ValueError, match=r"offset must have shape \(120,\), got \(3,\)"):
+        model.predict(X, offset[:3])
+    with pytest.raises(ValueError, match=r"offset must have shape \(120,\), got \(3,\)"):
+        model.fit(X, OVER, offset=offset[:3])
+
+
+@pytest.mark.parametrize(
+    "model", [Lasso(0.1), Ridge(1.0), GroupLasso(0.1), SparseRegressor(L1(0.1)), LassoCV(alphas=5)]
+)
+def test_an_offset_under_squared_loss_is_taken_from_the_target(model):
+    offset = 3.0 * np.cos(np.arange(N))
+    model = clone(model).set_params(tol=1e-12)
+    mine = clone(model).fit(X, y + offset, offset=offset)
+    np.testing.assert_allclose(mine.coef_, model.fit(X, y).coef_, atol=1e-6)
+    np.testing.assert_allclose(mine.predict(X, offset), model.predict(X) + offset, atol=1e-6)
+    tensors = mine.predict(torch.from_numpy(X), torch.from_numpy(offset))
+    np.testing.assert_allclose(tensors.numpy(), mine.predict(X, offset), atol=1e-9)
+
+
+def test_offsets_are_cut_by_folds():
+    offset = np.log(EXPOSURE)
+    folds = list(KFold(4).split(X))
+    chosen = SparseRegressorCV(L1(1.0), Poisson(), alphas=[0.3, 0.1], cv=folds).fit(X, OVER, offset=offset)
+    expected = fit_cv(X, OVER, L1(1.0), datafit=Poisson(), alphas=[0.3, 0.1], cv=folds, offset=offset)
+    np.testing.assert_allclose(chosen.loss_path_.T, expected.losses)
+    with config_context(enable_metadata_routing=True):
+        model = SparseRegressor(L1(0.1), Poisson()).set_fit_request(offset=True).set_score_request(offset=True)
+        search = GridSearchCV(model, {"penalty__alpha": [0.3, 0.1]}, cv=folds, scoring=None).fit(X, OVER, offset=offset)
+    train, test = folds[0]
+    alone = SparseRegressor(L1(0.3), Poisson()).fit(X[train], OVER[train], offset=offset[train])
+    score = alone.score(X[test], OVER[test], offset=offset[test])
+    assert search.cv_results_["split0_test_score"][0] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("target", [THREE, CLASSES], ids=["three", "two"])
+@pytest.mark.parametrize(
+    "model", [SparseClassifier(L1(0.01)), LogisticRegression(), LogisticRegressionCV(Cs=[0.1, 1.0])]
+)
+def test_balanced_where_all_rows_of_a_class_weigh_nothing(model, target):
+    weights = np.where(target == target.max(), 0.0, RNG.uniform(0.5, 2.0, N))
+    kept = weights > 0
+    with np.errstate(divide="ignore"):
+        factors = compute_class_weight("balanced", classes=np.unique(target), y=target, sample_weight=weights)
+    named = dict(enumerate(np.where(np.isinf(factors), 7.0, factors).tolist()))
+    balanced, by_hand = (
+        clone(model).set_params(class_weight=given).fit(X, target, weights) for given in ("balanced", named)
+    )
+    np.testing.assert_allclose(balanced.coef_, by_hand.coef_, atol=1e-9)
+    assert (balanced.predict(X[kept]) != target.max()).all()

@@ -31,11 +31,13 @@ class Data:
         X: a numpy array, a scipy CSR or CSC matrix or a tensor, float32 or float64, (n, p).
         y: float64 numbers or class numbers 0 to K - 1, numpy, (n,) or (n, K).
         weights: of the rows, float64 numpy, (n,), or None where all are 1.
+        offset: added to the linear predictor, as the caller gives it, or None; the fit checks it.
     """
 
     X: Matrix
     y: np.ndarray
     weights: np.ndarray | None
+    offset: Any = None
 
     @property
     def total(self) -> float:
@@ -176,6 +178,18 @@ def linear_predictor(X: Matrix, coef: Array, intercept: Array) -> Array:
     else:
         coef, intercept = to_numpy(coef), to_numpy(intercept)
     return X @ (coef.T if coef.ndim == 2 else coef) + intercept
+
+
+def lifted(eta: Array, offset: Any) -> Array:
+    """A linear predictor with an offset, if there is one, of the same shape."""
+    if offset is None:
+        return eta
+    shape = tuple(getattr(offset, "shape", np.shape(to_numpy(offset))))
+    if shape != tuple(eta.shape):
+        raise ValueError(f"offset must have shape {tuple(eta.shape)}, got {shape}.")
+    if isinstance(eta, Tensor):
+        return eta + torch.as_tensor(offset, dtype=eta.dtype, device=eta.device)
+    return eta + np.asarray(to_numpy(offset), dtype=eta.dtype)
 
 
 def through(function: Callable[[Tensor], Tensor], values: Array) -> Array:

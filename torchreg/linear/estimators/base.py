@@ -87,6 +87,7 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
             tol=self.tol,
             max_iter=self.max_iter,
             sample_weight=data.weights,
+            offset=data.offset,
             fit_intercept=self.fit_intercept,
             device=self.device,
             init=init,

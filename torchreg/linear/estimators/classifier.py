@@ -69,7 +69,10 @@ class Classifier(ClassifierMixin, Model):  # type: ignore[misc]
         coded = replace(data, y=numbers)
         if self.class_weight is not None:
             known = {} if data.weights is None else {"sample_weight": data.weights}
-            factors = np.asarray(compute_class_weight(self.class_weight, classes=classes, y=data.y, **known), float)
+            with np.errstate(divide="ignore"):
+                factors = np.asarray(compute_class_weight(self.class_weight, classes=classes, y=data.y, **known), float)
+            if isinstance(self.class_weight, str):
+                factors[np.isinf(factors)] = 0.0  # "balanced" of a class whose rows all weigh 0, whatever its weight
             if not (np.isfinite(factors) & (factors >= 0)).all():
                 raise ValueError(f"class_weight must have finite weights >= 0, got {self.class_weight!r}.")
             coded = coded.weighted_by(factors[numbers])

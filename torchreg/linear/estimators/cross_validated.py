@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -159,6 +159,7 @@ def search(
             tol=model.tol,
             max_iter=model.max_iter,
             sample_weight=data.weights,
+            offset=data.offset,
             fit_intercept=model.fit_intercept,
             device=model.device,
         )
@@ -188,7 +189,7 @@ class PathCV(CrossValidated, Regressor):
     def _keep_choice(self, best: int) -> None:
         """Set the attribute that says which of several penalties was chosen."""
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None, **params: Any) -> Self:
         """Cross-validate along the path, and keep the fit to all data at the alpha that is chosen.
 
         Args:
@@ -196,9 +197,10 @@ class PathCV(CrossValidated, Regressor):
             y: responses, (n,), or (n, K) where several targets are allowed.
             sample_weight: weights of the rows, >= 0, one number or (n,), in fits and in losses;
                 the folds count alike, as in scikit-learn.
+            offset: added to the linear predictor, (n,), or (n, K): the logarithm of exposures under a log link.
             params: metadata for the splitter, groups say, where routing is on.
         """
-        data = self._training_data(X, y, sample_weight)
+        data = replace(self._training_data(X, y, sample_weight), offset=offset)
         folds = folds_of(self, data.X, data.y, split_metadata(self, sample_weight, params))
         found = search(self, data, self._datafit(), self._penalties(data), folds, self.metric)
         chosen = found.chosen

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils import Tags
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data, Matrix, lifted, regression_data, to_numpy
 from torchreg.linear.estimators.base import iterations, warn_unless_converged
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import entrywise
@@ -44,15 +44,17 @@ class _EachTarget(Regressor):
         check_parameters(self)
         return regression_data(self, X, y, sample_weight, several=True)
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Self:
         """Fit to training data.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
             y: responses, (n,), or (n, K), which are fitted one by one.
             sample_weight: weights of the rows, >= 0, one number or (n,).
+            offset: added to the linear predictor, (n,), or (n, K).
         """
         data = self._training_data(X, y, sample_weight)
+        data = data if offset is None else replace(data, y=lifted(data.y, -np.asarray(to_numpy(offset))))
         penalty = entrywise(self._entry_penalty(), self, data)
         if data.y.ndim == 1:
             start = self._start(data, None) if self.warm_start else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from sklearn.base import RegressorMixin
@@ -11,7 +12,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, through, to_numpy
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, lifted, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
 from torchreg.penalties import Penalty
 
@@ -36,26 +37,29 @@ class Regressor(RegressorMixin, Model):  # type: ignore[misc]
         """The intercept; without one a single 0 for all targets, as in scikit-learn."""
         return intercept if self.fit_intercept else intercept.new_zeros(())
 
-    def predict(self, X: Matrix) -> Array:
+    def predict(self, X: Matrix, offset: Any = None) -> Array:
         """The mean response.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p).
+            offset: added to the linear predictor, of the shape of the predictions.
 
         Returns:
             (n,), or (n, K) for K targets; of X's kind, on its device.
         """
-        return through(self._datafit().predict, self._linear_predictor(X))
+        return through(self._datafit().predict, lifted(self._linear_predictor(X), offset))
 
-    def score(self, X: Matrix, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Matrix, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
         """The share of the variance (`PoissonRegressor`: of the deviance) that the predictions explain; 1 is best.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p).
             y: the true responses, (n,) or (n, K).
             sample_weight: weights of the rows.
+            offset: as for `predict`.
         """
-        return float(self._explained(to_numpy(y), to_numpy(self.predict(X)), sample_weight=to_numpy(sample_weight)))
+        predicted = to_numpy(self.predict(X, offset))
+        return float(self._explained(to_numpy(y), predicted, sample_weight=to_numpy(sample_weight)))
 
 
 class SingleFit(Regressor):
@@ -72,15 +76,16 @@ class SingleFit(Regressor):
         del data
         return 1.0
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Self:
         """Fit to training data.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
             y: responses, (n,), or (n, K) where several targets are allowed.
             sample_weight: weights of the rows, >= 0, one number or (n,).
+            offset: added to the linear predictor, (n,), or (n, K): the logarithm of exposures under a log link.
         """
-        data = self._training_data(X, y, sample_weight)
+        data = replace(self._training_data(X, y, sample_weight), offset=offset)
         penalty = self._penalty(data)
         init = self._start(data, data.y.shape[1] if data.y.ndim == 2 else None) if self.warm_start else None
         path = self._fit_path(data, penalty, self._datafit(), [float(penalty.alpha)], init)
