@@ -225,3 +225,20 @@ def test_balanced_where_all_rows_of_a_class_weigh_nothing(model, target):
     )
     np.testing.assert_allclose(balanced.coef_, by_hand.coef_, atol=1e-9)
     assert (balanced.predict(X[kept]) != target.max()).all()
+
+
+TEXTS = {"strings": "U", "bytes": "S"}
+
+
+@pytest.mark.parametrize("kind", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("model", [Lasso(0.01), SparseRegressor(L1(0.01)), SparseClassifier(L1(0.01))])
+def test_text_that_looks_like_digits_is_refused(model, kind):
+    digits = RNG.integers(0, 9, (N, 2))
+    text, fitted = digits.astype(kind), clone(model).fit(digits, CLASSES)
+    for refused in (text, text.tolist()):
+        with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
+            fitted.predict(refused)
+        with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
+            clone(model).fit(refused, CLASSES)
+    with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
+        linear_model.Lasso(0.01).fit(digits, CLASSES).predict(text)

@@ -86,10 +86,21 @@ def to_numpy(values: Any) -> Any:
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
     if not isinstance(X, Tensor):
+        _refuse_text(X)
         return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
     X = _checked_tensor(X.detach())
     validate_data(estimator, X, skip_check_array=True, reset=reset)
     return X
+
+
+def _refuse_text(X: Matrix) -> None:
+    """Refuse an array or lists of text that look like digits, which scikit-learn takes in fits, not in predictions."""
+    kind = np.asarray(X).dtype.kind if isinstance(X, list | tuple) else getattr(getattr(X, "dtype", None), "kind", "")
+    if kind in ("U", "S"):
+        raise ValueError(
+            "dtype='numeric' is not compatible with arrays of bytes/strings. Convert your data to numeric values "
+            "explicitly instead: X.astype(float), or leave out columns of codes that are no amounts."
+        )
 
 
 def _checked_tensor(X: Tensor) -> Tensor:
@@ -122,6 +133,7 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         y = check_array(to_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(X, y)
     else:
+        _refuse_text(X)
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
@@ -138,6 +150,7 @@ def labelled_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: An
         y = column_or_1d(check_array(to_numpy(y), ensure_2d=False, dtype=None, input_name="y"), warn=True)
         check_consistent_length(X, y)
     else:
+        _refuse_text(X)
         X, y = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 
