@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
@@ -81,6 +82,11 @@ class Data:
 def to_numpy(values: Any) -> Any:
     """A tensor as a numpy array; anything else as it is."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def dense(coef: Any) -> Array:
+    """Coefficients that may be scipy sparse, as an array or the tensor that they are."""
+    return coef.toarray() if issparse(coef) else coef
 
 
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
@@ -185,7 +191,11 @@ def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
 
 
 def linear_predictor(X: Matrix, coef: Array, intercept: Array) -> Array:
-    """``X coef' + intercept``, of X's kind; coef is (p,) or (K, p)."""
+    """``X coef' + intercept``, of X's kind; coef is (p,) or (K, p), scipy sparse too."""
+    if issparse(coef) and not isinstance(X, Tensor):
+        eta = X @ coef.T
+        return (eta.toarray() if issparse(eta) else eta) + to_numpy(intercept)
+    coef = dense(coef)
     if isinstance(X, Tensor):
         coef, intercept = (torch.as_tensor(part, dtype=X.dtype, device=X.device) for part in (coef, intercept))
     else:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, linear_predictor
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, dense, linear_predictor
 from torchreg.linear.estimators.nested import BETWEEN, nested, with_field
 from torchreg.linear.path import Path, fit_path
 from torchreg.penalties import Penalty
@@ -98,7 +98,7 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
         if not hasattr(self, "coef_") or self.coef_.shape[-1] != data.features:
             return None
         device = self.coef_.device if isinstance(self.coef_, Tensor) else "cpu"
-        rows = torch.as_tensor(self.coef_, dtype=torch.float64, device=device).reshape(-1, data.features)
+        rows = torch.as_tensor(dense(self.coef_), dtype=torch.float64, device=device).reshape(-1, data.features)
         if len(rows) != (outputs or 1):
             return None
         given = getattr(self, "intercept_", 0.0)  # 0 too where the caller has set the coefficients alone

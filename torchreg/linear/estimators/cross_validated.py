@@ -65,8 +65,8 @@ def refuse_metadata(model: BaseEstimator, method: str, params: dict[str, Any]) -
     """Raise ValueError for metadata that nobody routes."""
     if params and not routing_is_on():
         raise ValueError(
-            f"Passing extra keyword arguments to {type(model).__name__}.{method}() is only supported if metadata "
-            f"routing is on, by sklearn.set_config(enable_metadata_routing=True). Got {sorted(params)}."
+            f"Passing extra keyword arguments to {type(model).__name__}.{method}() is only supported if "
+            f"enable_metadata_routing=True, which sklearn.set_config sets. Got {sorted(params)}."
         )
 
 
@@ -200,6 +200,7 @@ class PathCV(CrossValidated, Regressor):
             offset: added to the linear predictor, (n,), or (n, K): the logarithm of exposures under a log link.
             params: metadata for the splitter, groups say, where routing is on.
         """
+        refuse_metadata(self, "fit", params)
         data = replace(self._training_data(X, y, sample_weight), offset=offset)
         folds = folds_of(self, data.X, data.y, split_metadata(self, sample_weight, params))
         found = search(self, data, self._datafit(), self._penalties(data), folds, self.metric)

@@ -114,6 +114,8 @@ class LogisticRegression(SingleClassifier):
 
     def _check(self) -> None:
         check_parameters(self, solver=one_of(*SOLVERS), penalty=PENALTIES, l1_ratio=RULES["l1_ratio"] | NONE)
+        if self.penalty == "elasticnet" and self.l1_ratio is None:
+            raise ValueError("l1_ratio must be specified when penalty is elasticnet, between 0 and 1; got None.")
 
     @property
     def _inverse_strength(self) -> float:

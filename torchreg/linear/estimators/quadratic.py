@@ -44,15 +44,19 @@ class _EachTarget(Regressor):
         check_parameters(self)
         return regression_data(self, X, y, sample_weight, several=True)
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Self:
+    def fit(
+        self, X: Matrix, y: Any, sample_weight: Any = None, check_input: bool = True, *, offset: Any = None
+    ) -> Self:
         """Fit to training data.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
             y: responses, (n,), or (n, K), which are fitted one by one.
             sample_weight: weights of the rows, >= 0, one number or (n,).
+            check_input: scikit-learn's, without effect: data are always checked.
             offset: added to the linear predictor, (n,), or (n, K).
         """
+        del check_input
         data = self._training_data(X, y, sample_weight)
         data = data if offset is None else replace(data, y=lifted(data.y, -np.asarray(to_numpy(offset))))
         penalty = entrywise(self._entry_penalty(), self, data)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
+from scipy.sparse import csr_array
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from torch import Tensor
@@ -29,6 +31,11 @@ class Regressor(RegressorMixin, Model):  # type: ignore[misc]
     @abstractmethod
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
         """The data, after all checks of data and parameters."""
+
+    @property
+    def sparse_coef_(self) -> csr_array:
+        """``coef_`` as a scipy sparse array, (1, p) or (K, p)."""
+        return csr_array(np.atleast_2d(to_numpy(self.coef_)))
 
     def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         return coef.T if coef.dim() == 2 else coef, self._one_zero_without(intercept)
