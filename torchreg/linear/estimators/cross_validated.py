@@ -81,9 +81,10 @@ def split_metadata(model: CrossValidated, sample_weight: Any, params: dict[str, 
 def score_metadata(model: CrossValidated, method: str, sample_weight: Any, params: dict[str, Any]) -> dict[str, Any]:
     """What of the metadata that ``fit`` or ``score`` was given is the scorer's."""
     refuse_metadata(model, method, params)
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
     if routing_is_on():
-        return dict(process_routing(model, method, sample_weight=sample_weight, **params).scorer.score)
-    return {} if sample_weight is None else {"sample_weight": sample_weight}
+        return dict(process_routing(model, method, **weights, **params).scorer.score)
+    return weights
 
 
 def checked_alphas(alphas: Any) -> int | list[float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.utils import Tags
+from sklearn.utils.metadata_routing import UNUSED
 
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, lifted, regression_data, to_numpy
@@ -27,6 +28,8 @@ class _EachTarget(Regressor):
     positive: bool
     warm_start: bool
     penalty_weights: Any
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"check_input": UNUSED}  # as in scikit-learn: no metadata
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
