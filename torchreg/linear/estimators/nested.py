@@ -18,13 +18,13 @@ def _fields_of(value: Any) -> dict[str, Any]:
     if not isinstance(value, Penalty | Datafit):
         return {}
     alpha = {"alpha": value.alpha} if isinstance(value, Penalty) else {}
-    named = [f.name for f in fields(value) if f.init] if is_dataclass(value) else []
+    named: list[str] = [f.name for f in fields(value) if f.init] if is_dataclass(value) else []
     return alpha | {name: getattr(value, name) for name in named}
 
 
 def nested(name: str, value: Any) -> dict[str, Any]:
     """The fields of a parameter, and theirs, by their whole names."""
-    found = {}
+    found: dict[str, Any] = {}
     for field, part in _fields_of(value).items():
         whole = f"{name}{BETWEEN}{field}"
         found |= {whole: part} | nested(whole, part)

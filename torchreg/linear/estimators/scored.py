@@ -81,7 +81,7 @@ def knowing(scorer: Scorer, classes: np.ndarray) -> Scorer:
         averaged = given._kwargs.get("average", "binary") != "binary"  # over the labels: none of them is the positive
         known["pos_label"] = None if averaged else classes[-1]
     response = {"greater_is_better": given._sign == 1, "response_method": given._response_method}
-    return make_scorer(function, **response, **(known | given._kwargs))  # type: ignore[no-any-return]
+    return make_scorer(function, **response, **(known | given._kwargs))
 
 
 def scores_on(
