@@ -17,6 +17,7 @@ from sklearn.utils import compute_class_weight
 
 from torchreg import L1, L1L2, L2, MCP, SCAD, Group, NonNegative, Weighted, labels
 from torchreg.linear import (
+    ElasticNet,
     GroupLasso,
     Huber,
     Lasso,
@@ -242,3 +243,8 @@ def test_text_that_looks_like_digits_is_refused(model, kind):
             clone(model).fit(refused, CLASSES)
     with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
         linear_model.Lasso(0.01).fit(digits, CLASSES).predict(text)
+
+
+def test_data_near_the_largest_number_end_in_an_error_that_says_so():
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="non-finite parameter values.*large values"):
+        ElasticNet(0.1).fit(np.finfo(float).max * RNG.uniform(size=(10, 2)), np.arange(10.0))
