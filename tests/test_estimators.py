@@ -366,9 +366,9 @@ def test_weights_reach_a_step_of_a_pipeline(routing):
 
 
 def test_metadata_without_routing_are_refused():
-    with pytest.raises(ValueError, match="only supported if metadata routing is on"):
+    with pytest.raises(ValueError, match="only supported if enable_metadata_routing=True"):
         LassoCV().fit(X, y, groups=np.arange(N))
-    with pytest.raises(ValueError, match="only supported if metadata routing is on"):
+    with pytest.raises(ValueError, match="only supported if enable_metadata_routing=True"):
         LogisticRegressionCV(Cs=[1.0]).fit(X, two).score(X, two, groups=np.arange(N))
 
 

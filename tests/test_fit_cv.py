@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn import linear_model
+from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
 
 from torchreg import L1, MCP, Group, labels, rows
 from torchreg.linear import (
@@ -15,6 +16,7 @@ from torchreg.linear import (
     LassoCV,
     Logistic,
     LogisticRegressionCV,
+    Multinomial,
     Quadratic,
     SparseClassifierCV,
     SparseRegressorCV,
@@ -22,6 +24,7 @@ from torchreg.linear import (
     fit_path,
 )
 from torchreg.linear.estimators.base import warn_unless_converged
+from torchreg.linear.folds import drawn_folds
 
 N, P = 60, 6
 DRAW = np.random.default_rng(0)
@@ -74,7 +77,7 @@ SAME = {
 
 @pytest.mark.parametrize("cv", SAME.values(), ids=SAME)
 def test_all_ways_to_say_the_same_folds(cv):
-    fitted = fit_cv(X, Y, L1(1.0), cv=cv, alphas=5)
+    fitted = fit_cv(X, Y, L1(1.0), cv=cv, random_state=None, alphas=5)
     for ours, theirs in zip(fitted.folds, PAIRS, strict=True):
         for numbers, expected in zip(ours, theirs, strict=True):
             assert np.array_equal(numbers.numpy(), expected)
@@ -98,6 +101,45 @@ def test_a_seed_shuffles_the_rows_and_decides_how():
         assert not torch.equal(fitted.folds[0][1], torch.arange(9))
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_folds_of_classes_are_those_of_stratified_k_fold(count, classes):
+    y = DRAW.integers(0, classes, 61)
+    for (train, test), (their_train, their_test) in zip(
+        drawn_folds(count, 61, y, None, classes=True), StratifiedKFold(count).split(y, y), strict=True
+    ):
+        assert np.array_equal(train, their_train)
+        assert np.array_equal(test, their_test)
+    for seed in (0, 1):
+        shares = [np.bincount(y[test], minlength=classes) for _, test in drawn_folds(count, 61, y, seed, classes=True)]
+        assert (np.ptp(shares, axis=0) <= 1).all()
+        assert np.ptp(np.sum(shares, axis=1)) <= 1
+
+
+def test_data_in_the_order_of_the_target_are_cross_validated_as_in_any_order():
+    iris = load_iris()
+    options = {"datafit": Multinomial(), "alphas": 20, "eps": 1e-2}
+    mixed = np.random.default_rng(1).permutation(150)
+    in_order = fit_cv(iris.data, iris.target, L1(1.0), **options)
+    shuffled = fit_cv(iris.data[mixed], iris.target[mixed], L1(1.0), **options)
+    gap = float((in_order.mean - shuffled.mean).abs().max())
+    assert gap < 3 * float(shuffled.se.max())  # other folds of the same rows
+    for train, test in in_order.folds:
+        assert np.bincount(iris.target[train]).tolist() == [40] * 3
+        assert np.bincount(iris.target[test]).tolist() == [10] * 3
+    order = np.argsort(X[:, 0])
+    for _, test in fit_cv(X[order], Y[order], L1(1.0), alphas=3).folds:  # of rows in the order of a feature too
+        assert (np.diff(test.numpy()) > 1).any()
+
+
+@pytest.mark.parametrize("cv", [KFold(3), LeaveOneOut()], ids=["consecutive", "a single row"])
+def test_a_fold_that_trains_without_a_class_is_said(cv):
+    y = np.repeat([0, 1, 2], [10, 10, 10 if isinstance(cv, KFold) else 1])
+    rows = X[: len(y)]
+    with pytest.warns(UserWarning, match="folds train without a class: fold .* without 1 of 3 classes"):
+        fit_cv(rows, y, L1(1.0), datafit=Multinomial(), cv=cv, alphas=3, eps=0.1)
+
+
 # --- losses
 
 
@@ -105,7 +147,8 @@ def test_a_seed_shuffles_the_rows_and_decides_how():
 @pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", ""])
 def test_squared_errors_are_those_of_scikit_learn(weighted, fit_intercept):
     weights = DRAW.uniform(0.2, 2.0, N) if weighted else None
-    ours = fit_cv(X, Y, L1(1.0), cv=5, alphas=20, sample_weight=weights, fit_intercept=fit_intercept)
+    options = {"sample_weight": weights, "fit_intercept": fit_intercept}
+    ours = fit_cv(X, Y, L1(1.0), cv=5, random_state=None, alphas=20, **options)
     theirs = linear_model.LassoCV(alphas=20, cv=5, tol=1e-12, max_iter=10**6, fit_intercept=fit_intercept)
     theirs.fit(X, Y, weights)
     np.testing.assert_allclose(ours.alphas, theirs.alphas_, rtol=1e-10)
@@ -119,7 +162,7 @@ def test_squared_errors_are_those_of_scikit_learn(weighted, fit_intercept):
 def test_likelihoods_are_those_of_a_loop(weighted, standardize):
     weights = DRAW.uniform(0.2, 2.0, N) if weighted else np.ones(N)
     options = {"datafit": Logistic(), "tol": 1e-12, "standardize": standardize}
-    fitted = fit_cv(X, CLASSES, L1(1.0), cv=4, alphas=6, sample_weight=weights, **options)
+    fitted = fit_cv(X, CLASSES, L1(1.0), cv=PAIRS, alphas=6, sample_weight=weights, **options)
     for (train, test), losses in zip(PAIRS, fitted.losses, strict=True):
         path = fit_path(
             X[train], CLASSES[train], L1(1.0), alphas=fitted.alphas, sample_weight=weights[train], **options
@@ -137,7 +180,7 @@ def test_a_metric_sees_the_target_the_prediction_and_weights_that_add_up_to_1():
         seen.append((y, prediction, w))
         return (w * (y - prediction).abs()).sum()
 
-    fitted = fit_cv(X, Y, L1(1.0), cv=4, alphas=5, metric=absolute, sample_weight=weights)
+    fitted = fit_cv(X, Y, L1(1.0), cv=PAIRS, alphas=5, metric=absolute, sample_weight=weights)
     assert len(seen) == 20
     for fold, (train, test) in enumerate(PAIRS):
         path = fit_path(X[train], Y[train], L1(1.0), alphas=fitted.alphas, sample_weight=weights[train])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
-from torchreg.linear.folds import Fold, counted_folds, drawn_folds
+from torchreg.linear.folds import Fold, counted_folds, drawn_folds, warn_of_missing_classes
 from torchreg.linear.frame import framed
 from torchreg.linear.held_out import Metric, held_out, refuse_nan
 from torchreg.linear.kinks import Start
@@ -156,7 +156,7 @@ def fit_cv(
     cv: int | Iterable[Any] | Any = 5,
     metric: Metric | None = None,
     rule: Rule = "min",
-    random_state: int | None = None,
+    random_state: int | None = 0,
     alphas: int | Sequence[float] | Tensor = 100,
     eps: float = 1e-3,
     tol: float = 1e-6,
@@ -180,12 +180,14 @@ def fit_cv(
         y: as for `fit_path`.
         penalty: as for `fit_path`.
         datafit: as for `fit_path`.
-        cv: number of folds (consecutive rows, as scikit-learn's KFold; shuffled if ``random_state`` is given), a
-            scikit-learn splitter, or pairs (train, test) of row numbers, such as ``GroupKFold(5).split(X, y, groups)``.
+        cv: number of folds, of shuffled rows, each with its share of each class where the datafit has classes; a
+            scikit-learn splitter, such as ``TimeSeriesSplit(5)``; or pairs (train, test) of row numbers, such as
+            ``GroupKFold(5).split(X, y, groups)``.
         metric: (target, prediction, weights) -> loss, 0-d, lower is better, of the held-out rows whose weight is not
             0; None for the mean squared error of a quadratic datafit, the mean loss of any other.
         rule: "min", "1se", or a function of the result that gives an index into its alphas.
-        random_state: seed of the shuffle.
+        random_state: seed of the shuffle; None for rows in their order, as scikit-learn's KFold and StratifiedKFold:
+            in data that are sorted by time, place or target a fold is then unlike the others.
         alphas: as for `fit_path`.
         eps: as for `fit_path`.
         tol: as for `fit_path`.
@@ -225,8 +227,10 @@ def fit_cv(
     check_flags(fit_intercept=fit_intercept, standardize=standardize)
     datafit = checked(penalty, datafit, tol, max_iter)
     frame = framed(X, y, datafit, sample_weight, offset, fit_intercept, standardize, device)
-    folds = drawn_folds(cv, frame.n, y, random_state)
+    folds = drawn_folds(cv, frame.n, y, random_state, classes=datafit.classes)
     counted = counted_folds(folds, frame.kept, frame.n)
+    if datafit.classes:
+        warn_of_missing_classes(counted, frame.target)
     limit = MAX_ITER if max_iter is None else max_iter
     grid = alpha_grid(alphas, strongest(frame, penalty, tol, limit), eps)
     path = fit_framed(frame, penalty, alphas=grid, eps=eps, tol=tol, max_iter=max_iter, progress=progress, init=init)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchreg.linear.designs.arrays import tensor_of
+
 Fold = tuple[Tensor, Tensor]
 
 
-def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int | None) -> tuple[Fold, ...]:
+def drawn_folds(
+    cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int | None, *, classes: bool = False
+) -> tuple[Fold, ...]:
     """Pairs (train, test) of row numbers.
 
     Args:
@@ -21,6 +26,7 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
         n: number of rows.
         y: target, for splitters that stratify.
         random_state: seed with which a number of folds shuffles the rows first; None leaves their order.
+        classes: whether y are classes, of which each of a number of folds then has its share.
 
     Raises:
         ValueError: if there are fewer than 2 folds or more than rows, a part is empty, a row number is out of range, or
@@ -28,7 +34,8 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
         TypeError: if cv is none of these.
     """
     if isinstance(cv, Integral) and not isinstance(cv, bool):
-        return _equal_folds(int(cv), n, random_state)
+        numbers = torch.unique(tensor_of(y).cpu(), dim=0, return_inverse=True)[1] if classes else None
+        return _equal_folds(int(cv), n, random_state, numbers)
     named = isinstance(cv, str | bytes | type)  # which have a split of another kind, or one of their instances
     if hasattr(cv, "split") and not named:
         target = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
@@ -44,7 +51,7 @@ def drawn_folds(cv: int | Iterable[Any] | Any, n: int, y: Any, random_state: int
     return folds
 
 
-def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ...]:
+def _equal_folds(count: int, n: int, random_state: int | None, classes: Tensor | None) -> tuple[Fold, ...]:
     if count < 2:
         raise ValueError(
             f"k-fold cross-validation requires at least one train/test split: cv must be >= 2, got {count}."
@@ -59,8 +66,28 @@ def _equal_folds(count: int, n: int, random_state: int | None) -> tuple[Fold, ..
         )
     if random_state is not None:
         order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(int(random_state)), device="cpu")
-    parts = [part.sort().values for part in torch.tensor_split(order, count)]
+    if classes is None:
+        parts = [part.sort().values for part in torch.tensor_split(order, count)]
+    else:
+        parts = _stratified(order, classes, count)
     return tuple((torch.cat([*parts[:k], *parts[k + 1 :]]).sort().values, parts[k]) for k in range(count))
+
+
+def _stratified(order: Tensor, classes: Tensor, count: int) -> list[Tensor]:
+    """Test rows that have (nearly) the same share of each class, the rows of a class dealt out in an order.
+
+    How many of a class a fold has is as in scikit-learn's StratifiedKFold, so that all folds have (nearly) equal size;
+    there classes are numbered as they come, which decides who has the rows that are left over.
+    """
+    first = torch.full((int(classes.max()) + 1,), len(order)).scatter_reduce_(
+        0, classes, torch.arange(len(order)), "amin"
+    )
+    numbers = first.argsort().argsort()[classes]
+    dealt, parts = numbers.sort().values, torch.empty_like(order)
+    for number in range(len(first)):
+        shares = torch.tensor([int((dealt[k::count] == number).sum()) for k in range(count)])
+        parts[order[numbers[order] == number]] = torch.arange(count).repeat_interleave(shares)
+    return [(parts == k).nonzero().flatten() for k in range(count)]
 
 
 def counted_folds(folds: Sequence[Fold], kept: Tensor | None, n: int) -> tuple[Fold, ...]:
@@ -87,6 +114,26 @@ def counted_folds(folds: Sequence[Fold], kept: Tensor | None, n: int) -> tuple[F
                     "0 out of X, or draw folds that mix them with others: cv=KFold(5, shuffle=True), or random_state=0."
                 )
     return tuple((train, test) for train, test in counted)
+
+
+def warn_of_missing_classes(folds: Sequence[Fold], target: Tensor) -> None:
+    """One UserWarning where training rows lack a class: their fit gives it the chance 0, and its rows a loss of choice.
+
+    Args:
+        folds: (train, test) row numbers.
+        target: class of each row, (n,), or its indicators, (n, K).
+    """
+    labels, numbers = torch.unique(target.cpu(), dim=0, return_inverse=True)
+    lacking = [int((torch.bincount(numbers[train], minlength=len(labels)) == 0).sum()) for train, _ in folds]
+    worst = max(lacking)
+    if worst:
+        warnings.warn(
+            f"{sum(count > 0 for count in lacking)} of {len(folds)} folds train without a class: fold "
+            f"{lacking.index(worst) + 1} without {worst} of {len(labels)} classes, so that the loss of their rows, and "
+            "the alpha that it chooses, mean little. Give each class to all folds: cv=5, or cv=StratifiedKFold(5); a "
+            "class of one row has no fold to be trained in and tested on, so gather more rows or leave it out.",
+            stacklevel=3,
+        )
 
 
 def _pair(fold: Any, n: int) -> Fold:

@@ -208,7 +208,7 @@ def alpha_grid(alphas: int | Sequence[float] | Tensor, alpha_max: float, eps: fl
     if isinstance(alphas, int):
         if alphas < 1:
             raise ValueError(f"alphas must be >= 1 as a number of strengths, got {alphas}.")
-        if not (isinstance(eps, Real) and 0.0 < eps < 1.0):
+        if not (isinstance(eps, Real) and 0.0 < eps <= 1.0):
             raise ValueError(f"eps must be between 0 and 1, got {eps!r}.")
         if not math.isfinite(alpha_max):
             raise ValueError(

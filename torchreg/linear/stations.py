@@ -40,7 +40,7 @@ def stations(grid: list[float], first: float, stride: float = STRIDE) -> tuple[l
     wanted: list[bool] = []
     last = first
     for alpha in grid:
-        if math.isfinite(last) and 0.0 < alpha < stride * last:
+        if 0.0 < alpha < stride * last and math.isfinite(last / alpha):
             steps = math.ceil(math.log(last / alpha) / -math.log(stride))
             alphas += [last * (alpha / last) ** (k / steps) for k in range(1, steps)]
             wanted += [False] * (steps - 1)

@@ -18,7 +18,7 @@ from torchreg.penalties.forms import Form, ProxForm
 from torchreg.penalties.joint import form_of_sum, ordered
 from torchreg.penalties.normalised import is_normalised, refuse_several
 from torchreg.penalties.spec import canonical, describe, short
-from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength
+from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength, zeros_decide
 from torchreg.penalties.whole import whole_value
 from torchreg.select import Target, by_name
 from torchreg.shrinkage import Scalar, ridge_step, scaled
@@ -172,6 +172,8 @@ class Penalty(ABC):
         return Sum((*_summands(self), *_summands(other)))
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):  # scikit-learn's SelectFromModel asks a model's penalty so whether zeros decide
+            return other == "l1" and zeros_decide(self)
         return isinstance(other, Penalty) and self.spec() == other.spec()
 
     def __hash__(self) -> int:

@@ -137,7 +137,8 @@ class Towards(Wrapped):
         distance = x - reference
         left = self.penalty.prox(distance, step)
         # w - (what is taken off) keeps every bit of w at step 0, as reference + left would not
-        return narrowed(torch.where(left == 0, reference, x - (distance - left)), w)
+        taken = torch.where(left == distance, torch.zeros_like(x), distance - left)  # nothing of an infinite weight
+        return narrowed(torch.where(left == 0, reference, x - taken), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
         return self.penalty.alpha_max(grad, step)

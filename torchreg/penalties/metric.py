@@ -57,7 +57,7 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups, *, until_still
         solid = torch.where(kept, z, torch.ones_like(z))  # keeps NaN out of the gradient of dead groups
         radius = torch.where(active, radius + _newton(radius, solid, pull, by), radius)
     alive = torch.where(active, radius, torch.zeros_like(radius))
-    # by arithmetic, not by where, which takes ten times as long on CPU; a group with a NaN stays as it is
+    # by arithmetic, not by where, which takes ten times as long on CPU; a group with a NaN or an infinity stays
     factor = by.expand(alive, z) / (by.expand(radius, z) + pull) + by.expand(broken.to(z.dtype), z)
     return (z * factor + 0.0).to(dtype)
 
@@ -73,12 +73,12 @@ def _poisoned(z: Tensor, by: Groups) -> Tensor:
 
 
 def _start(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """A radius from which Newton is monotone, which groups do not vanish, and which hold a NaN."""
+    """A radius from which Newton is monotone, which groups do not vanish, and which hold a NaN or an infinity."""
     norm = root(by.sum(z * z))
     ratio = torch.nan_to_num(z / step, nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # 0 / 0 and NaN
     dual = root(by.sum(ratio * ratio))
     fixed = root(by.sum((z * (step == 0).to(z.dtype)).square()))
-    broken = norm.isnan()
+    broken = ~norm.isfinite()
     active = (dual > level) & ~broken
     least, most = by.extreme(step, largest=False), by.extreme(step, largest=True)
     inner = torch.nan_to_num(least * (dual - level), nan=0.0, posinf=0.0)

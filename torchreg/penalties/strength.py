@@ -16,6 +16,12 @@ _OCTAVES = 120.0  # alphas from 2^-120 to 2^120 are searched, the range of float
 _HALVINGS = 64  # 240 octaves halved 64 times: exact in float64
 
 
+def zeros_decide(penalty: object) -> bool:
+    """Whether a penalty leaves entries out by making them zero: all but ridges, plain, weighted or of groups."""
+    inner = getattr(penalty, "penalty", penalty)
+    return getattr(inner, "ridge", None) is None and getattr(inner, "l1_ratio", 1.0) != 0.0
+
+
 class NoConjugate(ValueError):
     """The convex conjugate of this penalty is not known in closed form."""
 

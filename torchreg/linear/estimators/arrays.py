@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
@@ -31,11 +32,13 @@ class Data:
         X: a numpy array, a scipy CSR or CSC matrix or a tensor, float32 or float64, (n, p).
         y: float64 numbers or class numbers 0 to K - 1, numpy, (n,) or (n, K).
         weights: of the rows, float64 numpy, (n,), or None where all are 1.
+        offset: added to the linear predictor, as the caller gives it, or None; the fit checks it.
     """
 
     X: Matrix
     y: np.ndarray
     weights: np.ndarray | None
+    offset: Any = None
 
     @property
     def total(self) -> float:
@@ -81,13 +84,29 @@ def to_numpy(values: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
+def dense(coef: Any) -> Array:
+    """Coefficients that may be scipy sparse, as an array or the tensor that they are."""
+    return coef.toarray() if issparse(coef) else coef
+
+
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
     if not isinstance(X, Tensor):
+        _refuse_text(X)
         return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
     X = _checked_tensor(X.detach())
     validate_data(estimator, X, skip_check_array=True, reset=reset)
     return X
+
+
+def _refuse_text(X: Matrix) -> None:
+    """Refuse an array or lists of text that look like digits, which scikit-learn takes in fits, not in predictions."""
+    kind = np.asarray(X).dtype.kind if isinstance(X, list | tuple) else getattr(getattr(X, "dtype", None), "kind", "")
+    if kind in ("U", "S"):
+        raise ValueError(
+            "dtype='numeric' is not compatible with arrays of bytes/strings. Convert your data to numeric values "
+            "explicitly instead: X.astype(float), or leave out columns of codes that are no amounts."
+        )
 
 
 def _checked_tensor(X: Tensor) -> Tensor:
@@ -120,6 +139,7 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         y = check_array(to_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(X, y)
     else:
+        _refuse_text(X)
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
@@ -136,6 +156,7 @@ def labelled_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: An
         y = column_or_1d(check_array(to_numpy(y), ensure_2d=False, dtype=None, input_name="y"), warn=True)
         check_consistent_length(X, y)
     else:
+        _refuse_text(X)
         X, y = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 
@@ -170,12 +191,28 @@ def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
 
 
 def linear_predictor(X: Matrix, coef: Array, intercept: Array) -> Array:
-    """``X coef' + intercept``, of X's kind; coef is (p,) or (K, p)."""
+    """``X coef' + intercept``, of X's kind; coef is (p,) or (K, p), scipy sparse too."""
+    if issparse(coef) and not isinstance(X, Tensor):
+        eta = X @ coef.T
+        return (eta.toarray() if issparse(eta) else eta) + to_numpy(intercept)
+    coef = dense(coef)
     if isinstance(X, Tensor):
         coef, intercept = (torch.as_tensor(part, dtype=X.dtype, device=X.device) for part in (coef, intercept))
     else:
         coef, intercept = to_numpy(coef), to_numpy(intercept)
     return X @ (coef.T if coef.ndim == 2 else coef) + intercept
+
+
+def lifted(eta: Array, offset: Any) -> Array:
+    """A linear predictor with an offset, if there is one, of the same shape."""
+    if offset is None:
+        return eta
+    shape = tuple(getattr(offset, "shape", np.shape(to_numpy(offset))))
+    if shape != tuple(eta.shape):
+        raise ValueError(f"offset must have shape {tuple(eta.shape)}, got {shape}.")
+    if isinstance(eta, Tensor):
+        return eta + torch.as_tensor(offset, dtype=eta.dtype, device=eta.device)
+    return eta + np.asarray(to_numpy(offset), dtype=eta.dtype)
 
 
 def through(function: Callable[[Tensor], Tensor], values: Array) -> Array:

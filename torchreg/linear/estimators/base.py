@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, linear_predictor
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, dense, linear_predictor
+from torchreg.linear.estimators.nested import BETWEEN, nested, with_field
 from torchreg.linear.path import Path, fit_path
 from torchreg.penalties import Penalty
 
@@ -41,6 +42,30 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     dual_gap_: Any
     alpha_max_: float
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters by name.
+
+        Args:
+            deep: whether to add the fields of a penalty and of a datafit, as ``penalty__alpha``.
+        """
+        params: dict[str, Any] = super().get_params(deep)
+        fields = [nested(name, value) for name, value in params.items()] if deep else []
+        return dict(params, **{name: value for each in fields for name, value in each.items()})
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, or fields of a penalty or a datafit, which is replaced: the caller's is not changed.
+
+        Args:
+            params: values by name: ``tol=1e-8``, ``penalty__alpha=0.1``, ``penalty__penalty__gamma=4.0``.
+        """
+        own = self.get_params(deep=False)
+        super().set_params(**{name: value for name, value in params.items() if name.partition(BETWEEN)[0] not in own})
+        for name in sorted(params, key=lambda name: name.count(BETWEEN)):  # a penalty before its fields
+            parameter, _, path = name.partition(BETWEEN)
+            value = params[name]
+            setattr(self, parameter, with_field(getattr(self, parameter), path, value) if path else value)
+        return self
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -62,6 +87,7 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
             tol=self.tol,
             max_iter=self.max_iter,
             sample_weight=data.weights,
+            offset=data.offset,
             fit_intercept=self.fit_intercept,
             device=self.device,
             init=init,
@@ -72,7 +98,7 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
         if not hasattr(self, "coef_") or self.coef_.shape[-1] != data.features:
             return None
         device = self.coef_.device if isinstance(self.coef_, Tensor) else "cpu"
-        rows = torch.as_tensor(self.coef_, dtype=torch.float64, device=device).reshape(-1, data.features)
+        rows = torch.as_tensor(dense(self.coef_), dtype=torch.float64, device=device).reshape(-1, data.features)
         if len(rows) != (outputs or 1):
             return None
         given = getattr(self, "intercept_", 0.0)  # 0 too where the caller has set the coefficients alone
@@ -82,7 +108,8 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     def _keep(self, data: Data, path: Path, index: int, units: float = 1.0) -> None:
         """Set the fitted attributes from one point of a path; ``units`` converts its objective to this estimator's."""
         coef, intercept = self._rows(path.coef(index), path.intercepts[index])
-        if not bool(coef.isfinite().all() & intercept.isfinite().all()):
+        overflown = path.violations[index].isnan()  # which coefficients that are finite cannot tell
+        if not bool(coef.isfinite().all() & intercept.isfinite().all() & ~overflown):
             raise ValueError(
                 f"{type(self).__name__} resulted in non-finite parameter values. The input data may contain large "
                 "values and need to be preprocessed."

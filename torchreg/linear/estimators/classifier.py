@@ -8,14 +8,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, labelled_data, through, to_numpy
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, dense, labelled_data, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
 from torchreg.linear.settings import at_its_own_strength
 from torchreg.penalties import Penalty
@@ -70,11 +72,26 @@ class Classifier(ClassifierMixin, Model):  # type: ignore[misc]
         coded = replace(data, y=numbers)
         if self.class_weight is not None:
             known = {} if data.weights is None else {"sample_weight": data.weights}
-            factors = np.asarray(compute_class_weight(self.class_weight, classes=classes, y=data.y, **known), float)
+            with np.errstate(divide="ignore"):
+                factors = np.asarray(compute_class_weight(self.class_weight, classes=classes, y=data.y, **known), float)
+            if isinstance(self.class_weight, str):
+                factors[np.isinf(factors)] = 0.0  # "balanced" of a class whose rows all weigh 0, whatever its weight
             if not (np.isfinite(factors) & (factors >= 0)).all():
                 raise ValueError(f"class_weight must have finite weights >= 0, got {self.class_weight!r}.")
             coded = coded.weighted_by(factors[numbers])
         return Labelled(coded, data.y, classes, data.weights)
+
+    def sparsify(self) -> Self:
+        """Make ``coef_`` a scipy sparse array, which saves memory where more than half of it is zero."""
+        check_is_fitted(self)
+        self.coef_ = csr_array(to_numpy(dense(self.coef_)))
+        return self
+
+    def densify(self) -> Self:
+        """Make ``coef_`` a numpy array again, after `sparsify`."""
+        check_is_fitted(self)
+        self.coef_ = dense(self.coef_)
+        return self
 
     def decision_function(self, X: Matrix) -> Array:
         """The linear predictor: for two classes, the evidence for the second.

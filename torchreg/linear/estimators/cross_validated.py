@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -65,8 +65,8 @@ def refuse_metadata(model: BaseEstimator, method: str, params: dict[str, Any]) -
     """Raise ValueError for metadata that nobody routes."""
     if params and not routing_is_on():
         raise ValueError(
-            f"Passing extra keyword arguments to {type(model).__name__}.{method}() is only supported if metadata "
-            f"routing is on, by sklearn.set_config(enable_metadata_routing=True). Got {sorted(params)}."
+            f"Passing extra keyword arguments to {type(model).__name__}.{method}() is only supported if "
+            f"enable_metadata_routing=True, which sklearn.set_config sets. Got {sorted(params)}."
         )
 
 
@@ -81,9 +81,10 @@ def split_metadata(model: CrossValidated, sample_weight: Any, params: dict[str, 
 def score_metadata(model: CrossValidated, method: str, sample_weight: Any, params: dict[str, Any]) -> dict[str, Any]:
     """What of the metadata that ``fit`` or ``score`` was given is the scorer's."""
     refuse_metadata(model, method, params)
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
     if routing_is_on():
-        return dict(process_routing(model, method, sample_weight=sample_weight, **params).scorer.score)
-    return {} if sample_weight is None else {"sample_weight": sample_weight}
+        return dict(process_routing(model, method, **weights, **params).scorer.score)
+    return weights
 
 
 def checked_alphas(alphas: Any) -> int | list[float]:
@@ -159,6 +160,7 @@ def search(
             tol=model.tol,
             max_iter=model.max_iter,
             sample_weight=data.weights,
+            offset=data.offset,
             fit_intercept=model.fit_intercept,
             device=model.device,
         )
@@ -188,7 +190,7 @@ class PathCV(CrossValidated, Regressor):
     def _keep_choice(self, best: int) -> None:
         """Set the attribute that says which of several penalties was chosen."""
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None, **params: Any) -> Self:
         """Cross-validate along the path, and keep the fit to all data at the alpha that is chosen.
 
         Args:
@@ -196,9 +198,11 @@ class PathCV(CrossValidated, Regressor):
             y: responses, (n,), or (n, K) where several targets are allowed.
             sample_weight: weights of the rows, >= 0, one number or (n,), in fits and in losses;
                 the folds count alike, as in scikit-learn.
+            offset: added to the linear predictor, (n,), or (n, K): the logarithm of exposures under a log link.
             params: metadata for the splitter, groups say, where routing is on.
         """
-        data = self._training_data(X, y, sample_weight)
+        refuse_metadata(self, "fit", params)
+        data = replace(self._training_data(X, y, sample_weight), offset=offset)
         folds = folds_of(self, data.X, data.y, split_metadata(self, sample_weight, params))
         found = search(self, data, self._datafit(), self._penalties(data), folds, self.metric)
         chosen = found.chosen

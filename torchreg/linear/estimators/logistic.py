@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -114,6 +115,25 @@ class LogisticRegression(SingleClassifier):
 
     def _check(self) -> None:
         check_parameters(self, solver=one_of(*SOLVERS), penalty=PENALTIES, l1_ratio=RULES["l1_ratio"] | NONE)
+        if self.penalty == "elasticnet" and self.l1_ratio is None:
+            raise ValueError("l1_ratio must be specified when penalty is elasticnet, between 0 and 1; got None.")
+        self._warn_of_what_is_ignored()
+
+    def _warn_of_what_is_ignored(self) -> None:
+        """Say where scikit-learn's older parameter ``penalty`` overrides what another parameter was set to."""
+        share = share_of_l1(self.penalty, self.l1_ratio)
+        if self.penalty in ("l1", "l2") and self.l1_ratio not in (0.0, None, share):
+            warnings.warn(
+                f"l1_ratio parameter is only used when penalty is 'elasticnet'. Got (penalty={self.penalty}). "
+                f"Inconsistent values: penalty={self.penalty} with l1_ratio={self.l1_ratio}; leave penalty out.",
+                stacklevel=4,
+            )
+        if self.penalty is None and self.C != 1.0:
+            warnings.warn(
+                f"Setting penalty=None will ignore the C and l1_ratio parameters, here C={self.C}; leave penalty out, "
+                "or C, which is inf where there is no penalty.",
+                stacklevel=4,
+            )
 
     @property
     def _inverse_strength(self) -> float:

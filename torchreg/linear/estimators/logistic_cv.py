@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.metrics import get_scorer
+from sklearn.utils.metadata_routing import UNUSED
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.estimators.arrays import Matrix, to_numpy
@@ -106,6 +107,10 @@ class LogisticRegressionCV(CrossValidated, Classifier):
     positive: bool = False
     penalty_weights: Any = None
     device: str | torch.device | None = None
+
+    __metadata_request__score: ClassVar[dict[str, str]] = {
+        "sample_weight": UNUSED
+    }  # the scorer's, not the model's: as in scikit-learn
 
     def _datafit(self, classes: int) -> Datafit:
         return likelihood(classes)

@@ -12,7 +12,7 @@ from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.classifier import Classifier, Labelled
 from torchreg.linear.estimators.logistic import likelihood, strength
 from torchreg.linear.estimators.penalised import entrywise
-from torchreg.linear.estimators.scored import Ordered, Scorer, fit_in_order, scores_on, takes_weights
+from torchreg.linear.estimators.scored import Ordered, Scorer, fit_in_order, knowing, scores_on, takes_weights
 from torchreg.penalties import L1L2
 
 
@@ -61,6 +61,7 @@ def search_grid(model: Any, problem: Labelled, folds: Any, scorer: Scorer, param
     """Fit and score a model for each fold, share of L1 and C."""
     if not takes_weights(scorer):
         params = {name: value for name, value in params.items() if name != "sample_weight"}
+    scorer = knowing(scorer, problem.classes)
     paths = [[fitted_at(model, problem, problem.data.only(train), s) for s in model.l1_ratios_] for train, _ in folds]
     scores = [
         [scores_on(model, problem.data, fitted, problem.labels, test, scorer, params) for fitted in row]

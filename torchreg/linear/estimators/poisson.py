@@ -27,6 +27,9 @@ class PoissonRegressor(SingleFit):
     weights s and feature weights c. The first term is half the mean deviance up to a constant; for
     ``l1_ratio=0`` the objective is that of scikit-learn's class of the same name.
 
+    For counts over exposures ``e`` fit rates, ``fit(X, y / e, sample_weight=e)``, as in scikit-learn, or counts,
+    ``fit(X, y, offset=log(e))``: with ``alpha`` times the mean exposure the coefficients are the same.
+
     Predictions are means, ``exp(eta)``; ``score`` is D^2, the share of the deviance explained.
 
     Args:
@@ -78,6 +81,11 @@ class PoissonRegressor(SingleFit):
     device: str | torch.device | None = None
 
     _explained = staticmethod(partial(d2_tweedie_score, power=1))
+
+    @property
+    def penalty(self) -> str:
+        """What scikit-learn's `SelectFromModel` asks: "l1" says that zeros decide, as for its `ElasticNet`."""
+        return "l1" if self.l1_ratio == 1.0 else "elasticnet"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

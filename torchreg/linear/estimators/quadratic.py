@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.utils import Tags
+from sklearn.utils.metadata_routing import UNUSED
 
 from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data, Matrix, lifted, regression_data, to_numpy
 from torchreg.linear.estimators.base import iterations, warn_unless_converged
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import entrywise
@@ -27,6 +28,8 @@ class _EachTarget(Regressor):
     positive: bool
     warm_start: bool
     penalty_weights: Any
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"check_input": UNUSED}  # as in scikit-learn: no metadata
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -44,15 +47,21 @@ class _EachTarget(Regressor):
         check_parameters(self)
         return regression_data(self, X, y, sample_weight, several=True)
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Matrix, y: Any, sample_weight: Any = None, check_input: bool = True, *, offset: Any = None
+    ) -> Self:
         """Fit to training data.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
             y: responses, (n,), or (n, K), which are fitted one by one.
             sample_weight: weights of the rows, >= 0, one number or (n,).
+            check_input: scikit-learn's, without effect: data are always checked.
+            offset: added to the linear predictor, (n,), or (n, K).
         """
+        del check_input
         data = self._training_data(X, y, sample_weight)
+        data = data if offset is None else replace(data, y=lifted(data.y, -np.asarray(to_numpy(offset))))
         penalty = entrywise(self._entry_penalty(), self, data)
         if data.y.ndim == 1:
             start = self._start(data, None) if self.warm_start else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,11 @@ class ElasticNetCV(SquaredErrorCV):
         shares = [float(ratio) for ratio in np.atleast_1d(to_numpy(self.l1_ratio))]
         if not shares:
             raise ValueError(f"l1_ratio must be one number between 0 and 1 or more, got {self.l1_ratio!r}.")
+        if 0.0 in shares and isinstance(self.alphas, Integral):
+            raise ValueError(
+                "Automatic alpha grid generation is not supported for l1_ratio=0. Please supply a grid by providing "
+                "your estimator with the appropriate `alphas=` argument."
+            )
         return shares
 
     def _penalties(self, data: Data) -> list[Penalty]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
+from scipy.sparse import csr_array
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, through, to_numpy
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, lifted, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
 from torchreg.linear.settings import at_its_own_strength
 from torchreg.penalties import Penalty
@@ -30,6 +33,11 @@ class Regressor(RegressorMixin, Model):  # type: ignore[misc]
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
         """The data, after all checks of data and parameters."""
 
+    @property
+    def sparse_coef_(self) -> csr_array:
+        """``coef_`` as a scipy sparse array, (1, p) or (K, p)."""
+        return csr_array(np.atleast_2d(to_numpy(self.coef_)))
+
     def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         return coef.T if coef.dim() == 2 else coef, self._one_zero_without(intercept)
 
@@ -37,26 +45,29 @@ class Regressor(RegressorMixin, Model):  # type: ignore[misc]
         """The intercept; without one a single 0 for all targets, as in scikit-learn."""
         return intercept if self.fit_intercept else intercept.new_zeros(())
 
-    def predict(self, X: Matrix) -> Array:
+    def predict(self, X: Matrix, offset: Any = None) -> Array:
         """The mean response.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p).
+            offset: added to the linear predictor, of the shape of the predictions.
 
         Returns:
             (n,), or (n, K) for K targets; of X's kind, on its device.
         """
-        return through(self._datafit().predict, self._linear_predictor(X))
+        return through(self._datafit().predict, lifted(self._linear_predictor(X), offset))
 
-    def score(self, X: Matrix, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Matrix, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
         """The share of the variance (`PoissonRegressor`: of the deviance) that the predictions explain; 1 is best.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p).
             y: the true responses, (n,) or (n, K).
             sample_weight: weights of the rows.
+            offset: as for `predict`.
         """
-        return float(self._explained(to_numpy(y), to_numpy(self.predict(X)), sample_weight=to_numpy(sample_weight)))
+        predicted = to_numpy(self.predict(X, offset))
+        return float(self._explained(to_numpy(y), predicted, sample_weight=to_numpy(sample_weight)))
 
 
 class SingleFit(Regressor):
@@ -73,15 +84,16 @@ class SingleFit(Regressor):
         del data
         return 1.0
 
-    def fit(self, X: Matrix, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Matrix, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Self:
         """Fit to training data.
 
         Args:
             X: array, frame, scipy sparse matrix or tensor, (n, p); neither copied nor changed.
             y: responses, (n,), or (n, K) where several targets are allowed.
             sample_weight: weights of the rows, >= 0, one number or (n,).
+            offset: added to the linear predictor, (n,), or (n, K): the logarithm of exposures under a log link.
         """
-        data = self._training_data(X, y, sample_weight)
+        data = replace(self._training_data(X, y, sample_weight), offset=offset)
         penalty = at_its_own_strength(self._penalty(data))
         init = self._start(data, data.y.shape[1] if data.y.ndim == 2 else None) if self.warm_start else None
         path = self._fit_path(data, penalty, self._datafit(), [float(penalty.alpha)], init)

@@ -127,7 +127,8 @@ class RidgeCV(CrossValidated, Regressor):
         return regression_data(self, X, y, sample_weight, several=True)
 
     def _checked_alphas(self) -> list[float]:
-        values = np.atleast_1d(to_numpy(self.alphas)).tolist()
+        given = self.alphas if isinstance(self.alphas, list | tuple) else np.atleast_1d(to_numpy(self.alphas)).tolist()
+        values = list(given)
         if not values:
             raise ValueError(f"alphas must be one alpha or more, got {self.alphas!r}.")
         bounds = "neither" if self.cv is None else "left"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import make_scorer
 from torch import Tensor
 
 from torchreg.linear.cv import CVPath
@@ -63,6 +64,24 @@ def takes_weights(scorer: Scorer) -> bool:
     """Whether a scorer takes ``sample_weight``."""
     parameters = inspect.signature(getattr(scorer, "_score_func", scorer)).parameters.values()
     return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def knowing(scorer: Scorer, classes: np.ndarray) -> Scorer:
+    """A scorer that knows all labels, where its function takes them: a fold's test rows need not have each.
+
+    The positive label of two classes is the second, unless the scorer names another.
+    """
+    function = getattr(scorer, "_score_func", None)
+    parameters = {} if function is None else inspect.signature(function).parameters
+    if "labels" not in parameters:
+        return scorer
+    given: Any = scorer  # made by scikit-learn, of which its LogisticRegressionCV reads the same fields
+    known: dict[str, Any] = {"labels": classes}
+    if len(classes) == 2 and "pos_label" in parameters:
+        averaged = given._kwargs.get("average", "binary") != "binary"  # over the labels: none of them is the positive
+        known["pos_label"] = None if averaged else classes[-1]
+    response = {"greater_is_better": given._sign == 1, "response_method": given._response_method}
+    return make_scorer(function, **response, **(known | given._kwargs))
 
 
 def scores_on(

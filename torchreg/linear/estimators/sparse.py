@@ -40,6 +40,10 @@ class SparseRegressor(SingleFit):
     stationary point. Constraints, feature weights and groups are penalties too: ``NonNegative(L1(0.1))``,
     ``Weighted(L1(0.1), weights)``, ``Group(MCP(0.1), by=labels(index))``.
 
+    scikit-learn's ``SelectFromModel`` keeps the features whose coefficients are not zero, as for its Lasso: at least
+    1e-5 in size, or, with ``threshold=5e-324``, of any size. ``GridSearchCV`` reaches the fields of the penalty, by
+    ``penalty__alpha`` say.
+
     Args:
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
         datafit: a `torchreg.linear.Datafit`; None for half the squared error.
