@@ -29,7 +29,10 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if value.ndim:
             raise TypeError(f"{where} is an array of shape {tuple(value.shape)}; give numbers, or a list by .tolist().")
-        return plain(value.item(), where)
+        item = value.item()
+        if isinstance(item, np.generic):  # longdouble, which Python's float does not hold whole
+            item = float(item) if isinstance(item, np.floating) else str(type(item))
+        return plain(item, where)
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str) or name.startswith("$"):
@@ -52,6 +55,17 @@ def _builtin(value: Any, where: str) -> Any:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value) if kind is not str else str.__str__(value)
+    return value
+
+
+def unified(value: Any) -> Any:
+    """The same data for equal numbers, at any depth: 0.0 is 0. Bools stay what they are, which True == 1 hides."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: unified(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [unified(inner) for inner in value]
     return value
 
 
