@@ -73,8 +73,8 @@ def pipe(path, outside):
 KINDS = (to_file, to_folder, to_nothing, second_name, pipe)
 CELL = f"cells/{KEY}"
 NAMES = (
-    "manifest.json", "manifest.json.tmp", "lock", "workers", "mark", "rows", "rows/host-1-00000000.jsonl", "cells", CELL,
-    f"{CELL}/state.pt", f"{CELL}/state.tmp", f"{CELL}/state.sha256", f"{CELL}/curve.jsonl",
+    "manifest.json", "manifest.json.tmp", "lock", "workers", "mark", "rows", "rows/host-1-00000000.jsonl", "cells",
+    CELL, f"{CELL}/state.pt", f"{CELL}/state.tmp", f"{CELL}/state.sha256", f"{CELL}/curve.jsonl",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_whatever_is_planted_nothing_outside_changes_and_nothing_hangs(name, kin
         assert everything(outside) == before
 
 
-@pytest.mark.parametrize("kind", (to_file, to_folder, to_nothing, pipe), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [to_file, to_folder, to_nothing, pipe], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", ["cells", CELL, f"{CELL}/weights.bin", f"{CELL}/curve.jsonl", f"{CELL}/state.pt"])
 def test_a_cell_that_runs_writes_through_nothing_that_was_planted(name, kind, finished, tmp_path, outside):
     """The ledger says that the cell has not run, so that it runs in a directory that is there."""
@@ -135,7 +135,7 @@ def test_a_cell_that_runs_writes_through_nothing_that_was_planted(name, kind, fi
     assert everything(outside) == before
 
 
-@pytest.mark.parametrize("kind", (to_file, to_folder, pipe), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [to_file, to_folder, pipe], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", ["manifest.json", "rows", "rows/host-1-00000000.jsonl"])
 def test_what_is_planted_is_named(name, kind, finished, tmp_path, outside):
     out = planted(finished, tmp_path, name, kind, outside)

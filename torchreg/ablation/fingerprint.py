@@ -17,6 +17,8 @@ import functools
 import hashlib
 import inspect
 import json
+import os
+import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,11 +34,8 @@ from torchreg.penalties.spec import canonical, describe
 
 CODE = "code of "  # begins the names of parts that are code
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-_LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parents[1]),
-    "<frozen",
-)
+_PATHS = (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), site.getusersitepackages())
+_LIBRARIES = (*(f"{path}{os.sep}" for path in (*_PATHS, Path(__file__).parents[1])), "<frozen")
 _DOCSTRING = 0x4000000  # a code's flag, from Python 3.13 on; before, a function's first constant is its docstring
 
 
