@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 _FLOAT = "$float"  # {"$float": "nan"} stands for a number that JSON cannot write
+_MARKED = ("nan", "inf", "-inf")
 _UNMARKED = json.JSONDecoder()  # a text without marks needs no look at each of its objects
 
 
@@ -91,4 +92,8 @@ def _marked(value: Any) -> Any:
 
 
 def _unmarked(found: dict[str, Any]) -> Any:
-    return float(found[_FLOAT]) if len(found) == 1 and _FLOAT in found else found
+    if len(found) != 1 or _FLOAT not in found:
+        return found
+    if found[_FLOAT] not in _MARKED:
+        raise ValueError(f"{found} is no number; {_FLOAT} marks {', '.join(_MARKED)}")
+    return float(found[_FLOAT])
