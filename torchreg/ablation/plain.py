@@ -30,10 +30,9 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if value.ndim:
             raise TypeError(f"{where} is an array of shape {tuple(value.shape)}; give numbers, or a list by .tolist().")
-        item = value.item()
-        if isinstance(item, np.generic):  # longdouble, which Python's float does not hold whole
-            item = float(item) if isinstance(item, np.floating) else str(type(item))
-        return plain(item, where)
+        item = float(value) if isinstance(value, np.longdouble) else value.item()  # whose item is a longdouble again
+        if not isinstance(item, np.generic):
+            return plain(item, where)
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str) or name.startswith("$"):

@@ -68,10 +68,10 @@ class Session:
         try:  # Ctrl-C may come at any line
             self._ledger.__enter__()
             self._engine.open(self._ledger.path)
+            return self
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -48,8 +48,12 @@ class Worker:
         self._pool = ProcessPoolExecutor(1, context, _begin, (str(ledger), threads))
         self._ready_at: float | None = None
         self._given_at = 0.0
-        with _born_with(environment):
-            ready = self._pool.submit(_ready, example)
+        try:
+            with _born_with(environment):
+                ready = self._pool.submit(_ready, example)
+        except BaseException:
+            self._pool.shutdown(wait=False)
+            raise
         self._process = context.process
         ready.add_done_callback(self._note_ready)
         threading.Thread(target=_end_orphans, args=(self._process.pid,), daemon=True).start()

@@ -77,6 +77,7 @@ class Ledger:
             with suppress(*([] if error is None else [LedgerError, LedgerBusy])):
                 self._note_end()
         finally:
+            self._manifest = None
             self._lock.release()
 
     def _note_end(self) -> None:

@@ -47,9 +47,9 @@ class _Opened(NamedTuple):
         return False
 
     def close(self) -> None:
-        _held.discard(self)
         if self.is_open:
             os.close(self.number)
+        _held.discard(self)
 
 
 _held: set[_Opened] = set()  # whose locks are this process's, and not those of processes that it forks
@@ -64,6 +64,7 @@ class DriverLock:
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
         self._file: _Opened | None = None
+        self._workers: _Opened | None = None
 
     def take(self) -> None:
         """Take the lock, and wait a while for workers of a driver that is gone.
@@ -98,8 +99,7 @@ class DriverLock:
         try:
             yield
         except BaseException as error:
-            if self._file is not None:
-                self._file.close()
+            self.release()
             if isinstance(error, OSError) and not isinstance(error, LedgerError):
                 raise LedgerError(
                     f"{self._ledger} cannot be locked: {error.strerror}; give a directory on another disk by `out`."
@@ -108,10 +108,9 @@ class DriverLock:
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
-        if self._file is not None and self._file.is_open:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file.number, 0)
-            self._file.close()
+        for file in (self._workers, self._file):
+            if file is not None:
+                file.close()
 
     def keep(self) -> None:
         """See that the lock is still held, and take it anew if its file was removed or closed meanwhile.
@@ -136,19 +135,17 @@ class DriverLock:
             ) from error
 
     def _wait_for_workers(self) -> None:
-        file = _opened(self._ledger, _WORKERS)
-        try:
-            end = time.monotonic() + _PATIENCE
-            while not _taken(file):
-                if time.monotonic() > end:
-                    raise LedgerBusy(
-                        f"Workers of an earlier driver still run in {self._ledger}, and would write rows beside yours: "
-                        f"{_alive(self._ledger)}. End them first."
-                    )
-                time.sleep(0.05)
-            os.ftruncate(file.number, 0)  # none of those that it names is alive
-        finally:
-            file.close()
+        self._workers = file = _opened(self._ledger, _WORKERS)
+        end = time.monotonic() + _PATIENCE
+        while not _taken(file):
+            if time.monotonic() > end:
+                raise LedgerBusy(
+                    f"Workers of an earlier driver still run in {self._ledger}, and would write rows beside yours: "
+                    f"{_alive(self._ledger)}. End them first."
+                )
+            time.sleep(0.05)
+        os.ftruncate(file.number, 0)  # none of those that it names is alive
+        file.close()
 
 
 def hold_as_worker(ledger: Path) -> None:
