@@ -154,6 +154,24 @@ def with_lock(penalty, layers):
     return {"a": 1}
 
 
+class Run(dict):
+    """A class that is called: what it makes are the metrics."""
+
+    def __init__(self, penalty):
+        super().__init__(loss=penalty.alpha)
+
+
+class SameButForItsName(dict):
+    def __init__(self, penalty):
+        super().__init__(loss=-penalty.alpha)
+
+
+def test_a_class_is_told_by_what_it_does():
+    parts = [Fingerprint(kind).parts for kind in (Run, SameButForItsName, dict)]
+    assert [name for name in parts[0] if name.startswith("code")] == ["code of Run.__init__"]
+    assert len({Fingerprint(kind).sha256 for kind in (Run, SameButForItsName, dict, list)}) == 4
+
+
 # -------------------------------------------------------------------------------------------------- code
 
 
@@ -228,6 +246,25 @@ def test_code_of_another_module_counts_as_far_as_it_is_reached(module):
 @pytest.mark.parametrize("edit", NO_EDITS.values(), ids=NO_EDITS)
 def test_what_changes_nothing_does_not_count(edit, module):
     assert Fingerprint(module().run).sha256 == Fingerprint(module(*edit).run).sha256
+
+
+def test_modules_of_packages_are_followed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "mypackage" / "inner"
+    folder.mkdir(parents=True)
+    (tmp_path / "mypackage" / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text("")
+    hashes = []
+    for factor in (2, 3):
+        (folder / "deep.py").write_text(f"def fit(x):\n    return {factor} * x\n")
+        for name in [name for name in sys.modules if name.startswith("mypackage")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        importlib.import_module("mypackage.inner.deep")
+        space: dict = {}
+        exec("import mypackage\ndef run(penalty):\n    return {'a': mypackage.inner.deep.fit(1)}\n", space)
+        hashes.append(Fingerprint(space["run"]).code)
+    assert hashes[0] != hashes[1]
 
 
 def test_a_file_that_was_edited_after_its_import_does_not_count_and_the_next_run_is_told(module, out):

@@ -85,7 +85,10 @@ class Fingerprint:
             self._reach(run)
             self._name("{} in the closure", _closure(run))
             self._name("default of {}", {name: v for name, v in _defaults(run).items() if not _is_fixed(v)})
-        elif not isinstance(run, (type, BuiltinFunctionType)):
+        elif isinstance(run, (type, BuiltinFunctionType)):
+            self._add("name", _hash(_named(run)))
+            self._reach(run)
+        else:
             self._name("attribute {}", _state(run))
             self._reach(type(run))
 
@@ -195,10 +198,13 @@ def _constant(value: Any) -> str:
 def _reached(code: CodeType, space: Mapping[str, Any]) -> Iterator[Any]:
     """What the names in a code, and in the functions that it makes, stand for; those of modules by attribute."""
     found = [space[name] for name in code.co_names if name in space]
-    yield from found
-    for module in found:
-        if isinstance(module, ModuleType) and not _is_library(getattr(module, "__file__", None) or "<frozen"):
-            yield from (vars(module)[name] for name in code.co_names if name in vars(module))
+    modules: list[Any] = []
+    for value in found:  # which grows
+        if not isinstance(value, ModuleType):
+            yield value
+        elif value not in modules and not _is_library(getattr(value, "__file__", None) or "<frozen"):
+            modules.append(value)
+            found += [vars(value)[name] for name in code.co_names if name in vars(value)]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _reached(inner, space)

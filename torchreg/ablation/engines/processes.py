@@ -85,8 +85,8 @@ class Processes(Engine):
         except (OSError, RuntimeError) as error:  # what threads that cannot be started raise
             running = len(self._busy) + sum(worker is not None for _, worker in self._idle)
             raise WorkerError(
-                f"Of {self.slots} workers {running} could be started ({error}); give fewer, or raise the limits of this "
-                "process (`ulimit -n` for files, `ulimit -u` for processes and threads)."
+                f"Of {self.slots} workers {running} could be started ({error}); give fewer, or raise the limits of "
+                "this process (`ulimit -n` for files, `ulimit -u` for processes and threads)."
             ) from error
 
 
