@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ablation_runs
 import pytest
-from ablation_runs import alive, gone, noted, quick, timed, workers_of
+from ablation_runs import alive, gone, note, noted, quick, timed, workers_of
 
 from torchreg import L1
 from torchreg.ablation import Ablation, LedgerBusy, LedgerError, ablate
@@ -343,11 +343,10 @@ def test_a_clock_that_is_set_back_changes_no_order(out, tmp_path, monkeypatch):
 
     monkeypatch.setattr(record, "datetime", Back)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    tries = []
 
     def run(penalty):
-        tries.append(1)
-        raise RuntimeError(f"try {len(tries)}")
+        note(tmp_path / "tries", "try")
+        raise RuntimeError(f"try {len(noted(tmp_path / 'tries'))}")
 
     for k in (1, 2, 3):
         with pytest.warns(RuntimeWarning, match=f"try {k}"):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from ablations import ablation, grid, row
 
@@ -25,6 +26,14 @@ def test_rows_of_one_line_differ_in_alpha_and_seed_alone():
 def test_values_of_an_axis_that_differ_are_named_differently(values):
     rows = [row(axes={"x": value}) for value in values]
     assert len({namer(rows, ("x",))(one) for one in rows}) == 2
+
+
+def test_equal_numbers_are_one_line_and_bools_are_none():
+    rows = [row(axes={"x": x}, seed=k) for k, x in enumerate((0, 0.0, -0.0, False, [1], [1.0]))]
+    assert [len(line) for line in lines(rows, ("x",)).values()] == [3, 1, 2]
+    assert [len(line) for line in lines(rows, ("x",), {"x": 0.0}).values()] == [3]
+    assert [len(line) for line in lines(rows, ("x",), {"x": False}).values()] == [1]
+    assert [len(line) for line in lines(rows, ("x",), {"x": np.int64(0)}).values()] == [3]
 
 
 def test_a_mode_and_an_axis_that_some_rows_lack_count():

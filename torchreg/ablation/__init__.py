@@ -4,8 +4,8 @@ from torchreg.ablation.ablate import CellsFailed, ablate
 from torchreg.ablation.cell import Cell
 from torchreg.ablation.engines.ray import RayExecutor
 from torchreg.ablation.engines.worker import WorkerError
+from torchreg.ablation.ledger.files import LedgerError
 from torchreg.ablation.ledger.lock import LedgerBusy
-from torchreg.ablation.ledger.shard import LedgerError
 from torchreg.ablation.merge import merge
 from torchreg.ablation.naming import logspace
 from torchreg.ablation.optuna_search import search_study

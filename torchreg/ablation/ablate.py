@@ -54,7 +54,8 @@ def ablate(
             count. Without a dict a penalty's name is its ``repr`` without alpha.
         alphas: strengths, >= 0, none twice; `logspace` makes them.
         seeds: whole numbers from 0 to 2**32 - 1.
-        grid: further arguments of ``run``, each with its values, in JSON's types.
+        grid: further arguments of ``run``, each with its values, in JSON's types: 0 and 0.0 are one value, True and
+            1 are two. Each run has lists and dicts of its own.
         out: a directory of this ablation's own; None takes ``runs/`` and the function's name.
         workers: processes that run cells; 0 runs them in this one. ``run`` must then be importable, and a
             script must call `ablate` under ``if __name__ == "__main__":``. Cores are shared out among the
@@ -69,22 +70,27 @@ def ablate(
             has failed (on a path: for its cells together, as many times as long). It needs ``workers`` or a
             `RayExecutor`.
         retries: how often a cell is run again whose process died.
-        on_change: what to do if the source of ``run`` is not the one that made the rows that are there:
-            "error", or "new", which leaves those rows in the files and counts them no more.
+        on_change: what to do if ``run`` is not the function that made the rows that are there: "error", or "new",
+            which leaves those rows and their cells' files, and counts them no more. A function is the code that
+            runs, as it was imported, with that of the user's own functions which it reaches by name, and the values
+            bound to it: by `functools.partial`, a closure, a default, as attributes of an object that is called.
+            Values of globals are not looked at, nor comments; other versions of Python make other code.
 
     Returns:
         An `Ablation` of all rows in the directory, those of earlier calls too.
 
     Raises:
         TypeError: if ``run`` needs what is not offered, or cannot be sent to workers.
-        WorkerError: if workers cannot start, or cannot load ``run``.
+        WorkerError: if workers cannot start, cannot load ``run``, or import other code of it than this process has.
         ValueError: for an empty or repeated grid, a changed ``run``, or cells with different metrics.
         FileExistsError: if ``out`` holds other files; nothing of them is touched.
-        LedgerBusy: if another driver works in ``out``.
-        LedgerError: if a row cannot be written: the disk is full, the directory read-only.
+        LedgerBusy: if another driver works in ``out``, or workers of one that was killed.
+        LedgerError: if a row cannot be written: the disk is full, the directory read-only; if what is there was
+            damaged, or is a link that leads elsewhere.
 
     Warns:
         CellsFailed: if cells have failed.
+        RuntimeWarning: if ``run`` holds values, such as locks, that cannot be compared with those of a later call.
 
     Example:
         >>> import tempfile

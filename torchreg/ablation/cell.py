@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import os
+import pickle
 import random
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchreg.ablation.ledger.shard import sync_directory
+from torchreg.ablation.ledger.files import LedgerError, check_contents, make_folder, open_file, read_bytes, replace
 from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
 from torchreg.penalties import Penalty
 
 CURVE = "curve.jsonl"
-_STATE = "state.pt"
+_STATE, _SUM = "state.pt", "state.sha256"
 
 
 class Cell:
@@ -51,12 +56,18 @@ class Cell:
 
     @cached_property
     def dir(self) -> Path:
-        """A directory for this cell's own files: checkpoints, pictures. It is made when first asked for."""
+        """A directory for this cell's own files: checkpoints, pictures. It is made when first asked for.
+
+        Raises:
+            LedgerError: if an earlier try, or whoever sent the ledger, has left links in it that lead elsewhere.
+        """
         if self._home is None:
             raise RuntimeError(
                 "This cell belongs to no ledger, so that it has no directory; it was not made by ablate."
             )
-        self._home.mkdir(parents=True, exist_ok=True)
+        ledger, name = _parts(self._home)
+        make_folder(ledger, name)
+        check_contents(ledger, name)
         return self._home
 
     def report(self, epoch: int, **metrics: Any) -> None:
@@ -70,10 +81,14 @@ class Cell:
             TypeError: if a value has no place in JSON.
             ValueError: if a name is taken.
         """
+        if isinstance(epoch := plain(epoch, "epoch"), bool) or not isinstance(epoch, (int, float)):
+            raise TypeError(f"report's epoch is a number, against which curves are drawn, got {epoch!r}.")
         if taken := [name for name in metrics if name in TAKEN or name in self.axes]:
             raise ValueError(f"report has a metric {taken[0]!r}, a name that is taken; choose another.")
-        line = dumps({"epoch": plain(epoch, "epoch"), **plain(metrics, "report")})
-        with (self.dir / CURVE).open("a" if self._reported else "w", encoding="utf-8") as file:
+        line = dumps({"epoch": epoch, **plain(metrics, "report")})
+        ledger, name = _parts(self.dir)
+        how = os.O_APPEND if self._reported else os.O_TRUNC
+        with os.fdopen(open_file(ledger, f"{name}/{CURVE}", os.O_WRONLY | os.O_CREAT | how), "w") as file:
             file.write(line + "\n")
         self._reported = True
 
@@ -89,15 +104,17 @@ class Cell:
         return torch.Generator().manual_seed(self.seed)
 
     def save(self, state: Any) -> None:
-        """Keep tensors, numbers, and lists and dicts of them, as the start of the path's next cell."""
-        file = self.dir / _STATE
-        unfinished = file.with_suffix(".tmp")
-        with unfinished.open("wb") as opened:
-            torch.save(state, opened)
-            opened.flush()
-            os.fsync(opened.fileno())  # the cell's row, which says that it need not run again, is as durable
-        unfinished.replace(file)
-        sync_directory(self.dir)
+        """Keep tensors, numbers, and lists and dicts of them, as the start of the path's next cell.
+
+        Raises:
+            TypeError: if it holds anything else, which `start` would refuse.
+        """
+        data = _saved(state)
+        ledger, name = _parts(self.dir)
+        told = hashlib.sha256(data).hexdigest()
+        # durable before the cell's row, which says that it need not run again
+        replace(ledger, f"{name}/{_STATE}", lambda file: file.write(data))
+        replace(ledger, f"{name}/{_SUM}", lambda file: file.write(told.encode()))
         self._saved = True
 
     def start(self) -> Any:
@@ -107,16 +124,53 @@ class Cell:
 
         Raises:
             FileNotFoundError: if that state has been removed.
+            LedgerError: if it is not as it was saved.
             pickle.UnpicklingError: if it holds more than tensors, numbers, and lists and dicts of them.
         """
         if self._previous is None:
             return None
-        file = self._previous / _STATE
-        if not file.exists():
-            raise FileNotFoundError(f"{file}, from which this cell starts, is gone; run the path in another directory.")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        ledger, name = _parts(self._previous)
+        try:
+            data = read_bytes(ledger, f"{name}/{_STATE}")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(
+                f"{self._previous / _STATE}, from which this cell starts, is gone; run the path in another directory."
+            ) from error
+        with contextlib.suppress(FileNotFoundError):  # earlier versions have left none
+            if read_bytes(ledger, f"{name}/{_SUM}") != hashlib.sha256(data).hexdigest().encode():
+                raise LedgerError(
+                    f"{self._previous / _STATE}, from which this cell starts, is not as it was saved: its checksum "
+                    "differs. Put back a copy of it, or run the path in another directory."
+                )
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     @property
     def saved(self) -> bool:
         """Whether this run has called `save`; a state of an earlier try does not count."""
         return self._saved
+
+
+def _saved(state: Any) -> memoryview:
+    """A state as `start` will read it, which has been tried, on a device where tensors have no data."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    for device in ("meta", "cpu"):
+        buffer.seek(0)
+        try:
+            torch.load(buffer, map_location=device, weights_only=True)
+            break
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise TypeError(
+                f"A state with {named[1] if named else 'such things in it'} could not be read again: it is tensors, "
+                "numbers, strings, and lists and dicts of them, such as model.state_dict(); arrays go by "
+                "torch.from_numpy."
+            ) from error
+        except NotImplementedError:  # quantized tensors have no such device
+            continue
+    return buffer.getbuffer()
+
+
+def _parts(home: Path) -> tuple[Path, str]:
+    """The ledger, and a cell's directory within it."""
+    return home.parents[1], f"{home.parent.name}/{home.name}"

@@ -1,9 +1,8 @@
-"""The user's training function: what it asks for, whether it can travel, and whether it has changed."""
+"""The user's training function: what it asks for, and whether it can travel."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import pickle
 import sys
@@ -62,21 +61,6 @@ def source_file(run: Run) -> str | None:
         return None
 
 
-def source_sha256(run: Run) -> str:
-    """Of the function's own source text; where there is none, of its byte code.
-
-    What it calls is not looked at. Arguments that a `functools.partial` holds count if they are
-    numbers or strings.
-    """
-    inner = _inner(run)
-    try:
-        text = inspect.getsource(inspect.unwrap(_subject(run)))
-    except (OSError, TypeError):
-        code = getattr(inner, "__code__", None)
-        text = f"{title(run)} {code.co_code.hex()} {code.co_names} {_simple(code.co_consts)}" if code else title(run)
-    return hashlib.sha256(f"{text}{_bound(run)}".encode()).hexdigest()
-
-
 def check_travels(run: Run) -> None:
     """See that ``run`` can be sent to another process, and that this is not one that is itself being started.
 
@@ -114,16 +98,3 @@ def _subject(run: Any) -> Any:
     """What has a source text: the function, or the class of an object that is called."""
     inner = _inner(run)
     return inner if hasattr(inner, "__code__") else type(inner)
-
-
-def _bound(run: Any) -> str:
-    text = ""
-    while isinstance(run, functools.partial):
-        text += f" {_simple(run.args)} {sorted((name, _simple((value,))) for name, value in run.keywords.items())}"
-        run = run.func
-    return text
-
-
-def _simple(values: tuple[Any, ...]) -> list[str]:
-    known = (bool, int, float, str, bytes, type(None))
-    return [repr(value) if isinstance(value, known) else type(value).__name__ for value in values]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torchreg.ablation.plain import plain
+from torchreg.ablation.plain import plain, unified
 from torchreg.penalties import Penalty
 from torchreg.penalties.normalised import refuse_several
 from torchreg.penalties.spec import canonical
@@ -133,7 +133,7 @@ def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
 
 
 def checked_grid(grid: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[Any, ...]]:
-    """Axes with their values in JSON's types, each once.
+    """Axes with their values in JSON's types, each once: 0 and 0.0 are one value, True and 1 are two.
 
     Raises:
         TypeError: if a value has no place in JSON.
@@ -156,7 +156,7 @@ def _each_once(what: str, values: list[Any]) -> tuple[Any, ...]:
         raise ValueError(f"{what} is empty; give at least one value.")
     seen: set[str] = set()
     for value in values:
-        if (text := canonical(value)) in seen:
+        if (text := canonical(unified(value))) in seen:
             raise ValueError(f"{what} holds {value!r} twice; each value makes cells of its own, leave one out.")
         seen.add(text)
     return tuple(values)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 _FLOAT = "$float"  # {"$float": "nan"} stands for a number that JSON cannot write
+_MARKED = ("nan", "inf", "-inf")
 _UNMARKED = json.JSONDecoder()  # a text without marks needs no look at each of its objects
 
 
@@ -29,7 +30,9 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if value.ndim:
             raise TypeError(f"{where} is an array of shape {tuple(value.shape)}; give numbers, or a list by .tolist().")
-        return plain(value.item(), where)
+        item = float(value) if isinstance(value, np.longdouble) else value.item()  # whose item is a longdouble again
+        if not isinstance(item, np.generic):
+            return plain(item, where)
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str) or name.startswith("$"):
@@ -55,6 +58,17 @@ def _builtin(value: Any, where: str) -> Any:
     return value
 
 
+def unified(value: Any) -> Any:
+    """The same data for equal numbers, at any depth: 0.0 is 0. Bools stay what they are, which True == 1 hides."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: unified(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [unified(inner) for inner in value]
+    return value
+
+
 def dumps(value: Any) -> str:
     """Strict JSON on one line."""
     return json.dumps(_marked(value), allow_nan=False, separators=(",", ":"), ensure_ascii=True)
@@ -77,4 +91,8 @@ def _marked(value: Any) -> Any:
 
 
 def _unmarked(found: dict[str, Any]) -> Any:
-    return float(found[_FLOAT]) if len(found) == 1 and _FLOAT in found else found
+    if len(found) != 1 or _FLOAT not in found:
+        return found
+    if found[_FLOAT] not in _MARKED:
+        raise ValueError(f"{found} is no number; {_FLOAT} marks {', '.join(_MARKED)}")
+    return float(found[_FLOAT])

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, Literal
 
 from torchreg.ablation.naming import checked_alphas, checked_grid, checked_seeds, named_penalties
+from torchreg.ablation.plain import unified
 from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
 
@@ -105,7 +106,7 @@ def steps(alphas: Iterable[float], path: Direction) -> Iterator[tuple[float, tup
 
 
 def _key(penalty: Mapping[str, Any], seed: int, axes: Mapping[str, Any], before: tuple[float, ...] | None) -> str:
-    told = {"penalty": penalty, "seed": seed, "axes": axes}
+    told = {"penalty": penalty, "seed": seed, "axes": unified(dict(axes))}
     if before is not None:
         told["before"] = [alpha.hex() for alpha in before]
     return hashlib.sha256(canonical(told).encode()).hexdigest()[:32]

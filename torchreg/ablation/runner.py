@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -71,7 +71,10 @@ class Runner:
         done = next((k for k, key in enumerate(keys) if rows.get(key, {"status": ""})["status"] != "ok"), len(keys))
         attempts = tuple(rows[key]["attempt"] + 1 if key in rows else 1 for key in keys[done:])
         ledger = self._ledger
-        return Task(self._run, self._arguments, tuple(chain[done:]), ledger.path, ledger.mark, ledger.source, attempts)
+        return Task(
+            self._run, self._arguments, tuple(chain[done:]), ledger.path, ledger.mark, ledger.source, ledger.code,
+            ledger.cells, attempts,
+        )  # fmt: skip
 
     def _drive(self, waiting: deque[_Given]) -> None:
         running: dict[Future[Any], _Given] = {}
@@ -93,8 +96,8 @@ class Runner:
         if error is not None and (future.cancelled() or self._engine.lost(error)):
             return self._lost(given, error)
         done: Done = future.result()
-        if not done.durable:
-            self._ledger.write(done.rows)
+        self._ledger.keep()
+        self._ledger.write(done.rows, done.places)
         self._count(done.rows)
         return []
 
@@ -107,12 +110,13 @@ class Runner:
         if not left.cells:
             return []
         tries = 1 if finished else given.tries  # of the first cell that is left
+        attempts = (left.attempts[0] + tries, *left.attempts[1:])
         if tries <= self._retries and not given.late:
-            return [_Given(left, tries + 1)]
+            return [_Given(replace(left, attempts=attempts), tries + 1)]
         late = f"TimeoutError: stopped, since it took longer than {self._timeout} s"
         told = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
         what = late if given.late else f"its process died ({told})"
-        row = failed_row(left.cells[0], left.source, left.attempts[0], what)
+        row = failed_row(left.cells[0], left.source, attempts[0] - 1, what)
         self._ledger.write([row])
         self._count([row])
         return []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -54,22 +54,34 @@ class Session:
             check_travels(run)
         out = Path("runs") / title(run).rpartition(".")[2] if out is None else Path(out)
         self.path = out.resolve()  # now: run may change the working directory
-        self._new = on_change == "new"
+        self._ledger = Ledger(self.path, run, new=on_change == "new")
 
     def __enter__(self) -> Self:
-        with ExitStack() as undo:
-            self._ledger = undo.enter_context(Ledger(self.path, self._run, new=self._new))
-            undo.callback(self._engine.close)
+        if unknown := self._ledger.unknown:
+            warnings.warn(
+                f"{title(self._run)} holds {len(unknown)} values that cannot be compared with those of a later call: "
+                f"{', '.join(unknown)}. Rows count whatever these hold then; bind plain data, or make it an axis of "
+                "the grid.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        try:  # Ctrl-C may come at any line
+            self._ledger.__enter__()
             self._engine.open(self._ledger.path)
-            self._held = undo.pop_all()
-        return self
+            return self
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"Every finished cell is in {self.path}; run the same line again to go on.")
-        self._held.__exit__(kind, error, trace)
+        try:
+            self._engine.close()
+        finally:
+            self._ledger.__exit__(kind, error, trace)
 
     def run(self, *plans: Plan) -> None:
         """Run the plans' cells that are not done, those of all plans side by side."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -13,17 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.cell import Cell
-from torchreg.ablation.function import Run
+from torchreg.ablation.engines.worker import WorkerError
+from torchreg.ablation.fingerprint import Fingerprint
+from torchreg.ablation.function import Run, title
+from torchreg.ablation.ledger.files import LedgerError
 from torchreg.ablation.ledger.mark import sees
-from torchreg.ablation.ledger.reader import Row
+from torchreg.ablation.ledger.reader import Row, as_line
 from torchreg.ablation.ledger.record import now
 from torchreg.ablation.ledger.rows import cell_folder
-from torchreg.ablation.ledger.shard import LedgerError, append
+from torchreg.ablation.ledger.shard import Place, append
 from torchreg.ablation.naming import TAKEN
 from torchreg.ablation.plain import dumps, plain
 from torchreg.ablation.plan import CellSpec
 
 _TOLD = 4000  # characters of a traceback
+_seen: set[str] = set()  # code that this process has been seen to run
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Task:
         cells: to be run in this order.
         ledger: its directory, absolute.
         mark: the ledger's own name, by which a process on another machine knows that it sees the same directory.
-        source: sha256 of the function's source.
+        source: sha256 of what the function does.
+        code: of the part of it that every process must have, byte code.
+        files: name of the directory of the cells' own files.
         attempts: of each cell, this one included.
     """
 
@@ -46,15 +54,17 @@ class Task:
     ledger: Path
     mark: str
     source: str
+    code: str
+    files: str
     attempts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Done:
-    """Rows of a chain, and whether they are in the ledger."""
+    """Rows of a chain, and where they were written; None where the ledger is not seen."""
 
     rows: tuple[Row, ...]
-    durable: bool
+    places: tuple[Place | None, ...]
 
 
 def execute(task: Task) -> Done:
@@ -62,19 +72,35 @@ def execute(task: Task) -> Done:
 
     Raises:
         LedgerError: if a row could not be written.
+        WorkerError: if this process has other code than the driver.
     """
+    _check_code(task)
     here = sees(task.ledger, task.mark)
-    rows = []
+    rows, places = [], []
     for spec, attempt in zip(task.cells, task.attempts, strict=True):
-        home = cell_folder(task.ledger, spec.key)
-        previous = cell_folder(task.ledger, spec.previous) if spec.previous else None
-        row = _run(task, spec, Cell(spec.penalty, spec.seed, spec.axes, home, previous), attempt)
-        if here:
-            append(task.ledger, dumps(row))
+        home = cell_folder(task.ledger, spec.key, task.files)
+        previous = cell_folder(task.ledger, spec.previous, task.files) if spec.previous else None
+        axes = copy.deepcopy(dict(spec.axes))  # lists and dicts in it are the run's, to be changed as it likes
+        row = _run(task, spec, Cell(spec.penalty, spec.seed, axes, home, previous), attempt)
+        places.append(append(task.ledger, as_line(row)) if here else None)
         rows.append(row)
         if row["status"] == "failed":
             break
-    return Done(tuple(rows), here)
+    return Done(tuple(rows), tuple(places))
+
+
+def _check_code(task: Task) -> None:
+    """See that this process runs what its driver hashed: a file may have been edited after the driver imported it."""
+    if task.code in _seen:
+        return
+    found = Fingerprint(task.run).code
+    if found != task.code:
+        raise WorkerError(
+            f"A worker has other code of {title(task.run)} than its driver, sha256 {found} for {task.code} (it is "
+            f"{sys.implementation.cache_tag}). A file that it is in was edited since the driver has imported it, or "
+            "the worker has another copy or another Python; start the driver again. All rows are kept."
+        )
+    _seen.add(task.code)
 
 
 def failed_row(spec: CellSpec, source: str, attempt: int, error: str) -> Row:
@@ -83,7 +109,7 @@ def failed_row(spec: CellSpec, source: str, attempt: int, error: str) -> Row:
 
 
 def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
-    offered = {"penalty": spec.penalty, "seed": spec.seed, "cell": cell, **spec.axes}
+    offered = {"penalty": spec.penalty, "seed": spec.seed, "cell": cell, **copy.deepcopy(dict(spec.axes))}
     begin, start, process = now(), time.perf_counter(), os.getpid()
     metrics: dict[str, Any] = {}
     error = None

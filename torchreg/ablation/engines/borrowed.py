@@ -10,12 +10,14 @@ from typing import Any
 from uuid import uuid4
 
 from torchreg.ablation.engines.base import Engine, Function, pass_on
-from torchreg.ablation.ledger.shard import LedgerError
+from torchreg.ablation.engines.worker import WorkerError
+from torchreg.ablation.ledger.files import LedgerError
+from torchreg.ablation.ledger.lock import shown_as_worker
 
 _AT_ONCE = 1000  # what an executor of unknown size is given, so that a long plan does not fill its memory
 
 # what is raised where work cannot be sent or a row cannot be written: trying again would not help
-_NO_LOSS = (LedgerError, pickle.PickleError, AttributeError, ImportError, TypeError)
+_NO_LOSS = (LedgerError, WorkerError, pickle.PickleError, AttributeError, ImportError, TypeError)
 
 
 class Borrowed(Engine):
@@ -29,10 +31,10 @@ class Borrowed(Engine):
         self._given: dict[Future[Any], Future[Any]] = {}
 
     def open(self, ledger: Path) -> None:
-        """It is open."""
+        self._ledger = ledger
 
     def submit(self, function: Function, argument: Any) -> Future[Any]:
-        theirs, ours = self._executor.submit(_once, function, argument, uuid4().hex), Future[Any]()
+        theirs, ours = self._executor.submit(_once, function, argument, self._ledger, uuid4().hex), Future[Any]()
         self._given[ours] = theirs
         theirs.add_done_callback(partial(pass_on, ours))
         return ours
@@ -59,6 +61,10 @@ class Borrowed(Engine):
             theirs.cancel()
 
 
-def _once(function: Function, argument: Any, number: str) -> Any:
-    """Each call has its number: Dask answers equal calls with the result, or the error, that it had for the first."""
-    return function(argument)
+def _once(function: Function, argument: Any, ledger: Path, number: str) -> Any:
+    """Each call has its number: Dask answers equal calls with the result, or the error, that it had for the first.
+
+    An executor outlives a driver that is killed, and goes on with the cells that it has.
+    """
+    with shown_as_worker(ledger):
+        return function(argument)

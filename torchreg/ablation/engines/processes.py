@@ -80,7 +80,14 @@ class Processes(Engine):
 
     def _hired(self, place: int, example: bytes) -> Worker:
         environment = {_VISIBLE: self._gpus[place % len(self._gpus)]} if self._gpus else {}
-        return Worker(self._ledger, self._threads, environment | {_THREADS: str(self._threads)}, example)
+        try:
+            return Worker(self._ledger, self._threads, environment | {_THREADS: str(self._threads)}, example)
+        except (OSError, RuntimeError) as error:  # what threads that cannot be started raise
+            running = len(self._busy) + sum(worker is not None for _, worker in self._idle)
+            raise WorkerError(
+                f"Of {self.slots} workers {running} could be started ({error}); give fewer, or raise the limits of "
+                "this process (`ulimit -n` for files, `ulimit -u` for processes and threads)."
+            ) from error
 
 
 def _cores() -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from torchreg.ablation.ledger.files import make_folder, open_file
 from torchreg.ablation.ledger.lock import hold_as_worker
 
 LOGS = "logs"
@@ -47,8 +48,12 @@ class Worker:
         self._pool = ProcessPoolExecutor(1, context, _begin, (str(ledger), threads))
         self._ready_at: float | None = None
         self._given_at = 0.0
-        with _born_with(environment):
-            ready = self._pool.submit(_ready, example)
+        try:
+            with _born_with(environment):
+                ready = self._pool.submit(_ready, example)
+        except BaseException:
+            self._pool.shutdown(wait=False)
+            raise
         self._process = context.process
         ready.add_done_callback(self._note_ready)
         threading.Thread(target=_end_orphans, args=(self._process.pid,), daemon=True).start()
@@ -195,9 +200,9 @@ def _call(sent: bytes) -> Any:
 
 def _print_to(ledger: Path) -> None:
     """What cells print goes to a file for each worker: a thousand lines of one must not hide the others' progress."""
-    folder = ledger / LOGS
-    folder.mkdir(exist_ok=True)
-    file = os.open(folder / _log_name(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    make_folder(ledger, LOGS)
+    file = open_file(ledger, f"{LOGS}/{_log_name(os.getpid())}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.set_blocking(file, True)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

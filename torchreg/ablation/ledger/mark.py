@@ -6,29 +6,28 @@ import contextlib
 import secrets
 from pathlib import Path
 
-from torchreg.ablation.ledger.shard import LedgerError
+from torchreg.ablation.ledger.files import LedgerError, read_bytes, replace
 
 _NAME = "mark"
-_LENGTH = 32
+_BYTES = 16
 
 
-def marked(ledger: Path) -> str:
-    """The directory's mark, which is made if it is not there, or was not written whole.
+def mark_anew(ledger: Path) -> str:
+    """Give the directory a mark that no other has, nor a copy of it that was made before.
 
     Raises:
         LedgerError: if it cannot be written.
     """
-    path = ledger / _NAME
-    if not path.exists() or len(path.read_text()) != _LENGTH:
-        try:
-            path.write_text(secrets.token_hex(_LENGTH // 2))
-        except OSError as error:
-            raise LedgerError(f"{path} could not be written: {error.strerror or error}.") from error
-    return path.read_text()
+    mark = secrets.token_hex(_BYTES)
+    try:
+        replace(ledger, _NAME, lambda file: file.write(mark.encode()))
+    except OSError as error:
+        raise LedgerError(f"{ledger / _NAME} could not be written: {error.strerror or error}.") from error
+    return mark
 
 
 def sees(ledger: Path, mark: str) -> bool:
     """Whether the directory of this name, seen from this process, is the one with the mark."""
     with contextlib.suppress(OSError):
-        return (ledger / _NAME).read_text() == mark
+        return read_bytes(ledger, _NAME) == mark.encode()
     return False

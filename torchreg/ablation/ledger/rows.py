@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.cell import CURVE
+from torchreg.ablation.ledger.files import LedgerError, exists
 from torchreg.ablation.ledger.manifest import Manifest, read_manifest
-from torchreg.ablation.ledger.reader import Reader, Row, read_lines
-from torchreg.ablation.ledger.shard import LedgerError
-from torchreg.ablation.plain import dumps
+from torchreg.ablation.ledger.reader import Reader, Row, rank, read_lines
+from torchreg.ablation.plain import dumps, unified
 from torchreg.ablation.plan import steps
 
 CELLS = "cells"
+_SOURCE = 16  # characters of a source's sha256 in the name of a directory
 
 
 def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
@@ -28,7 +29,14 @@ def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
     raw = counted(ledger, manifest)
     names, ways = _names(manifest), _ways(manifest)
     kept = (r for r in raw.values() if r.get("before") is None or r["before"] == ways.get(_point(r, names)))
-    return [_flat(row, names) for row in kept], manifest
+    words = {(axis, _place(v)): v for grid in manifest["grids"] for axis, vs in grid["axes"].items() for v in vs}
+    cells: dict[Any, Row] = {}
+    for row in kept:
+        flat = _flat(row, names, words)
+        cell = tuple(_place(flat[name]) for name in ("penalty", "alpha", "seed", "mode", *sorted(row["axes"])))
+        if cell not in cells or rank(flat) > rank(cells[cell]):  # earlier versions took 0 and 0.0 for two
+            cells[cell] = flat
+    return list(cells.values()), manifest
 
 
 def counted(ledger: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
@@ -40,12 +48,14 @@ def curves(ledger: Path | str) -> list[Row]:
     """The points of all learning curves, each with its cell's columns."""
     ledger = Path(ledger)
     rows, manifest = read(ledger)
-    axes = axes_of(manifest)
+    axes, run = axes_of(manifest), manifest["run"]
+    cells = CELLS if run is None else cells_of(run, run["sha256"])
     points = []
     for row in rows:
         told = {name: row[name] for name in ("penalty", "alpha", "seed", *axes, "mode") if name in row}
-        if (curve := cell_folder(ledger, row["key"]) / CURVE).exists():
-            points += [told | point for point in read_lines(curve, _is_point)[0]]
+        curve = f"{cells}/{cell_folder(ledger, row['key']).name}/{CURVE}"
+        if exists(ledger, curve):
+            points += [told | point | told for point in read_lines(ledger, curve, _point_fault)[0]]
     return points
 
 
@@ -66,10 +76,15 @@ def planned(manifest: Mapping[str, Any]) -> set[tuple[str, float, int, str, str]
 
 def as_point(axes: Mapping[str, Any]) -> str:
     """A point of the grid as JSON, the same whatever order its axes are in."""
-    return dumps(dict(sorted(axes.items())))
+    return dumps(unified(dict(sorted(axes.items()))))
 
 
-def cell_folder(ledger: Path, key: str) -> Path:
+def cells_of(run: Mapping[str, Any], source: str) -> str:
+    """The directory of the cells' own files, one for each source of the function: what another left is not reused."""
+    return CELLS if source == run.get("first", run["sha256"]) else f"{CELLS}-{source[:_SOURCE]}"
+
+
+def cell_folder(ledger: Path, key: str, cells: str = CELLS) -> Path:
     """Where a cell's own files are.
 
     Raises:
@@ -77,11 +92,18 @@ def cell_folder(ledger: Path, key: str) -> Path:
     """
     if not (isinstance(key, str) and key.isalnum()):
         raise LedgerError(f"{ledger} has a row with the key {key!r}, which is none.")
-    return ledger / CELLS / key
+    return ledger / cells / key
 
 
-def _is_point(found: Any) -> bool:
-    return isinstance(found, dict) and "epoch" in found
+def _point_fault(line: bytes, found: Any) -> str | None:
+    if isinstance(found, dict) and type(found.get("epoch")) in (int, float):
+        return None
+    return "a point of a curve has a number as its epoch"
+
+
+def _place(value: Any) -> Any:
+    """Hashable, and equal for equal values of an axis: 0 and 0.0, but not False."""
+    return dumps(unified(value)) if isinstance(value, (list, dict)) else (isinstance(value, bool), value)
 
 
 def _names(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -109,12 +131,13 @@ def _point(row: Row, names: Mapping[str, str]) -> tuple[str, str, int, float]:
     return names.get(row["penalty"], row["penalty"]), as_point(row["axes"]), row["seed"], row["alpha"]
 
 
-def _flat(row: Row, names: Mapping[str, str]) -> Row:
+def _flat(row: Row, names: Mapping[str, str], words: Mapping[Any, Any]) -> Row:
+    """A row as tables have it; values of axes as the last grid wrote them that has them."""
     return {
         "penalty": names.get(row["penalty"], row["penalty"]),
         "alpha": row["alpha"],
         "seed": row["seed"],
-        **row["axes"],
+        **{name: words.get((name, _place(value)), value) for name, value in row["axes"].items()},
         "mode": row["mode"],
         "status": row["status"],
         **row["metrics"],

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchreg.ablation.plain import unified
+
 Row = Mapping[str, Any]
 _UNEQUAL = {str, int, float}  # Python's equality is right among these, and they are hashable
 
@@ -61,4 +63,4 @@ def _sortable(value: Any) -> tuple[int, Any]:
         return 0, value
     if isinstance(value, (int, float)):
         return (1, value) if value == value else (2, None)
-    return 4, json.dumps(value, sort_keys=True)
+    return 4, json.dumps(unified(value), sort_keys=True)

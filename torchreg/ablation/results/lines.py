@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from torchreg.ablation.plain import unified
+
 Row = Mapping[str, Any]
 _R = TypeVar("_R", bound=Row)
 
@@ -29,7 +31,8 @@ def lines(rows: Iterable[_R], axes: Sequence[str], where: Row | None = None) -> 
     columns = line_columns(axes)
     if unknown := [name for name in where or {} if name not in columns]:
         raise ValueError(f"where has {unknown[0]!r}, by which lines are not chosen; choose of {', '.join(columns)}.")
-    kept = [row for row in rows if all(row.get(name) == value for name, value in (where or {}).items())]
+    wanted = {name: _text(value) for name, value in (where or {}).items()}
+    kept = [row for row in rows if all(_text(row.get(name)) == text for name, text in wanted.items())]
     name, found = namer(kept, axes), dict[str, list[_R]]()
     for row in kept:
         found.setdefault(name(row), []).append(row)
@@ -46,12 +49,20 @@ def namer(rows: Iterable[Row], axes: Sequence[str]) -> Callable[[Row], str]:
     seen: dict[str, dict[str, Any]] = {column: {} for column in line_columns(axes)[1:]}
     for row in rows:
         for column, values in seen.items():
-            values.setdefault(json.dumps(row.get(column), sort_keys=True), row.get(column))
+            values.setdefault(_text(row.get(column)), row.get(column))
     varied = {column: values for column, values in seen.items() if len(values) > 1}
     words = {
         column: str if len(set(map(str, values.values()))) == len(values) else json.dumps  # "8" and 8 are two values
         for column, values in varied.items()
     }
     return lambda row: ", ".join(
-        [row["penalty"], *(f"{column}={word(row.get(column))}" for column, word in words.items())]
+        [
+            row["penalty"],
+            *(f"{column}={word(varied[column][_text(row.get(column))])}" for column, word in words.items()),
+        ]
     )
+
+
+def _text(value: Any) -> str:
+    """The same for equal values alone: 0 and 0.0, but not False."""
+    return json.dumps(unified(value), sort_keys=True, default=lambda odd: unified(getattr(odd, "item", odd.__str__)()))
