@@ -50,7 +50,8 @@ def attached(solution: Solution) -> tuple[Tensor, Tensor, Tensor]:
     problem, coef, intercept = solution.problem, solution.coef, solution.intercept
     curvature = _curvature(solution)
     step = _step(problem, curvature)
-    point = (coef - step * problem.gradient(problem.eta(coef, intercept))).detach()
+    with torch.no_grad():
+        point = coef - step * problem.gradient(problem.eta(coef, intercept))
     prox = _Prox(solution.penalty, point, step)
     active = prox.active
     rows = (active if coef.dim() == 1 else active.any(1)).nonzero().flatten()

@@ -14,6 +14,7 @@ from torchreg.linear.designs.compressed import Compressed
 from torchreg.linear.designs.dense import Dense
 from torchreg.linear.designs.scipy_rows import ScipyRows, scipy_rows
 from torchreg.linear.designs.sparse import Sparse
+from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.designs.torch_rows import TorchRows, torch_rows
 
 
@@ -29,7 +30,8 @@ def as_design(X: Any, device: torch.device | str | None = None) -> Design:  # no
         device: where to compute; None for where X is.
 
     Raises:
-        ValueError: for NaN, infinity, complex numbers, strings, no rows or columns, or not two dimensions.
+        ValueError: for NaN, infinity, complex numbers, strings, no rows or columns, or not two dimensions, and for a
+            sparse X with an index beyond its rows or columns.
         RuntimeError: if the device is not there.
 
     Example:
@@ -38,6 +40,7 @@ def as_design(X: Any, device: torch.device | str | None = None) -> Design:  # no
         tensor([1., 0., 2.], dtype=torch.float64)
     """
     place = None if device is None else there(device)
+    check_structure(X)
     if is_scipy_sparse(X):
         return _from_scipy(X, place or torch.device("cpu"))
     if isinstance(X, Tensor) and X.layout != torch.strided:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from torchreg.linear.designs.arrays import there
+from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.designs.torch_rows import in_csr
 
 Matrix = Any  # an array, a pandas frame, a scipy sparse matrix or a tensor, as the caller gives it
@@ -83,6 +84,7 @@ def to_numpy(values: Any) -> Any:
 
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
+    check_structure(X)  # before scikit-learn changes the format by indices that it trusts
     if not isinstance(X, Tensor):
         return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
     X = _checked_tensor(X.detach())
@@ -120,6 +122,7 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         y = check_array(to_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(X, y)
     else:
+        check_structure(X)
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
@@ -136,6 +139,7 @@ def labelled_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: An
         y = column_or_1d(check_array(to_numpy(y), ensure_2d=False, dtype=None, input_name="y"), warn=True)
         check_consistent_length(X, y)
     else:
+        check_structure(X)
         X, y = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 
