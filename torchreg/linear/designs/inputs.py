@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.designs.arrays import check_finite, check_matrix, is_scipy_sparse, tensor_of, there
 from torchreg.linear.designs.base import Design
 from torchreg.linear.designs.compressed import Compressed
@@ -39,6 +40,7 @@ def as_design(X: Any, device: torch.device | str | None = None) -> Design:  # no
         >>> as_design(np.eye(3)).times(torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64))
         tensor([1., 0., 2.], dtype=torch.float64)
     """
+    one_thread_after_fork()
     place = None if device is None else there(device)
     check_structure(X)
     if is_scipy_sparse(X):

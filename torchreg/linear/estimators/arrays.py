@@ -14,6 +14,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.designs.arrays import there
 from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.designs.torch_rows import in_csr
@@ -84,6 +85,7 @@ def to_numpy(values: Any) -> Any:
 
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
+    one_thread_after_fork()
     check_structure(X)  # before scikit-learn changes the format by indices that it trusts
     if not isinstance(X, Tensor):
         return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
