@@ -168,7 +168,7 @@ def _centred(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bo
         y = y - shift
         y = torch.where(deviation(shift, mean_of(y.square(), weights)) > 0, y, 0.0)  # a constant target is explained
     design = raw
-    if eliminated or standardize:
+    if fit_intercept or standardize:
         design = raw.standardised(weights, centre=fit_intercept, scale=standardize)
     problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
     coordinates = Coordinates(design.mean, design.scale, shift)

@@ -154,6 +154,7 @@ def _step(problem: Problem, curvature: Tensor) -> float:
     if not bool(total > 0):
         return 1.0
     mean, variance = problem.design.moments(bends / total)
+    mean = mean if problem.design.mean is None else mean - problem.design.mean
     trace = float(total * (variance + mean.square()).sum())
     return 1.0 / trace if trace > 0 else 1.0
 

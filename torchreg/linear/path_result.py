@@ -84,8 +84,8 @@ class Path:
         dual_gaps: objective minus a lower bound of the minimum, absolute, (a,); nan without a conjugate.
         violations: distances from optimality, (a,).
         objectives: mean loss + penalty, (a,). losses: the mean loss alone, (a,).
-        n_iters: iterations, (a,). converged: gap <= tol * null_objective, (a,); where there is no gap, the
-            violation <= tol * the null model's largest gradient.
+        n_iters: iterations since the strength before, (a,). converged: gap <= tol * null_objective, (a,); where there
+            is no gap, the violation <= tol * the null model's largest gradient.
         null_objective: the loss with all coefficients zero, above the least that any predictor could have.
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.

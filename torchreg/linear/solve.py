@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.frame import frame_of
+from torchreg.linear.frame import Coordinates, frame_of
 from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
+from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
 from torchreg.linear.settings import check_flags, checked
@@ -130,10 +131,16 @@ def solve(
             _warn(fit.dual_gap, fit.violation, tol)
         kept = None if _requires_grad(sample_weight) else data.counting  # a weight of 0 has a derivative
         data = data if kept is None else data.taken(kept)
-        problem = Problem(data.design, data.target, data.weights, data.lift, datafit, fit_intercept)
+        with torch.no_grad():
+            design = data.design.standardised(data.weights, centre=fit_intercept, scale=False)
+            problem = Problem(design, data.target, data.weights, data.lift, datafit, fit_intercept)
+            inner = Coordinates(design.mean, None, None).inward((fit.coef, fit.intercept), fit.coef)[1]
+            if design.mean is not None:  # where it is far away, the intercept has lost digits by it
+                inner = best_shift(datafit, problem.eta(fit.coef), problem.y, problem.weights, inner)
         problem = _followed(problem, kept, y, sample_weight, offset)
-        solution = Solution(problem, penalty, fit.coef, fit.intercept, _columns(X, kept, problem))
+        solution = Solution(problem, penalty, fit.coef, inner, _columns(X, kept, problem))
         coef, intercept, active = attached(solution)
+        intercept = intercept if design.mean is None else intercept - mean_of(coef, design.mean)
         return Solved(coef, intercept, fit.dual_gap, fit.violation, active)
 
 
@@ -169,7 +176,7 @@ def _moves(datafit: Datafit, y: Tensor) -> bool:
 
 
 def _columns(X: Any, kept: Tensor | None, problem: Problem) -> Callable[[Tensor], Tensor]:  # noqa: N803
-    """Reads columns by number, dense, (n, k): from the ``kept`` rows of X itself where it requires grad."""
+    """Reads columns by number, dense, centred as the problem's, (n, k): from X itself where it requires grad."""
     if not _requires_grad(X):
 
         def read(index: Tensor) -> Tensor:
@@ -180,7 +187,12 @@ def _columns(X: Any, kept: Tensor | None, problem: Problem) -> Callable[[Tensor]
         return read
     if X.layout != torch.strided:
         raise ValueError(f"X requires grad with layout {X.layout}; pass X.detach(), or X.to_dense() for its gradient.")
-    return lambda index: _taken(X[:, index.to(X.device)].to(index.device, torch.float64), kept)
+
+    def follow(index: Tensor) -> Tensor:
+        columns, mean = _taken(X[:, index.to(X.device)].to(index.device, torch.float64), kept), problem.design.mean
+        return columns if mean is None else columns - mean[index]
+
+    return follow
 
 
 def _requires_grad(given: Any) -> bool:
