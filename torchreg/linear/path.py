@@ -65,7 +65,8 @@ def fit_path(
     limit is p: three (p, p) matrices of float64 have to fit, 24 p^2 bytes. `fit_cv` and `solve` take arrays alone.
 
     Args:
-        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR. Or chunks of rows.
+        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR, or a data frame of
+            pandas or polars, whose names are kept. Or chunks of rows.
         y: (n,) or, for several outputs, (n, K); None with chunks.
         penalty: any penalty on coefficients (p,) or (p, K).
         datafit: the loss of a row; None for `Quadratic`, half the squared error.
@@ -155,6 +156,7 @@ def assembled(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
         n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, _points=outward, _frame=frame,
+        feature_names=frame.names,
     )  # fmt: skip
 
 

@@ -140,7 +140,8 @@ def solve(
         problem = _followed(problem, kept, y, sample_weight, offset)
         solution = Solution(problem, penalty, fit.coef, inner, _columns(X, kept, problem))
         coef, intercept, active = attached(solution)
-        intercept = intercept if design.mean is None else intercept - mean_of(coef, design.mean)
+        if design.mean is not None:
+            intercept = problem.reported(intercept - mean_of(coef, design.mean))
         return Solved(coef, intercept, fit.dual_gap, fit.violation, active)
 
 

@@ -16,6 +16,7 @@ from torchreg.linear.designs.dense import Dense
 from torchreg.linear.designs.scipy_rows import ScipyRows, scipy_rows
 from torchreg.linear.designs.sparse import Sparse
 from torchreg.linear.designs.structure import check_structure
+from torchreg.linear.designs.tables import is_table, table_numbers
 from torchreg.linear.designs.torch_rows import TorchRows, torch_rows
 
 
@@ -27,7 +28,7 @@ def as_design(X: Any, device: torch.device | str | None = None) -> Design:  # no
     entries: what is not there in one of these forms is added.
 
     Args:
-        X: (n, p); numpy or what numpy can convert, torch (dense, or sparse CSR, CSC, COO), scipy sparse.
+        X: (n, p); numpy or what numpy can convert, torch (dense, or sparse CSR, CSC, COO), scipy sparse, a data frame.
         device: where to compute; None for where X is.
 
     Raises:
@@ -47,7 +48,7 @@ def as_design(X: Any, device: torch.device | str | None = None) -> Design:  # no
         return _from_scipy(X, place or torch.device("cpu"))
     if isinstance(X, Tensor) and X.layout != torch.strided:
         return _from_torch_sparse(X, place or X.device)
-    values = tensor_of(X)
+    values = tensor_of(table_numbers(X) if is_table(X) else X)
     check_matrix(tuple(values.shape), values)
     check_finite(values, "X")
     return Dense(values.to(place, None if values.is_floating_point() else torch.float64))
