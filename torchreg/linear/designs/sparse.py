@@ -82,7 +82,9 @@ class Sparse(Design):
         mean = self._transposed(weights)
         height = max(1, LONG * self.p // max(1, len(self.columns.values)))
         parts = [self._squares(start, min(start + height, self.p), mean, weights) for start in range(0, self.p, height)]
-        return mean if self.rest is None else mean + (self.mean - self.rest), torch.cat(parts)
+        if self.mean is not None and self.rest is not None:
+            mean = mean + (self.mean - self.rest)
+        return mean, torch.cat(parts)
 
     def standardised(self, weights: Tensor, *, centre: bool, scale: bool) -> Sparse:
         whole = self.columns.lengths() == self.n
