@@ -75,7 +75,7 @@ def fit_path(
         eps: ratio of the ends of that grid, in (0, 1).
         tol: a point has converged if its gap is at most ``tol`` times the null model's objective; without a gap, if its
             distance from optimality is at most ``tol`` times the null model's largest gradient.
-        max_iter: limit for iterative engines; None for 20000.
+        max_iter: limit for iterative engines at each strength, those on the way included; None for 20000.
         sample_weight: >= 0, (n,). Rows of weight 0 are validated and then left out, by a copy of the others.
         offset: added to the linear predictor, (n,) or (n, K).
         fit_intercept: whether there is an intercept.
