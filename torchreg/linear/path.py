@@ -58,7 +58,8 @@ def fit_path(
 
     The penalty's own alpha is replaced by each of ``alphas``. The intercept is never penalised. Everything is
     computed in float64, whatever the dtype of X, which is never made dense or written to; a dense X of floats that lies
-    on the device is not copied, a sparse one is kept by rows and by columns.
+    on the device is not copied, a sparse one is kept by rows and by columns. A forked process, such as a worker of a
+    pool or of a DataLoader, fits on one thread: torch's others stay behind in its parent.
 
     Least squares on more rows than memory holds: X may be `RowChunks`, or any iterable of pairs (X, y) or triples
     (X, y, sample_weight) that can be iterated again. They are read once; what is kept are second moments, so that the

@@ -24,8 +24,8 @@ def check_structure(X: Any) -> None:  # noqa: N803
 
     Example:
         >>> import torch
-        >>> parts = torch.tensor([0, 1]), torch.tensor([7]), torch.tensor([1.0])
-        >>> check_structure(torch.sparse_csr_tensor(*parts, size=(1, 3), check_invariants=False))
+        >>> place, value = torch.tensor([[0], [7]]), torch.tensor([1.0])
+        >>> check_structure(torch.sparse_coo_tensor(place, value, (1, 3), check_invariants=False))
         Traceback (most recent call last):
         ValueError: X is sparse, (1, 3), and has an entry in column 7; columns run from 0 to 2. Build it anew.
     """
