@@ -343,13 +343,14 @@ def test_gaps_of_any_coefficients_are_the_textbooks_and_bound_what_is_lost(fit, 
     penalty, penalty_at = {**PENALTIES, **MATRIX_PENALTIES}[name]
     alpha = float(penalty.alpha)
     best = fit_path(X, y, penalty, alphas=[alpha], tol=1e-12, **given)
-    problem = framed(X, y, *given.values(), False, None).problem
+    frame = framed(X, y, *given.values(), False, None)
+    problem = frame.problem
     draws, centre, scale = np.random.default_rng(11), best.coef(0).numpy(), judge.null()[0]
     for size in (0.0, 1e-3, 0.1, 1.0):
         coef = centre + size * draws.standard_normal(centre.shape) * (draws.random(centre.shape) < 0.7)
         coef = np.maximum(coef, 0.0) if "nonnegative" in name else coef
         intercept = judge.best_intercept(coef)
-        w, b = torch.tensor(coef), torch.tensor(intercept, dtype=F64)
+        w, b = frame.coordinates.inward((coef, intercept), problem.no_coef())  # of columns that are centred
         gap = float(full_gap(problem, penalty, w, problem.eta(w, b if problem.fit_intercept else 0.0)))
         assert gap == pytest.approx(judge.gap(penalty_at(alpha), coef, intercept), rel=1e-9, abs=1e-13 * scale)
         lost = judge.objective(penalty_at(alpha), coef, intercept) - float(best.objectives[0])

@@ -307,7 +307,7 @@ def test_pairs_have_the_second_derivative(fit_intercept):
     chances = torch.softmax(eta, 1)
     rows = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None, :]
     rows = rows + floor * (chances * (1 - chances)).max() * torch.eye(CLASSES, dtype=F64)
-    columns = torch.as_tensor(X)
+    columns = torch.as_tensor(X - X.mean(0) if fit_intercept else X)  # as the frame shows them
     hessian = torch.einsum("i,ij,ikm,il->jklm", problem.weights, columns, rows, columns).reshape(15, 15)
     if fit_intercept:
         edge = torch.einsum("i,ij,ikm->jkm", problem.weights, columns, rows).reshape(15, CLASSES)

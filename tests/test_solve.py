@@ -452,3 +452,42 @@ def test_copies_to_rounding(seed):
         weighted = [((X @ fit.coef + fit.intercept) * COSTS[:N]).sum() for fit in fits]
         (slope,) = torch.autograd.grad(weighted[0], alpha)
         assert float(slope) == pytest.approx(float(weighted[1] - weighted[2]) / 2e-6, rel=1e-5, abs=1e-6)
+
+
+UNDER_INFERENCE = [
+    (Quadratic(), L1L2(0.02)),
+    (Quadratic(), MCP(0.05)),
+    (Logistic(), L1(0.02)),
+    (Logistic(), Group(L1(0.02), labels(INDEX))),
+    (Multinomial(), L1(0.02)),
+]
+
+
+@pytest.mark.parametrize(("datafit", "penalty"), UNDER_INFERENCE, ids=repr)
+def test_under_inference_mode_the_solution_is_the_same_and_has_no_gradient(datafit, penalty):
+    given = data(datafit)
+    with torch.no_grad():
+        expected = solve(given["X"], given["y"], penalty, datafit=datafit)
+    with torch.inference_mode():
+        alpha = torch.tensor(float(penalty.alpha), dtype=F64, requires_grad=True)
+        found = solve(given["X"], given["y"], penalty.with_alpha(alpha), datafit=datafit)
+    assert torch.equal(found.coef, expected.coef)
+    assert torch.equal(found.active, expected.active)
+    assert not any(part.requires_grad for part in (found.coef, found.intercept))
+    factor = torch.ones_like(found.coef, requires_grad=True)
+    (factor * found.coef).sum().backward()  # refused for tensors of inference mode
+    assert torch.equal(factor.grad, found.coef)
+
+
+def test_tensors_made_in_inference_mode_are_taken():
+    given = data(SquaredHinge())
+    with torch.inference_mode():
+        made = {name: tensor.clone() for name, tensor in given.items()}
+        ratio = torch.tensor(0.02, dtype=F64)
+    grads = []
+    for source, alpha in ((made, ratio), (given, torch.tensor(0.02, dtype=F64))):
+        offset = source["offset"].clone().requires_grad_()
+        fit = solve(**{**source, "offset": offset}, penalty=L2(alpha), datafit=SquaredHinge())
+        grads.append(torch.autograd.grad(fit.coef.sum(), offset)[0])
+    assert torch.equal(*grads)
+    assert bool((grads[0] != 0).any())

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchreg.linear.datafits import Quadratic
 from torchreg.linear.designs.gram_blocks import mirrored
 from torchreg.linear.designs.inputs import as_design
+from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.rows import as_target, given_weights
 
@@ -58,6 +59,7 @@ class RowChunks:
     def __post_init__(self) -> None:
         if not isinstance(self.size, Integral) or self.size < 1:
             raise ValueError(f"RowChunks needs size >= 1, a whole number, got {self.size!r}.")
+        check_structure(self.X)  # before rows are cut out by pointers that scipy trusts
         lengths = [_rows_of(part) for part in self._parts]
         if len(set(lengths)) > 1:
             raise ValueError(f"Found input variables with inconsistent numbers of samples: {lengths}")

@@ -25,11 +25,13 @@ class Coordinates:
     Attributes:
         mean: of the columns, (p,), or None. scale: of the columns, (p,), or None.
         shift: intercept of the centred data, 0-d or (K,); None where the engine finds the intercept.
+        relative: whether only differences between intercepts matter, which then have mean 0.
     """
 
     mean: Tensor | None
     scale: Tensor | None
     shift: Tensor | None
+    relative: bool = False
 
     def outward(self, point: PathPoint) -> PathPoint:
         """A solution in the coordinates of X."""
@@ -39,6 +41,8 @@ class Coordinates:
         intercept = point.intercept if self.shift is None else self.shift
         if self.mean is not None and len(index):
             intercept = intercept - self.mean[index] @ values
+        if self.relative:
+            intercept = intercept - intercept.mean()
         return replace(point, values=values, intercept=intercept)
 
     def nested(self, inner: Coordinates) -> Coordinates:
@@ -99,6 +103,7 @@ class Frame:
         coordinates: the way back.
         known: moments of the problem, where it was made from them.
         kept: numbers of the rows that count, where others have weight 0.
+        names: of the columns, where X was a data frame that had some.
     """
 
     n: int
@@ -112,6 +117,7 @@ class Frame:
     coordinates: Coordinates
     known: Moments | None = None
     kept: Tensor | None = None
+    names: tuple[str, ...] | None = None
 
     @cached_property
     def moments(self) -> Moments | None:
@@ -154,7 +160,7 @@ def frame_of(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bo
     """The frame of the rows that count; the others would cost time and, if they are large, digits."""
     kept = data.counting
     counted = data if kept is None else data.taken(kept)
-    return replace(_centred(counted, datafit, fit_intercept, standardize), n=data.design.n, kept=kept)
+    return replace(_centred(counted, datafit, fit_intercept, standardize), n=data.design.n, kept=kept, names=data.names)
 
 
 def _centred(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
@@ -168,10 +174,10 @@ def _centred(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bo
         y = y - shift
         y = torch.where(deviation(shift, mean_of(y.square(), weights)) > 0, y, 0.0)  # a constant target is explained
     design = raw
-    if eliminated or standardize:
+    if fit_intercept or standardize:
         design = raw.standardised(weights, centre=fit_intercept, scale=standardize)
     problem = Problem(design, y, weights, rest, datafit, fit_intercept and not eliminated)
-    coordinates = Coordinates(design.mean, design.scale, shift)
+    coordinates = Coordinates(design.mean, design.scale, shift, datafit.relative and fit_intercept)
     return Frame(raw.n, raw, target, weights, lift, fit_intercept, standardize, problem, coordinates)
 
 

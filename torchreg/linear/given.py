@@ -12,6 +12,7 @@ from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design
 from torchreg.linear.designs.inputs import as_design
+from torchreg.linear.designs.tables import column_names
 from torchreg.linear.rows import as_offset, as_target, given_weights, normalised
 
 
@@ -22,12 +23,14 @@ class Given:
     Attributes:
         design: X. target: prepared by the datafit. lift: the offset, or None.
         scores: weights of the rows as they were given, not normalised, (n,).
+        names: of the columns, where X is a data frame that has some.
     """
 
     design: Design
     target: Tensor
     scores: Tensor
     lift: Tensor | None
+    names: tuple[str, ...] | None = None
 
     @property
     def weights(self) -> Tensor:
@@ -43,7 +46,7 @@ class Given:
     def taken(self, rows: Tensor) -> Given:
         """Some of the rows."""
         lift = None if self.lift is None else self.lift[rows]
-        return Given(self.design.subset(rows), self.target[rows], self.scores[rows], lift)
+        return Given(self.design.subset(rows), self.target[rows], self.scores[rows], lift, self.names)
 
 
 def given(
@@ -68,7 +71,7 @@ def given(
     scores = given_weights(sample_weight, design)
     if not bool(scores.any()):
         raise ValueError("Sample weights must contain at least one non-zero number.")
-    return Given(design, target, scores, as_offset(offset, design, datafit.outputs(target)))
+    return Given(design, target, scores, as_offset(offset, design, datafit.outputs(target)), column_names(X))
 
 
 def _check_rows(datafit: Datafit, target: Tensor) -> None:

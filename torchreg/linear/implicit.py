@@ -50,7 +50,8 @@ def attached(solution: Solution) -> tuple[Tensor, Tensor, Tensor]:
     problem, coef, intercept = solution.problem, solution.coef, solution.intercept
     curvature = _curvature(solution)
     step = _step(problem, curvature)
-    point = (coef - step * problem.gradient(problem.eta(coef, intercept))).detach()
+    with torch.no_grad():
+        point = coef - step * problem.gradient(problem.eta(coef, intercept))
     prox = _Prox(solution.penalty, point, step)
     active = prox.active
     rows = (active if coef.dim() == 1 else active.any(1)).nonzero().flatten()
@@ -153,6 +154,7 @@ def _step(problem: Problem, curvature: Tensor) -> float:
     if not bool(total > 0):
         return 1.0
     mean, variance = problem.design.moments(bends / total)
+    mean = mean if problem.design.mean is None else mean - problem.design.mean
     trace = float(total * (variance + mean.square()).sum())
     return 1.0 / trace if trace > 0 else 1.0
 

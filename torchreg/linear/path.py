@@ -58,14 +58,16 @@ def fit_path(
 
     The penalty's own alpha is replaced by each of ``alphas``. The intercept is never penalised. Everything is
     computed in float64, whatever the dtype of X, which is never made dense or written to; a dense X of floats that lies
-    on the device is not copied, a sparse one is kept by rows and by columns.
+    on the device is not copied, a sparse one is kept by rows and by columns. A forked process, such as a worker of a
+    pool or of a DataLoader, fits on one thread: torch's others stay behind in its parent.
 
     Least squares on more rows than memory holds: X may be `RowChunks`, or any iterable of pairs (X, y) or triples
     (X, y, sample_weight) that can be iterated again. They are read once; what is kept are second moments, so that the
     limit is p: three (p, p) matrices of float64 have to fit, 24 p^2 bytes. `fit_cv` and `solve` take arrays alone.
 
     Args:
-        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR. Or chunks of rows.
+        X: (n, p); numpy, torch (any device, where it stays), scipy CSR/CSC or torch sparse CSR, or a data frame of
+            pandas or polars, whose names are kept. Or chunks of rows.
         y: (n,) or, for several outputs, (n, K); None with chunks.
         penalty: any penalty on coefficients (p,) or (p, K).
         datafit: the loss of a row; None for `Quadratic`, half the squared error.
@@ -74,7 +76,7 @@ def fit_path(
         eps: ratio of the ends of that grid, in (0, 1).
         tol: a point has converged if its gap is at most ``tol`` times the null model's objective; without a gap, if its
             distance from optimality is at most ``tol`` times the null model's largest gradient.
-        max_iter: limit for iterative engines; None for 20000.
+        max_iter: limit for iterative engines at each strength, those on the way included; None for 20000.
         sample_weight: >= 0, (n,). Rows of weight 0 are validated and then left out, by a copy of the others.
         offset: added to the linear predictor, (n,) or (n, K).
         fit_intercept: whether there is an intercept.
@@ -155,6 +157,7 @@ def assembled(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
         null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
         n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, _points=outward, _frame=frame,
+        feature_names=frame.names,
     )  # fmt: skip
 
 

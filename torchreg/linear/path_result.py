@@ -14,9 +14,8 @@ from torch import Tensor
 
 from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.designs.base import Design
-from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.frame import Frame
+from torchreg.linear.new_rows import new_rows
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
 from torchreg.linear.unpenalised import unpenalised
@@ -31,7 +30,7 @@ class Fit:
         alpha: its strength. coef: (p,) or (p, K). intercept: 0-d or (K,).
         dual_gap: absolute; nan where no conjugate is known. violation: distance from optimality.
         objective: mean loss + penalty. n_iter: iterations. converged: whether the tolerance was met.
-        datafit: the loss.
+        datafit: the loss. feature_names: as the path's.
 
     Example:
         >>> import torch
@@ -54,6 +53,7 @@ class Fit:
     n_iter: int
     converged: bool
     datafit: Datafit
+    feature_names: tuple[str, ...] | None = None
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor ``X coef + intercept``, (n,) or (n, K), float64; an offset is yours to add.
@@ -62,9 +62,10 @@ class Fit:
             X: (n, p), as for `fit_path`.
 
         Raises:
-            ValueError: if X is not finite, not a table of numbers or has not p columns.
+            ValueError: if X is not finite, not a table of numbers, has not p columns, or has others by name.
         """
-        return _seen(X, self.coef.device, len(self.coef)).times(self.coef) + self.intercept
+        rows = new_rows(X, self.coef.device, len(self.coef), self.feature_names)
+        return rows.times(self.coef) + self.intercept
 
     def predict(self, X: Any) -> Tensor:  # noqa: N803
         """The mean response, (n,) or (n, K): the chance of class 1 for `Logistic`, the mean count for `Poisson`."""
@@ -84,13 +85,14 @@ class Path:
         dual_gaps: objective minus a lower bound of the minimum, absolute, (a,); nan without a conjugate.
         violations: distances from optimality, (a,).
         objectives: mean loss + penalty, (a,). losses: the mean loss alone, (a,).
-        n_iters: iterations, (a,). converged: gap <= tol * null_objective, (a,); where there is no gap, the
-            violation <= tol * the null model's largest gradient.
+        n_iters: iterations since the strength before, (a,). converged: gap <= tol * null_objective, (a,); where there
+            is no gap, the violation <= tol * the null model's largest gradient.
         null_objective: the loss with all coefficients zero, above the least that any predictor could have.
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
         n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
+        feature_names: of the columns, where X was a data frame with names; frames to predict must have the same.
 
     Source:
         The gap: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5) at a dual point that is the
@@ -129,6 +131,7 @@ class Path:
     n_weighted: int
     _points: tuple[PathPoint, ...] = field(repr=False)
     _frame: Frame | None = field(repr=False)
+    feature_names: tuple[str, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_frame": None}
@@ -180,7 +183,7 @@ class Path:
         return Fit(
             float(self.alphas[k]), self.coef(k), self.intercepts[k], float(self.dual_gaps[k]),
             float(self.violations[k]), float(self.objectives[k]), int(self.n_iters[k]), bool(self.converged[k]),
-            self.datafit,
+            self.datafit, self.feature_names,
         )  # fmt: skip
 
     def _between(self, before: int, after: int, alpha: float) -> Fit:
@@ -203,7 +206,7 @@ class Path:
 
     def decision(self, X: Any) -> Tensor:  # noqa: N803
         """The linear predictor for every strength, (a, n) or (a, n, K)."""
-        design = _seen(X, self.intercepts.device, self.n_features)
+        design = new_rows(X, self.intercepts.device, self.n_features, self.feature_names)
         if self.intercepts.dim() == 1:
             return design.times(self.coefs.T).T + self.intercepts[:, None]
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
@@ -266,17 +269,6 @@ class Path:
         """The arrays of the path by name, ``coefs`` included."""
         names = ("alphas", "coefs", "intercepts", "dual_gaps", "violations", "objectives", "n_iters", "n_nonzero")
         return {name: getattr(self, name).cpu().numpy() for name in (*names, "converged")}
-
-
-def _seen(X: Any, device: torch.device, features: int) -> Design:  # noqa: N803
-    """New rows, with as many columns as were fitted."""
-    design = as_design(X, device)
-    if design.p != features:
-        raise ValueError(
-            f"X has {design.p} features, but the fit is expecting {features} features as input; give the columns that "
-            "it was fitted to, in their order."
-        )
-    return design
 
 
 def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_after_fork
+
 
 @dataclass(frozen=True)
 class PathPoint:
@@ -32,6 +34,7 @@ class PathPoint:
 
     def dense(self, rows: int) -> Tensor:
         """The coefficients, (p,) or (p, K)."""
+        one_thread_after_fork()
         full = self.values.new_zeros(rows, *self.values.shape[1:])
         return full.index_copy_(0, self.index, self.values)
 

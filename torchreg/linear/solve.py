@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.frame import frame_of
+from torchreg.linear.frame import Coordinates, frame_of
 from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
+from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.path import fit_framed
 from torchreg.linear.problem import Problem
 from torchreg.linear.settings import at_its_own_strength, check_flags, checked
@@ -115,24 +117,33 @@ def solve(
     """
     check_flags(fit_intercept=fit_intercept)
     datafit = checked(penalty, datafit, tol)
-    penalty = at_its_own_strength(penalty)
-    alpha = float(_detached(penalty.alpha))
-    with torch.no_grad():
-        data = given(X, y, datafit, sample_weight, offset, device)
-        frame = frame_of(data, datafit, fit_intercept, False)
-        path = fit_framed(
-            frame, _detached(penalty), alphas=[alpha], eps=0.5, tol=tol, max_iter=None, progress=False, init=None
-        )
-        fit = path.at(alpha)
-    if not fit.converged:
-        _warn(fit.dual_gap, fit.violation, tol)
-    kept = None if _requires_grad(sample_weight) else data.counting  # a weight of 0 has a derivative
-    data = data if kept is None else data.taken(kept)
-    problem = Problem(data.design, data.target, data.weights, data.lift, datafit, fit_intercept)
-    problem = _followed(problem, kept, y, sample_weight, offset)
-    solution = Solution(problem, penalty, fit.coef, fit.intercept, _columns(X, kept, problem))
-    coef, intercept, active = attached(solution)
-    return Solved(coef, intercept, fit.dual_gap, fit.violation, active)
+    with _outside_inference_mode():
+        penalty, y, sample_weight, offset = (_ordinary(part) for part in (penalty, y, sample_weight, offset))
+        penalty = at_its_own_strength(penalty)
+        alpha = float(_detached(penalty.alpha))
+        with torch.no_grad():
+            data = given(X, y, datafit, sample_weight, offset, device)
+            frame = frame_of(data, datafit, fit_intercept, False)
+            path = fit_framed(
+                frame, _detached(penalty), alphas=[alpha], eps=0.5, tol=tol, max_iter=None, progress=False, init=None
+            )
+            fit = path.at(alpha)
+        if not fit.converged:
+            _warn(fit.dual_gap, fit.violation, tol)
+        kept = None if _requires_grad(sample_weight) else data.counting  # a weight of 0 has a derivative
+        data = data if kept is None else data.taken(kept)
+        with torch.no_grad():
+            design = data.design.standardised(data.weights, centre=fit_intercept, scale=False)
+            problem = Problem(design, data.target, data.weights, data.lift, datafit, fit_intercept)
+            inner = Coordinates(design.mean, None, None).inward((fit.coef, fit.intercept), fit.coef)[1]
+            if design.mean is not None:  # where it is far away, the intercept has lost digits by it
+                inner = best_shift(datafit, problem.eta(fit.coef), problem.y, problem.weights, inner)
+        problem = _followed(problem, kept, y, sample_weight, offset)
+        solution = Solution(problem, penalty, fit.coef, inner, _columns(X, kept, problem))
+        coef, intercept, active = attached(solution)
+        if design.mean is not None:
+            intercept = problem.reported(intercept - mean_of(coef, design.mean))
+        return Solved(coef, intercept, fit.dual_gap, fit.violation, active)
 
 
 def _followed(problem: Problem, kept: Tensor | None, y: Any, sample_weight: Any, offset: Any) -> Problem:
@@ -167,7 +178,7 @@ def _moves(datafit: Datafit, y: Tensor) -> bool:
 
 
 def _columns(X: Any, kept: Tensor | None, problem: Problem) -> Callable[[Tensor], Tensor]:  # noqa: N803
-    """Reads columns by number, dense, (n, k): from the ``kept`` rows of X itself where it requires grad."""
+    """Reads columns by number, dense, centred as the problem's, (n, k): from X itself where it requires grad."""
     if not _requires_grad(X):
 
         def read(index: Tensor) -> Tensor:
@@ -178,21 +189,46 @@ def _columns(X: Any, kept: Tensor | None, problem: Problem) -> Callable[[Tensor]
         return read
     if X.layout != torch.strided:
         raise ValueError(f"X requires grad with layout {X.layout}; pass X.detach(), or X.to_dense() for its gradient.")
-    return lambda index: _taken(X[:, index.to(X.device)].to(index.device, torch.float64), kept)
+
+    def follow(index: Tensor) -> Tensor:
+        columns, mean = _taken(X[:, index.to(X.device)].to(index.device, torch.float64), kept), problem.design.mean
+        return columns if mean is None else columns - mean[index]
+
+    return follow
 
 
 def _requires_grad(given: Any) -> bool:
     return isinstance(given, Tensor) and given.requires_grad
 
 
+@contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    """Leave inference mode, whose tensors autograd refuses, for no_grad: what moves is found by a derivative."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _ordinary(value: Any) -> Any:
+    """The same with copies of tensors that were made in inference mode."""
+    return _with_tensors(value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
 def _detached(value: Any) -> Any:
     """A penalty whose tensors require no grad, so that a fit leaves no trace in the caller's graph."""
+    return _with_tensors(value, Tensor.detach)
+
+
+def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value, a tuple or a penalty with its tensors changed."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return change(value)
     if isinstance(value, tuple):
-        return tuple(_detached(part) for part in value)
+        return tuple(_with_tensors(part, change) for part in value)
     if isinstance(value, Penalty):
-        return value.replaced(**{name: _detached(part) for name, part in vars(value).items()})
+        return value.replaced(**{name: _with_tensors(part, change) for name, part in vars(value).items()})
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torchreg.linear.engines import STRIDE, Engine
 from torchreg.linear.points import PathPoint
@@ -12,6 +13,8 @@ from torchreg.penalties import Penalty
 
 def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
     """The points of the grid; a strength that it repeats is solved once.
+
+    The iterations of a point are its own and those of the stations on the way to it.
 
     Args:
         engine: solves strengths in descending order.
@@ -24,7 +27,11 @@ def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *,
     alphas, wanted = stations(distinct, first, engine.stride)
     points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
     bar = shown(points, progress=progress, total=len(alphas), what="path", unit="alpha")
-    found = {alpha: point for alpha, point, kept in zip(alphas, bar, wanted, strict=True) if kept}
+    found, steps = {}, 0
+    for alpha, point, kept in zip(alphas, bar, wanted, strict=True):
+        steps += point.n_iter
+        if kept:
+            found[alpha], steps = replace(point, n_iter=steps), 0
     return [found[alpha] for alpha in grid]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.engines import engine_for
 from torchreg.linear.frame import Frame
 from torchreg.linear.kinks import Start
@@ -70,6 +71,7 @@ def unpenalised(frame: Frame, index: Tensor) -> Refit:
     Source:
         Albert and Anderson, Biometrika 71, 1984: where maximum likelihood estimates of logistic models exist.
     """
+    one_thread_after_fork()
     problem = frame.problem
     kept = torch.zeros(problem.design.p, dtype=torch.bool, device=problem.design.device)
     kept[index] = True

@@ -76,7 +76,8 @@ def scipy_rows(matrix: Any) -> tuple[ScipyRows, ScipyRows]:
 
 
 def _as_double(matrix: Any) -> tuple[Any, Any, Any]:
-    return matrix.data.astype("float64", copy=False), matrix.indices, matrix.indptr
+    used = slice(int(matrix.indptr[-1]))  # the arrays may be longer
+    return matrix.data[used].astype("float64", copy=False), matrix.indices[used], matrix.indptr
 
 
 def _arrays(matrix: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from torchreg.pieces import LONG
 
 _ROOM = 1 << 22  # entries of a dense temporary: 32 MiB
 _LEAST_ROWS = 256  # of a chunk that is made dense
+_FAR = 8.0  # |mean| / deviation from which a column without zeros is copied: a Gram matrix loses the square of it
 _ROUNDING = 8.0 * torch.finfo(torch.float64).eps  # of a sum of weights, for each root of their number
 _DENSE = 0.05  # share of entries from which a Gram matrix is cheaper from chunks of rows made dense: measured
 
@@ -34,19 +35,22 @@ class Sparse(Design):
 
     Both its rows and its columns are kept, so it takes the memory of X a second time. Entries become
     float64. Centring happens by corrections of rank one, so a column whose mean is 10^k times its
-    deviation loses k digits in products and 2 k in Gram matrices.
+    deviation loses k digits in products and 2 k in Gram matrices. A column of n entries none of which
+    is left out, the only kind for which k exceeds log10(n) / 2, is centred entry by entry, in a copy.
 
     Attributes:
         rows: X, (n, p).
         columns: the transposed X, (p, n), without duplicates.
         mean: of the columns, (p,), float64, or None.
         scale: of the columns, (p,), float64, or None.
+        rest: of the mean, what the entries still have where some columns are centred already; None for all of it.
     """
 
     rows: Compressed
     columns: Compressed
     mean: Tensor | None = None
     scale: Tensor | None = None
+    rest: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -78,13 +82,19 @@ class Sparse(Design):
         mean = self._transposed(weights)
         height = max(1, LONG * self.p // max(1, len(self.columns.values)))
         parts = [self._squares(start, min(start + height, self.p), mean, weights) for start in range(0, self.p, height)]
+        if self.mean is not None and self.rest is not None:
+            mean = mean + (self.mean - self.rest)
         return mean, torch.cat(parts)
 
     def standardised(self, weights: Tensor, *, centre: bool, scale: bool) -> Sparse:
-        if not scale:
+        whole = self.columns.lengths() == self.n
+        if not (scale or (centre and bool(whole.any()))):
             return Sparse(self.rows, self.columns, self._transposed(weights) if centre else None)
         mean, variance = self.moments(weights)
-        return Sparse(self.rows, self.columns, mean if centre else None, as_scale(deviation(mean, variance)))
+        spread = deviation(mean, variance)
+        seen = Sparse(self.rows, self.columns, mean if centre else None, as_scale(spread) if scale else None)
+        far = whole & (mean.abs() > _FAR * spread)
+        return seen._nearer(torch.where(far, mean, 0.0), weights) if centre and bool(far.any()) else seen
 
     def selection(self, weights: Tensor) -> SparseSelection:
         return SparseSelection(self, weights)
@@ -100,12 +110,19 @@ class Sparse(Design):
 
     def correction(self, weights: Tensor) -> Correction:
         """What remains to be done to weighted products of raw columns."""
-        weighted = None if self.mean is None else self._transposed(weights)
-        return correction(self.mean, self.scale, weighted, weights.sum())
+        weighted = None if self._owed is None else self._transposed(weights)
+        return correction(self._owed, self.scale, weighted, weights.sum())
+
+    def _nearer(self, shift: Tensor, weights: Tensor) -> Sparse:
+        """The same with a number subtracted from all entries of a column, (p,), which has to have all of them."""
+        columns = self.columns.with_values(self.columns.values - shift.repeat_interleave(self.columns.lengths()))
+        near = replace(self, rows=columns.flipped(), columns=columns)
+        rest = near._transposed(weights)
+        return replace(near, mean=shift + rest, rest=rest)
 
     @property
     def _owed(self) -> Tensor | None:
-        return self.mean
+        return self.mean if self.rest is None else self.rest
 
     def _times(self, w: Tensor) -> Tensor:
         return _product(self.rows, self.columns, w)
@@ -153,7 +170,7 @@ class SparseSelection(Selection):
         return balanced(self._correction.apply(products, self.index, new))
 
     def gram(self, weights: Tensor, start: int = 0) -> Tensor:
-        columns, mean = self._columns, self._chosen(self._design.mean)
+        columns, mean = self._columns, self._chosen(self._design._owed)
         weighted = None if mean is None else columns.times(weights)
         rest = correction(mean, self._chosen(self._design.scale), weighted, weights.sum())
         products = columns.products(columns.between(start, columns.count).weighted(weights))
@@ -161,10 +178,10 @@ class SparseSelection(Selection):
 
     def times(self, w: Tensor) -> Tensor:
         w = divided(w, self._chosen(self._design.scale))
-        return less_mean(self._columns.transposed(w), self._chosen(self._design.mean), w)
+        return less_mean(self._columns.transposed(w), self._chosen(self._design._owed), w)
 
     def transposed(self, v: Tensor) -> Tensor:
-        mean, scale = self._chosen(self._design.mean), self._chosen(self._design.scale)
+        mean, scale = self._chosen(self._design._owed), self._chosen(self._design.scale)
         return less_total(self._columns.times(v), mean, scale, v)
 
     def dense(self, places: Tensor) -> None:

@@ -15,7 +15,9 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.designs.arrays import there
+from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.designs.torch_rows import in_csr
 
 Matrix = Any  # an array, a pandas frame, a scipy sparse matrix or a tensor, as the caller gives it
@@ -91,6 +93,8 @@ def dense(coef: Any) -> Array:
 
 def checked_matrix(estimator: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     """X after scikit-learn's checks; a tensor stays a tensor, on its device."""
+    one_thread_after_fork()
+    check_structure(X)  # before scikit-learn changes the format by indices that it trusts
     if not isinstance(X, Tensor):
         _refuse_text(X)
         return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
@@ -140,6 +144,7 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         check_consistent_length(X, y)
     else:
         _refuse_text(X)
+        check_structure(X)
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
@@ -157,6 +162,7 @@ def labelled_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: An
         check_consistent_length(X, y)
     else:
         _refuse_text(X)
+        check_structure(X)
         X, y = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 
