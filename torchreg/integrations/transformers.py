@@ -14,8 +14,8 @@ from torchreg.integrations.terms import terms_of
 from torchreg.penalties import Penalty
 from torchreg.select import weights
 from torchreg.training import ProxOptimizer, Term, attach, clip_grad_norm_
+from torchreg.training.attach import PenaltyFor
 from torchreg.training.metrics import penalty_metrics
-from torchreg.training.term import PenaltyFor
 
 
 class ProxFactory:
