@@ -26,6 +26,44 @@ CURVE = "curve.jsonl"
 _STATE, _SUM = "state.pt", "state.sha256"
 
 
+class Axes(dict[str, Any]):
+    """The values of a grid's axes, which knows those that nobody has looked at.
+
+    Attributes:
+        unread: names of axes whose value was never asked for.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.unread = set(values)
+
+    def __getitem__(self, name: str) -> Any:
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or the default where there is no such axis."""
+        self.unread.discard(name)
+        return super().get(name, default)
+
+    def __reduce__(self) -> Any:
+        return dict, (list(self.items()),)
+
+
+def _reads_all(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def read(self: Axes, *others: Any) -> Any:
+        self.unread.clear()
+        return method(self, *others)
+
+    return read
+
+
+for _name in ("__iter__", "__eq__", "__or__", "__repr__", "copy", "items", "keys", "pop", "values"):
+    setattr(Axes, _name, _reads_all(_name))  # whoever takes all of them is taken to use them
+
+
 class Cell:
     """One cell of an ablation, as ``run(cell=...)`` receives it.
 
@@ -45,7 +83,7 @@ class Cell:
     def __init__(
         self, penalty: Penalty, seed: int, axes: Mapping[str, Any], home: Path | None, previous: Path | None = None
     ) -> None:
-        self.penalty, self.seed, self.axes = penalty, seed, dict(axes)
+        self.penalty, self.seed, self.axes = penalty, seed, Axes(axes)
         self._home, self._previous = home, previous
         self._reported = self._saved = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -63,7 +64,9 @@ class Runner:
         total, left = sum(map(len, chains)), sum(len(task.cells) for task in tasks)
         with tqdm(total=total, initial=total - left, unit="cell", disable=None if progress else True) as self._bar:
             self._failed = 0
+            self._unread: frozenset[str] | None = None  # axes, by all chains that were run here
             self._drive(deque(map(_Given, tasks)))
+        self._tell_unread()
 
     def _task(self, chain: Sequence[CellSpec], rows: Any) -> Task:
         """What is still to do of a chain: from its first cell on that is not done."""
@@ -89,6 +92,15 @@ class Runner:
                 waiting.extend(again)
             self._stop_late(running)
 
+    def _tell_unread(self) -> None:
+        for axis in sorted(self._unread or ()):
+            warnings.warn(
+                f"No cell has read the axis {axis!r}, so it changed nothing: rows that differ in it alone are copies. "
+                f"Read cell.axes[{axis!r}], take {axis!r} as an argument, or leave it out of the grid.",
+                UserWarning,
+                stacklevel=5,
+            )
+
     def _settled(self, future: Future[Any], given: _Given) -> list[_Given]:
         """Take in what a future brought; returns what must be given out again."""
         self._engine.settle(future)
@@ -98,6 +110,7 @@ class Runner:
         done: Done = future.result()
         self._ledger.keep()
         self._ledger.write(done.rows, done.places)
+        self._unread = done.unread if self._unread is None else self._unread & done.unread
         self._count(done.rows)
         return []
 

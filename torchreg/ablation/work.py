@@ -61,10 +61,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """Rows of a chain, and where they were written; None where the ledger is not seen."""
+    """Rows of a chain, where they were written (None where the ledger is not seen), and axes that no cell has read."""
 
     rows: tuple[Row, ...]
     places: tuple[Place | None, ...]
+    unread: frozenset[str] = frozenset()
 
 
 def execute(task: Task) -> Done:
@@ -76,17 +77,20 @@ def execute(task: Task) -> Done:
     """
     _check_code(task)
     here = sees(task.ledger, task.mark)
-    rows, places = [], []
+    rows, places, unread = [], [], frozenset(task.cells[0].axes) - set(task.arguments)
     for spec, attempt in zip(task.cells, task.attempts, strict=True):
         home = cell_folder(task.ledger, spec.key, task.files)
         previous = cell_folder(task.ledger, spec.previous, task.files) if spec.previous else None
         axes = copy.deepcopy(dict(spec.axes))  # lists and dicts in it are the run's, to be changed as it likes
-        row = _run(task, spec, Cell(spec.penalty, spec.seed, axes, home, previous), attempt)
+        cell = Cell(spec.penalty, spec.seed, axes, home, previous)
+        row = _run(task, spec, cell, attempt)
         places.append(append(task.ledger, as_line(row)) if here else None)
         rows.append(row)
         if row["status"] == "failed":
+            unread = frozenset()  # it may have been on its way to them
             break
-    return Done(tuple(rows), tuple(places))
+        unread &= cell.axes.unread
+    return Done(tuple(rows), tuple(places), unread)
 
 
 def _check_code(task: Task) -> None:
