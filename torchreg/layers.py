@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torchreg.effective_weights import hooked, raw_reason, used
@@ -49,6 +50,10 @@ def survey(model: Module) -> list[Found]:
     modules, classes, clean = dict(model.named_modules(remove_duplicate=False)), Classes(model), cleaner(model)
     found: dict[int, Found] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
+        if isinstance(p, UninitializedParameter):
+            raise ValueError(
+                f"{clean(name)!r} belongs to a lazy module and has no shape yet; run one batch through the model first."
+            )
         path, _, local = name.rpartition(".")
         module, made = modules[path], None
         if isinstance(module, ParametrizationList):

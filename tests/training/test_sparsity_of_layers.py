@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from torchreg import sparsity, weights
+from torchreg import L1, Group, attach, rows, sparsity, weights
 
 
 def net():
@@ -116,3 +116,14 @@ def test_entries_of_coo_that_cancel_are_zeros_and_nan_is_none():
 def test_what_is_counted_of_a_module_without_computed_weights_is_what_is_penalised():
     model = net()
     assert list(counted(model)) == list(weights(model))
+
+
+def test_what_is_no_tensor_and_what_has_no_shape_yet_is_refused_by_name():
+    with pytest.raises(TypeError, match="torch tensors, got list for 'w'"):
+        sparsity({"w": [0.0, 1.0]})
+    lazy = nn.Sequential(nn.LazyLinear(3))
+    for act in (sparsity, weights, lambda model: attach(Group(L1(0.1), rows), model)):
+        with pytest.raises(ValueError, match=r"'0.weight' belongs to a lazy module.*one batch"):
+            act(lazy)
+    lazy(torch.ones(1, 2))
+    assert list(weights(lazy)) == ["0.weight"]

@@ -118,6 +118,8 @@ def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tens
                 f"{type(target).__name__} has no weights of layers to count; give sparsity a dict of tensors, "
                 "matching(model, pattern), or name the weights of a layer of your own, register_weights(type, name)."
             )
+        if odd := [f"{type(w).__name__} for {name!r}" for name, w in named.items() if not isinstance(w, Tensor)]:
+            raise TypeError(f"sparsity counts zeros of torch tensors, got {odd[0]}; use torch.as_tensor(w).")
         return [(name, w, None) for name, w in named.items()]
     raise TypeError(f"sparsity takes modules, terms and dicts of tensors, got {type(target).__name__}.")
 
