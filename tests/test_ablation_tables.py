@@ -104,7 +104,7 @@ def test_text_shows_means_with_intervals_and_one_line_a_row():
     rows = [("a\x1b[31m\nb", 3, 2.0, 1.5, 2.5, 0.1, 3, 0, None), ("x" * 100, 1, NAN, NAN, NAN, NAN, 1, 0, True)]
     head, first, second = repr(Table(columns, tuple(rows))).splitlines()
     assert head.split() == ["penalty", "n", "loss", "loss.other"]
-    assert first.split() == ["a", "[31m", "b", "3", "2", "[1.5,", "2.5]", "-"]
+    assert first.split() == [r"a\x1b[31m\nb", "3", "2", "[1.5,", "2.5]", "-"]
     assert second.split() == ["x" * 57 + "...", "1", "nan", "[-]", "True"]
 
 

@@ -77,7 +77,7 @@ def check_pictures(folder):
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("data", DATA)
 def test_every_penalty_gives_exact_zeros_by_prox_alone(data, penalty):
-    none, l2, in_loss, prox = train_all(Options(data=data, penalty=penalty, epochs=5 if data == "digits" else 15))
+    none, l2, in_loss, prox = train_all(Options(data=data, penalty=penalty, epochs=10 if data == "digits" else 15))
     assert none.zeros == l2.zeros == in_loss.zeros == 0
     assert prox.zeros > 0
     assert prox.total == in_loss.total

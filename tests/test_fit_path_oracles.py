@@ -713,7 +713,7 @@ def test_runs_are_repeatable_to_the_bit():
         ({"init": (np.ones(P), np.zeros(2))}, ValueError, "init"),
         ({"init": (np.full(P, np.nan), 0.0)}, ValueError, "init"),
         ({"alphas": 5, "eps": 0.0}, ValueError, "eps"),
-        ({"alphas": 5, "eps": 1.0}, ValueError, "eps"),
+        ({"alphas": 5, "eps": 1.5}, ValueError, "eps"),
         ({"sample_weight": -np.ones(N)}, ValueError, "sample_weight"),
         ({"sample_weight": np.zeros(N)}, ValueError, "weights"),
         ({"sample_weight": np.ones(N - 1)}, ValueError, "sample_weight"),

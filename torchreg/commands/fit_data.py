@@ -6,6 +6,7 @@ import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def _pandas() -> Any:
 
 def _read(options: FitOptions) -> Frame:
     pandas = _pandas()
-    if ".tar" in options.data.suffixes[-2:]:  # its checksum lies behind the table, and is never reached
+    if ".tar" in Path(options.data).suffixes[-2:]:  # its checksum lies behind the table, and is never reached
         raise ValueError(f"{options.data} is a tar archive, in which damage is not noticed; unpack it, or use gzip.")
     try:
         header = pandas.read_csv(options.data, sep=options.sep, header=None, nrows=1, dtype=str)

@@ -73,7 +73,7 @@ def fit_path(
         datafit: the loss of a row; None for `Quadratic`, half the squared error.
         alphas: strengths >= 0 in any order, 0 for no penalty; or how many, geometrically from ``alpha_max`` to
             ``eps * alpha_max``.
-        eps: ratio of the ends of that grid, in (0, 1).
+        eps: ratio of the ends of that grid, in (0, 1].
         tol: a point has converged if its gap is at most ``tol`` times the null model's objective; without a gap, if its
             distance from optimality is at most ``tol`` times the null model's largest gradient.
         max_iter: limit for iterative engines at each strength, those on the way included; None for 20000.

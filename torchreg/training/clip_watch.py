@@ -34,7 +34,7 @@ class ClipWatch:
         if is_told(base) or not grads or not all(type(g) is Tensor and _readable(g) for g in grads):
             self._step = _FROM + _TIMES  # nothing to tell
             return
-        sample = grads[0].reshape(-1)[:_SAMPLE].clone()
+        sample = grads[0].reshape(-1)[:_SAMPLE].abs()  # a sign that turns changes no norm
         self._first = sample if self._first is None else self._first
         self._norms.append(float(get_total_norm(grads)))
         if len(self._norms) == _TIMES:
