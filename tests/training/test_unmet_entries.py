@@ -156,13 +156,11 @@ def test_a_group_with_entries_that_meet_no_gradient_is_still_exact():
     p = Parameter(torch.where(empty, 0.5, 0.0).double())
     opt = ProxOptimizer(Adam([p], lr=0.2), attach(Group(L1(level), by=labels(torch.arange(30) // 3), weights=1.0), [p]))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 500)
-    for k in range(500):
+    for _ in range(500):
         w = torch.where(empty, 0.0, p.detach())
         p.grad = torch.where(empty, 0.0, problem.gradient(w))
         opt.step()
         schedule.step()
-        if k == 0:
-            assert bool((p.detach()[empty] > 0.3).all())
     w = p.detach()
     assert float(w[empty].abs().max()) < 1e-3  # a group shrinks its entries by a factor
     g = torch.where(empty, 0.0, problem.gradient(w))
@@ -239,3 +237,35 @@ def test_compiled_and_with_masters_too():
         half.grad = torch.zeros_like(half)
         opt.step()
     torch.testing.assert_close(half.float(), torch.full((4,), 0.8), rtol=2**-8, atol=0.0)
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize(
+    "recipe", [r for r in ADAPTIVE if not r.id.startswith(("Adadelta", "RAdam"))], ids=lambda r: r.id
+)
+def test_a_neuron_with_a_dead_input_goes_to_zero_as_one_without(recipe, foreach):
+    """Its entry without a gradient takes the step of the others, and does not hold the row from zero."""
+    draw = torch.Generator().manual_seed(0)
+    start, slope = torch.randn(8, 4, generator=draw, dtype=F64), 1e-3 * torch.randn(8, 4, generator=draw, dtype=F64)
+    dead, weak = torch.cat([start, 0.5 * start[:, :1]], 1), slope.norm(dim=1) < 2e-3
+    assert 0 < weak.sum() < 8
+    for w in (start, dead):
+        p = Parameter(w.clone())
+        opt = ProxOptimizer(recipe.make([p]), attach(Group(L1(2e-3), by=rows, weights=1.0), {"w": p}), foreach=foreach)
+        for _ in range(3000):
+            p.grad = torch.zeros_like(p)
+            p.grad[:, :4] = slope  # of a linear loss: in the end a row is zero where its slope is weaker than 2e-3
+            opt.step()
+            if torch.equal((p == 0).all(1), weak):
+                break
+        assert torch.equal((p == 0).all(1), weak)
+
+
+def test_entries_of_a_row_take_the_harmonic_mean_of_the_others_steps():
+    p = Parameter(torch.ones(2, 3, dtype=F64))
+    opt = ProxOptimizer(Adam([p], lr=1e-2), attach(Group(L1(1e-3), by=rows, weights=1.0), {"w": p}))
+    p.grad = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]], dtype=F64)
+    opt.step()
+    base = torch.tensor([[0.99, 0.99, 1.0], [1.0, 1.0, 1.0]], dtype=F64)
+    step = torch.tensor([[1e-2, 1e-2 / 3, 1e-2 / 2], [1e-2] * 3], dtype=F64)  # 2 / (1 / t + 1 / t') where t = lr / |g|
+    torch.testing.assert_close(p.detach(), Group(L1(1e-3), by=rows, weights=1.0).prox(base, step), rtol=1e-8, atol=0.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchreg.parts import Cut, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.training.group_steps import marked, prox_
 from torchreg.training.part_step import Place
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 from torchreg.training.term import Term
@@ -94,5 +95,5 @@ def _step_rows(p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], pe
     x = p[rows]
     shaped = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
     its = {k: v[rows] for k, v in shaped.items() if v.layout is torch.strided}  # SGD's buffer is sparse, and not used
-    penalty.prox_([x], rule.steps(group, [{**state, **its}], [x]))
+    prox_(penalty, [x], marked(rule, penalty).steps(group, [{**state, **its}], [x]))
     p.index_copy_(0, rows, x)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchreg.parts import Cut, here, is_cut, whole
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import Scalar
+from torchreg.training.group_steps import prox_
 from torchreg.training.step_rules import StepRule
 
 Place = tuple[Tensor, Mapping[str, Any]]  # a parameter and its state
@@ -54,8 +55,8 @@ def _step(p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], penalty
     cut, step = Cut(p), part_of_step(p, state, group, rule)
     part = penalty.part(cut)
     if part is not None:
-        part.prox_([here(p)], [step])
+        prox_(part, [here(p)], [step])
         return
     full = whole(p)
-    penalty.prox_([full], [whole_step(cut, step)])
+    prox_(penalty, [full], [whole_step(cut, step)])
     here(p).copy_(cut.part(full))

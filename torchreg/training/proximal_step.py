@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
+from torchreg.training.group_steps import marked, prox_
 from torchreg.training.lazy_rows import lazily
 from torchreg.training.param_positions import Slot
 from torchreg.training.part_step import Place, plain_places
@@ -37,11 +38,12 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
     places: list[Place] = [(p, base.state.get(p, {})) for p in stepped]
     if slot.part.lazy:
         places, rule = lazily(places, group, slot.part.penalty, rule)
+    rule = marked(rule, slot.part.penalty)
     if any(is_cut(p) for p, _ in places):
         places = plain_places(places, group, slot.part.penalty, rule)
     for bucket in _buckets([place for place in places if _joins(place[0], foreach)]):
         tensors = [p for p, _ in bucket]
-        slot.part.penalty.prox_(tensors, rule.steps(group, [state for _, state in bucket], tensors))
+        prox_(slot.part.penalty, tensors, rule.steps(group, [state for _, state in bucket], tensors))
     for p, state in places:
         if not _joins(p, foreach):
             _step_alone(p, state, group, slot.part.penalty, rule)
@@ -77,7 +79,7 @@ def _step_alone(
     p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], penalty: Penalty, rule: StepRule
 ) -> None:
     for x, part_of_state in _pieces(p, state, penalty, rule):
-        penalty.prox_([x], rule.steps(group, [part_of_state], [x]))
+        prox_(penalty, [x], rule.steps(group, [part_of_state], [x]))
 
 
 def _pieces(

@@ -33,18 +33,24 @@ class StepRule:
         shape: "number" if a step is one number for a tensor, "entry" if each entry of a step
             depends on that entry of the state alone (so a large parameter can be taken in
             pieces), else "tensor".
+        unmet: (group, state) -> which entries have met no gradient, None where the step does not depend on it.
     """
 
     steps: Callable[[ParamGroup, Sequence[State], Sequence[Tensor]], list[Scalar]]
     shape: Shape
+    unmet: Callable[[ParamGroup, State], Tensor] | None = None
 
 
 RULES: dict[type[Optimizer], StepRule] = {}
 
 
-def _known(kind: type[Optimizer], shape: Shape = "entry") -> Callable[[Any], Any]:
+def _known(
+    kind: type[Optimizer],
+    shape: Shape = "entry",
+    unmet: Callable[[ParamGroup, State], Tensor] | None = None,
+) -> Callable[[Any], Any]:
     def register(function: Any) -> Any:
-        RULES[kind] = StepRule(function, shape)
+        RULES[kind] = StepRule(function, shape, unmet)
         return function
 
     return register
@@ -119,18 +125,22 @@ def _sgd(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -
     return [step] * len(params)
 
 
-@_known(Adam)
-@_known(AdamW)
+def _second(group: ParamGroup, state: State) -> Tensor:
+    return state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+
+
+@_known(Adam, unmet=lambda group, state: _second(group, state) == 0)
+@_known(AdamW, unmet=lambda group, state: _second(group, state) == 0)
 def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     lr, eps, many = group["lr"], group["eps"], len(params)
-    second = [s["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"] for s in states]
+    second = [_second(group, s) for s in states]
     unbias = _per_count(states, lambda k: (1.0 - group["betas"][1] ** k) ** 0.5)
     if isinstance(unbias[0], Tensor):  # each is a launch of its own, so they come in once
         return _adapted([lr] * many, second, [eps] * many, [1.0 - eps] * many, unbias=unbias)
     return _adapted([lr * u for u in unbias], second, [eps * u for u in unbias], [u - eps * u for u in unbias])
 
 
-@_known(SparseAdam)
+@_known(SparseAdam, unmet=lambda group, state: state["exp_avg_sq"] == 0)
 def _sparse_adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     """Adam's step, of the rows that it steps; eps stands outside the correction of the bias."""
     lr, eps = group["lr"], group["eps"]
@@ -139,7 +149,7 @@ def _sparse_adam(group: ParamGroup, states: Sequence[State], params: Sequence[Te
     return _adapted([lr * u for u in unbias], second, [eps] * len(params), [u - eps for u in unbias])
 
 
-@_known(NAdam)
+@_known(NAdam, unmet=lambda group, state: state["exp_avg_sq"] == 0)
 def _nadam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     """Adam's step, times what the growing momentum's weights on a steady gradient add up to."""
     steps = _adam(group, states, params)
@@ -151,7 +161,7 @@ def _nadam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor])
     return steps
 
 
-@_known(RAdam)
+@_known(RAdam, unmet=lambda group, state: state["exp_avg_sq"] == 0)
 def _radam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     lr, eps, decay = group["lr"], group["eps"], group["betas"][1]
     scales = _per_count(states, lambda k: lr * _rectification(k, decay))
@@ -179,7 +189,7 @@ def _either(condition: Any, yes: Any, no: Any) -> Any:
     return yes if condition else no
 
 
-@_known(RMSprop)
+@_known(RMSprop, unmet=lambda group, state: state["square_avg"] == 0)
 def _rmsprop(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     squares = second = [widened(s["square_avg"]) for s in states]
@@ -192,7 +202,7 @@ def _rmsprop(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor
     return _adapted([group["lr"] / (1.0 - group["momentum"])] * many, second, [eps] * many, [1.0 - eps] * many, met)
 
 
-@_known(Adagrad)
+@_known(Adagrad, unmet=lambda group, state: state["sum"] == 0)
 def _adagrad(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     many, eps, rates = len(params), group["eps"], [group["lr"]] * len(params)
     if group["lr_decay"]:
@@ -200,12 +210,16 @@ def _adagrad(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor
     return _adapted(rates, [s["sum"] for s in states], [eps] * many, [1.0 - eps] * many)
 
 
-@_known(Adamax)
+def _least(group: ParamGroup, state: State) -> float:
+    """What Adamax's norm is at most where no gradient was met: torch adds eps to the size of each."""
+    return group["eps"] * (1.0 + 4.0 * torch.finfo(state["exp_inf"].dtype).eps)
+
+
+@_known(Adamax, unmet=lambda group, state: state["exp_inf"] <= _least(group, state))
 def _adamax(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     del params
     below = list(torch._foreach_add([widened(s["exp_inf"]) for s in states], 0.0))
-    rounding = 1.0 + 4.0 * torch.finfo(states[0]["exp_inf"].dtype).eps
-    met = list(torch._foreach_sub(below, group["eps"] * rounding))  # torch adds eps to the size of each gradient
+    met = list(torch._foreach_sub(below, _least(group, states[0])))
     torch._foreach_clamp_min_(met, 0.0)
     _fill_unmet(below, met, [1.0] * len(states))
     return _over([group["lr"]] * len(states), below)

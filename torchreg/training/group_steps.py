@@ -1,0 +1,51 @@
+"""Steps of a group's entries: one that has met no gradient takes the step of those of its group that have.
+
+Alone such an entry has the plain step ``lr`` (`torchreg.training.step_rules`). Within a group that is small beside the
+steps of the others, and would hold the whole group from zero: a neuron with one dead input, for ever. With the harmonic
+mean of the others' steps it shrinks as they do. The minimiser is the same for every step > 0, since its gradient is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.penalties import Penalty
+from torchreg.shrinkage import Scalar
+from torchreg.training.step_rules import ParamGroup, State, StepRule
+
+
+def marked(rule: StepRule, penalty: Penalty) -> StepRule:
+    """The rule, with a minus before the steps of entries without a gradient, where the penalty has groups."""
+    unmet = rule.unmet
+    if penalty.groups is None or unmet is None:
+        return rule
+
+    def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
+        found = rule.steps(group, states, params)
+        return [_negated(t, unmet(group, state)) for t, state in zip(found, states, strict=True)]
+
+    return replace(rule, steps=steps)
+
+
+def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+    """The penalty's proximal map in place, at the steps of a `marked` rule."""
+    penalty.prox_(tensors, [_settled(penalty, p, t) for p, t in zip(tensors, steps, strict=True)])
+
+
+def _negated(step: Scalar, unmet: Tensor) -> Tensor:
+    return torch.where(unmet, -step, step)
+
+
+def _settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
+    by = penalty.groups
+    if by is None or not isinstance(step, Tensor) or step.shape != p.shape:
+        return step
+    alone = step < 0
+    inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))
+    mean = by.expand(by.sum((~alone).to(step.dtype)) / inverse, step)  # 0 / 0 in a group that has met nothing
+    return torch.where(alone, torch.where(mean.isnan(), -step, mean), step)
