@@ -68,8 +68,8 @@ class ProxOptimizer(AroundBase):
     Notes:
         A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
         where a gradient is left on it, torch's optimizers go on moving it. An entry that has met no gradient but
-        zeros has no metric yet: its step is ``lr``, in a group that of the others. With mini-batch noise zeros flicker: let a schedule end at 1 % of
-        the rate, not at 0, where the threshold is 0 too.
+        zeros has no metric yet: its step is ``lr``, in a group that of the others. With mini-batch noise zeros
+        flicker: let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
 
         ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
         no longer there is refused at the next step. Of optimizers made for one term the last takes it over.
