@@ -24,7 +24,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,6 +245,8 @@ def install() -> torch.device:
     if _device.type == "cpu":
         answers = {"is_available": True, "is_initialized": True, "_is_in_bad_fork": False, "device_count": 1}
         answers |= {"current_device": 0, "manual_seed_all": None, "get_amp_supported_dtype": [torch.bfloat16]}
+        stream = types.SimpleNamespace(synchronize=lambda: None)  # what torch.distributed.checkpoint copies on
+        answers |= {"current_stream": stream, "stream": nullcontext()}
         vars(module := types.ModuleType("torch.fake")).update({k: lambda *_, a=a: a for k, a in answers.items()})
         backend_registration._setup_privateuseone_for_python_backend(NAME, module)
         _autocast.fallback(torch.library.fallthrough_kernel)
