@@ -143,6 +143,12 @@ def test_copy_zeros_takes_names_as_the_average_has_them_and_refuses_others():
     copy_zeros(term, average)
     assert sparsity(average).fraction == 1.0
     assert not bool((average.module[0].bias == 0).any())
+    with torch.no_grad():
+        for p in average.parameters():
+            p.fill_(1.0)
+    of_wrapped = AveragedModel(nn.DataParallel(average.module))
+    copy_zeros(term, of_wrapped)
+    assert sparsity(of_wrapped).fraction == 1.0
     with pytest.raises(ValueError, match=r"'2.weight' of shape .* found none"):
         copy_zeros(term, nn.Sequential(nn.Linear(3, 4)))
     wrong = {"0.weight": torch.ones(4, 3), "2.weight": torch.ones(4, 4)}

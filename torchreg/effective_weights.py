@@ -21,7 +21,7 @@ _TORCHS = {  # torch's own, known without a trial
     "_Orthogonal": {"original": MIXED},
 }
 _SAME = 1e-3  # of the largest entry, for half precision too
-_tried: WeakKeyDictionary[Module, dict[str, str]] = WeakKeyDictionary()
+_tried: WeakKeyDictionary[Module, dict[tuple[str, int], str]] = WeakKeyDictionary()
 
 
 def computed(made: ParametrizationList, raw: Mapping[str, Tensor]) -> Tensor:
@@ -50,9 +50,10 @@ def raw_reason(made: ParametrizationList, name: str) -> str:
     if len(made) == 1 and kind in _TORCHS:
         return _TORCHS[kind].get(name, "")
     known = _tried.setdefault(made, {})
-    if name not in known:
-        known[name] = _try(made, name)
-    return known[name]
+    key = name, len(made)  # another may be put on top of a parametrization
+    if key not in known:
+        known[key] = _try(made, name)
+    return known[key]
 
 
 def _try(made: ParametrizationList, name: str) -> str:

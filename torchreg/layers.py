@@ -83,10 +83,11 @@ def layer_weights(model: Module) -> dict[str, Tensor]:
 def cleaner(model: Module) -> Callable[[str], str]:
     """The function that takes the prefixes of wrappers off a model's names."""
     names = [_COMPILED.sub("", name) for name, _ in model.named_parameters(remove_duplicate=False)]
-    wrapped = bool(names) and all(name.startswith("module.") for name in names)
+    prefix = ""
+    while names and all(name.startswith(f"{prefix}module.") for name in names):  # an average of a wrapped one has two
+        prefix += "module."
 
     def clean(name: str) -> str:
-        name = _COMPILED.sub("", name)
-        return name.removeprefix("module.") if wrapped else name
+        return _COMPILED.sub("", name).removeprefix(prefix)
 
     return clean

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn import Module, Parameter
+from torch.nn.parameter import UninitializedParameter
 
 from torchreg.layers import cleaner, survey
 from torchreg.selected import Selected
@@ -163,7 +164,11 @@ def _selected(model: Module, chosen: dict[str, Parameter], left_out: Mapping[str
     groups: dict[int, int] = {}
     for module in model.modules():
         if issubclass(classes.of(module), TRANSPOSED):
-            groups |= {id(p): int(getattr(module, "groups", 1)) for p in module.parameters()}
+            blocks, outputs = int(getattr(module, "groups", 1)), getattr(module, "out_channels", None)
+            for p in module.parameters():  # weight_norm's lengths of input channels have no output channels
+                lazy = isinstance(p, UninitializedParameter)
+                if not lazy and outputs in (None, blocks * p.shape[1:2].numel()):
+                    groups[id(p)] = blocks
     return Selected(chosen, left_out, {n: groups[id(p)] for n, p in chosen.items() if id(p) in groups})
 
 

@@ -185,3 +185,17 @@ def test_l1_under_weight_norm_stays_finite_and_makes_rows_of_zeros(norm):
     assert sparsity(model).parameters[0].zeros == int((w == 0).sum())
     everything = trained(lambda model: {n: p for n, p in matching(model, "*").items() if p.dim() >= 2})
     assert everything[1].isnan()
+
+
+class UnitLength(nn.Module):
+    def forward(self, w):
+        return w / w.norm()
+
+
+def test_a_parametrization_that_came_after_the_first_look_is_tried_too():
+    layer = nn.Linear(4, 4)
+    register_parametrization(layer, "weight", Symmetric())
+    assert "parametrizations.weight.original" in weights(layer)
+    register_parametrization(layer, "weight", UnitLength())
+    with pytest.raises(ValueError, match="original is scale-free"):
+        weights(layer)

@@ -111,6 +111,35 @@ def test_a_factor_can_be_scheduled_where_it_is_named():
     assert term().item() == pytest.approx(full / 2)
 
 
+def test_a_factor_of_1_is_printed_as_one_and_read_back():
+    for alpha in (1.0, 0.5):
+        named = Sum((L1(0.1) + L2(0.02),), alpha=alpha)
+        assert f"alpha={alpha:g})" in str(attach(named, {"w": torch.ones(4, 3)}))
+        assert eval(repr(named), vars(torchreg)) == named
+
+
+@each_sum
+def test_states_from_when_every_sum_had_a_factor_are_read(make):
+    def optimizer():
+        net = nn.Linear(3, 4)
+        return ProxOptimizer(SGD(net.parameters(), lr=0.1), attach(make(), {"w": net.weight}))
+
+    terms = ", ".join(map(repr, getattr(make(), "penalty", make()).terms))
+    kind = repr(make()).replace(terms.replace(", ", " + "), f"Sum(({terms}), alpha=0)")
+    if isinstance(make(), Sum):
+        kind = f"Sum(({terms}), alpha=0)"
+    state = optimizer().state_dict()
+    state["torchreg"]["parts"] = [{"penalty": kind, "alpha": 1.0, "names": ["w"], "count": None}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer().load_state_dict(state)
+        optimizer().load_state_dict(state, strict=False)
+        optimizer().terms[0].load_state_dict({"parts": state["torchreg"]["parts"]})
+    state["torchreg"]["parts"][0]["alpha"] = 0.5
+    with pytest.raises(ValueError, match=r"multiplies .* by 0.5"):
+        optimizer().load_state_dict(state)
+
+
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = X @ torch.tensor([2.0, -1.0, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
 

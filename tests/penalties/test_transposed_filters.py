@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from torchreg import (
     L1,
@@ -150,3 +151,13 @@ def test_other_groups_other_tensors_and_strengths_stay():
 def test_of_a_bare_tensor_filters_are_dimension_0():
     w = torch.randn(4, 6, 3)
     assert sparsity(attach(Group(L1(0.1), by=filters), {"w": w})).groups == 4
+
+
+def test_lengths_under_weight_norm_are_groups_by_what_they_scale():
+    for dim, channels in ((0, 4), (1, 6)):
+        layer = weight_norm(nn.ConvTranspose2d(4, 6, 3), dim=dim)
+        term = attach(Group(L1(0.5), by=filters, weights=1.0), layer)
+        (lengths,) = term.parameters.values()
+        assert lengths.numel() == channels
+        torch.testing.assert_close(term(), 0.5 * lengths.abs().sum())
+        assert sparsity(term).groups == channels

@@ -127,3 +127,8 @@ def test_what_is_no_tensor_and_what_has_no_shape_yet_is_refused_by_name():
             act(lazy)
     lazy(torch.ones(1, 2))
     assert list(weights(lazy)) == ["0.weight"]
+
+
+def test_what_has_no_values_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'0.weight' lies on the meta device"):
+        sparsity(net().to("meta"))

@@ -90,17 +90,18 @@ def mcp_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
 def half(w: Tensor, threshold: Scalar) -> Tensor:
     """Proximal map of ``threshold * sqrt|w|`` (Xu et al., IEEE TNNLS 23, 2012, theorem 1).
 
-    Beyond ``|w| = 3/2 threshold^(2/3)`` it is the largest root of a cubic, by its cosine.
+    Beyond ``|w| = 3/2 threshold^(2/3)`` it is the largest root of a cubic, by its cosine; `_settled` makes it exact.
     """
     c, size = filled(threshold, w), w.abs()
     kept = (size > 1.5 * c ** (2.0 / 3.0)) & (c > 0)
     safe = torch.where(kept, size, torch.ones_like(size))
-    angle = torch.arccos(torch.where(kept, c, torch.zeros_like(c)) / 4.0 * (safe / 3.0) ** -1.5)
+    cut = torch.where(kept, c, torch.zeros_like(c))
+    angle = torch.arccos((3.0 * cut ** (2.0 / 3.0) / safe) ** 1.5 / 4.0)
     root = safe * (2.0 / 3.0) * (1.0 + torch.cos((2.0 / 3.0) * (math.pi - angle)))
-    return _signed(w, c, kept, root)
+    return _signed(w, c, kept, _settled(root, safe, cut, 0.5))
 
 
-_FLAT = 1e6  # of |w| / (2 threshold)^(3/4), from where on two terms of a series are exact in float64
+_FLAT = 1e6  # of |w| / (2 threshold)^(3/4), from where on |w| is near enough to the root
 
 
 def two_thirds(w: Tensor, threshold: Scalar) -> Tensor:
@@ -112,12 +113,21 @@ def two_thirds(w: Tensor, threshold: Scalar) -> Tensor:
     unit = (2.0 * torch.where(c > 0, c, torch.ones_like(c))) ** 0.75
     kept = (size > (2.0 / 3.0) * 3.0**0.25 * unit) & (c > 0)
     scale = torch.where(kept, unit, torch.ones_like(unit))
-    ratio = torch.where(kept, size, torch.ones_like(size)) / scale
+    safe, cut = torch.where(kept, size, torch.ones_like(size)), torch.where(kept, c, torch.zeros_like(c))
+    ratio = safe / scale
     near = torch.where(kept & (ratio < _FLAT), ratio, torch.ones_like(ratio))
     a = (2.0 / math.sqrt(3.0)) * torch.cosh(torch.arccosh(27.0 / 16.0 * near**2) / 3.0).sqrt()
     root = scale * ((a + (2.0 * near / a - a * a).sqrt()) / 2.0) ** 3
-    far = scale * (ratio - ratio ** (-1.0 / 3.0) / 3.0)
-    return _signed(w, c, kept, torch.where(ratio < _FLAT, root, far))
+    return _signed(w, c, kept, _settled(torch.where(ratio < _FLAT, root, safe), safe, cut, 2.0 / 3.0))
+
+
+def _settled(root: Tensor, size: Tensor, threshold: Tensor, power: float) -> Tensor:
+    """The root of ``u = size - threshold * power * u^(power - 1)`` once more, from a root with rounding errors.
+
+    Of these at most a third is left, and none where the threshold is small: what is taken off is right to the last
+    digits, so that no weight grows, and steps far below a weight add up.
+    """
+    return size - threshold * power * root ** (power - 1.0)
 
 
 def log_sum(w: Tensor, threshold: Scalar, eps: float) -> Tensor:
@@ -127,10 +137,9 @@ def log_sum(w: Tensor, threshold: Scalar, eps: float) -> Tensor:
     inside = (size + eps) ** 2 - 4.0 * finite
     real = inside > 0
     spread = torch.where(real, inside, torch.ones_like(inside)).sqrt()
-    fall = (
-        2.0 * finite / (size + eps + spread)
-    )  # from |w| to the root; neither form of the root cancels where it stands
-    root = torch.where(size < eps, 2.0 * (size * eps - finite) / (eps - size + spread).abs(), size - fall)
+    fall = 2.0 * finite / (size + eps + spread)  # from |w| to the root
+    low = (size < eps) & (2.0 * fall > size)  # neither form of the root cancels where it stands
+    root = torch.where(low, 2.0 * (size * eps - finite) / (eps - size + spread).abs(), size - fall)
     gain = finite * torch.log1p(root.clamp(min=0.0) / eps) + 0.5 * (fall * fall - size * size)
     better = (c <= eps * eps) | ~(gain >= 0)  # continuous up to eps^2; NaN is of an infinite w
     kept = real & (root > 0) & better & (c > 0) & (c < math.inf)

@@ -286,9 +286,10 @@ class Sum(Penalty):
             term.check(w)
 
     def __repr__(self) -> str:
-        joined = " + ".join(map(repr, self.terms))
-        one = isinstance(self.alpha, float) and self.alpha == 1.0
-        return joined if one else f"Sum(({', '.join(map(repr, self.terms))}), alpha={short(self.alpha)})"
+        parts, one = list(map(repr, self.terms)), isinstance(self.alpha, float) and self.alpha == 1.0
+        if one and len(parts) > 1:
+            return " + ".join(parts)
+        return f"Sum(({', '.join(parts)}{',' * (len(parts) == 1)}), alpha={short(self.alpha)})"
 
 
 def _summands(penalty: Penalty) -> tuple[Penalty, ...]:

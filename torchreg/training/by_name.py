@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from torchreg.training.checkpoint import Renewal, Saved, renewal, renewals, strengths
+from torchreg.training.checkpoint import Renewal, Saved, read, renewal, renewals, strengths
 from torchreg.training.parameter_names import names_in
 from torchreg.training.refusals import is_torchs_own, misfits, refuse_groups, refuse_state
 from torchreg.training.term import Term
@@ -36,7 +36,7 @@ def shared_strengths(terms: list[Term], saved: list[Saved]) -> tuple[list[Renewa
     """
     parts, present = [(term, part) for term in terms for part in term.parts], strengths(terms)
     known: dict[tuple[str, str], list[Saved]] = {}
-    for then in saved:
+    for then in read(terms, saved):
         for name in then["names"]:
             known.setdefault((name, then["penalty"]), []).append(then)
     names = {name for name, _ in known}

@@ -56,6 +56,7 @@ def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
     Raises:
         ValueError: where the checkpoint has other parameters, other penalties or no valid alpha.
     """
+    saved = read(terms, saved)
     _refuse_others(saved, strengths(terms))
     parts = [(term, part) for term in terms for part in term.parts]
     return [renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
@@ -124,9 +125,26 @@ def _kind(penalty: Penalty) -> str:
     return repr(penalty if penalty.several else penalty.with_alpha(0.0))
 
 
+def read(terms: list[Term], saved: list[Saved]) -> list[Saved]:
+    """Saved parts with kinds as they are told now: every sum had a factor once, and was shown with that at 0."""
+    several = [part.penalty for term in terms for part in term.parts if part.penalty.several]
+    now = {repr(_without_factor(penalty)): _kind(penalty) for penalty in several}
+    return [{**part, "penalty": now.get(part["penalty"], part["penalty"])} for part in saved]
+
+
+def _without_factor(penalty: Penalty) -> Penalty:
+    inner = getattr(penalty, "penalty", None)
+    return penalty.replaced(alpha=0.0) if inner is None else penalty.replaced(penalty=_without_factor(inner))
+
+
 def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
     """What was saved for a part, once it is valid for its penalty."""
     alpha = float(saved["alpha"])
     if not part.penalty.several:
         part.penalty.with_alpha(alpha)  # raises for a value out of range
+    elif alpha != 1.0:
+        raise ValueError(
+            f"The checkpoint multiplies {part.penalty!r} by {alpha:g}, a factor that a sum has no longer; put it into "
+            f"the strengths of the terms, or name it, Sum((penalty,), alpha={alpha:g}), and drop the {KEY!r} entry."
+        )
     return Renewal(term, part, alpha, saved.get("count"))

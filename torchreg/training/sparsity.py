@@ -84,7 +84,7 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
 
     Raises:
         TypeError: if a target is something else.
-        ValueError: if a module has no weights.
+        ValueError: if a module has no weights, or they have no values yet (lazy modules, the meta device).
 
     Example:
         >>> import torch
@@ -126,6 +126,8 @@ def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tens
 
 def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:
     w = w.detach()
+    if w.is_meta:
+        raise ValueError(f"{name!r} lies on the meta device, where no entry is known; load the weights, then count.")
     if w.layout is not torch.strided:
         w = w.coalesce() if w.layout is torch.sparse_coo else w
         return Sparsity(name, w.numel() - int((w.values() != 0).sum()), w.numel())
