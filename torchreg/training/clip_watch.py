@@ -36,6 +36,9 @@ class ClipWatch:
             return
         sample = grads[0].reshape(-1)[:_SAMPLE].clone()
         self._first = sample if self._first is None else self._first
+        if sample.shape != self._first.shape:  # layers that come and go: another gradient is the first
+            self._step = _FROM + _TIMES
+            return
         self._norms.append(float(get_total_norm(grads)))
         if len(self._norms) == _TIMES:
             moved, top = float((sample - self._first).abs().max()), max(self._norms)

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from torchreg.parts import whole
 from torchreg.shrinkage import Scalar
 from torchreg.training.capture import is_capturing
-from torchreg.training.effective_step import Metric
 from torchreg.training.step_rules import StepRule
+from torchreg.training.term_part import Owner
 
-_KEY = "_clipped_by"  # the attribute that is lent to an optimizer from the clipping to its step
+_KEY = "_clipped_by"  # the attribute of an optimizer from one clipping to the next, or until gradients are cleared
+_TAKEN = "_taken_clipping"  # the attribute of who has scaled a proximal step by it
 _SLACK = 1e-6  # torch adds it to the norm
 
 
@@ -110,12 +111,15 @@ def is_told(base: Optimizer) -> bool:
     return vars(base).get(_KEY) is not None
 
 
-def as_clipped(rule: StepRule, base: Optimizer, metric: Metric) -> StepRule:
-    """The rule, with steps multiplied by what the gradients of this step were; it is told once."""
-    clipped = getattr(base, _KEY, None)
-    if clipped is None or metric == "decoupled":
+def as_clipped(rule: StepRule, owner: Owner) -> StepRule:
+    """The rule, with steps multiplied by what the gradients of this step were; each stepper is told once.
+
+    Several may step one optimizer: what `attach_to` has put on it, and a `ProxOptimizer` around it.
+    """
+    clipped = getattr(owner.base, _KEY, None)
+    if clipped is None or owner.metric == "decoupled" or getattr(owner, _TAKEN, None) is clipped:
         return rule
-    setattr(base, _KEY, None)
+    setattr(owner, _TAKEN, clipped)
     on_host = clipped.factor.device.type == "cpu" and not (torch.compiler.is_compiling() or is_capturing())
     factor: Scalar = float(clipped.factor) if on_host else clipped.factor
     if on_host and factor == 1.0:

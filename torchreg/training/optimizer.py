@@ -176,7 +176,7 @@ class ProxOptimizer(AroundBase):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        rule = as_clipped(rule_for(self.base, self.metric), self)
         prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
