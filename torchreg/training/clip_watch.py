@@ -30,7 +30,7 @@ class ClipWatch:
         self._step += 1
         if not _FROM < self._step <= _FROM + _TIMES:
             return
-        grads = [p.grad for group in base.param_groups for p in group["params"] if p.grad is not None]
+        grads = [p.grad.detach() for group in base.param_groups for p in group["params"] if p.grad is not None]
         if is_told(base) or not grads or not all(type(g) is Tensor and _readable(g) for g in grads):
             self._step = _FROM + _TIMES  # nothing to tell
             return

@@ -72,7 +72,8 @@ def clip_grad_norm_(
     Notes:
         Clipping by value has no factor. It leaves the minimiser where it is as long as the value is at least
         the slope of the penalty at zero (``alpha`` for L1); below it no gradient can hold a weight from zero.
-        ``metric="decoupled"`` is left alone, since there nothing is known of the update.
+        ``metric="decoupled"`` is left alone, since there nothing is known of the update. Where steps are compiled
+        and not each of them is clipped, clear the gradients with the optimizer's ``zero_grad``.
 
     Example:
         >>> import torch
@@ -95,7 +96,7 @@ def clip_grad_norm_(
     before = vars(base).get(_KEY)
     again = before is not None and before.grad() is grad and before.version == grad._version
     norm = clip_by_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
-    factor = (max_norm / (whole(norm) + _SLACK)).clamp(max=1.0)
+    factor = (max_norm / (whole(norm) + _SLACK)).clamp(max=1.0).nan_to_num(1.0)  # a scaler may skip this step
     factor = factor * before.factor if before is not None and again else factor
     setattr(base, _KEY, _Clipped(factor, weakref.ref(grad), grad._version))
     return norm
