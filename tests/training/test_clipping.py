@@ -215,7 +215,7 @@ def test_what_was_told_of_a_skipped_step_harms_no_later_one(by, bad):
             clip_grad_norm_(opt, 2.0)
         scaler.step(opt)
         scaler.update()
-    assert 0.0 <= float(p) <= (0.0 if by == "us" else 1.0)  # two steps of 4 + 1, one of them perhaps of 4
+    assert 0.0 <= p.item() <= (0.0 if by == "us" else 1.0)  # two steps of 4 + 1, one of them perhaps of 4
 
 
 def test_gradients_with_a_graph_are_looked_at_without_a_warning():

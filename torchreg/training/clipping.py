@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import clip_grad_norm_ as clip_by_norm_
 from torch.optim import Optimizer
 
-from torchreg.parts import whole
+from torchreg.parts import is_memory_of, memory_of, whole
 from torchreg.shrinkage import Scalar
 from torchreg.training.capture import is_capturing
 from torchreg.training.step_rules import StepRule
@@ -28,7 +28,7 @@ class _Clipped:
     """By what gradients were multiplied, and which they were."""
 
     factor: Tensor
-    grad: weakref.ref[Tensor]
+    grad: StorageWeakRef | None
     version: int
 
 
@@ -94,11 +94,11 @@ def clip_grad_norm_(
     if grad is None:
         return torch.zeros(())
     before = vars(base).get(_KEY)
-    again = before is not None and before.grad() is grad and before.version == grad._version
+    again = before is not None and is_memory_of(before.grad, grad) and before.version == grad._version
     norm = clip_by_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
     factor = (max_norm / (whole(norm) + _SLACK)).clamp(max=1.0).nan_to_num(1.0)  # a scaler may skip this step
     factor = factor * before.factor if before is not None and again else factor
-    setattr(base, _KEY, _Clipped(factor, weakref.ref(grad), grad._version))
+    setattr(base, _KEY, _Clipped(factor, memory_of(grad), grad._version))
     return norm
 
 
