@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 
 
@@ -28,6 +29,23 @@ def is_cut(w: Tensor) -> bool:
 def here(w: Tensor) -> Tensor:
     """The part of a tensor that lies here, of a plain tensor all of it."""
     return w.to_local() if is_cut(w) else w  # type: ignore[attr-defined]
+
+
+def memory_of(w: Tensor) -> StorageWeakRef | None:
+    """A reference to a tensor's memory that does not keep it, None for a tensor that has none yet or in several parts.
+
+    A weak reference to the tensor itself would forbid ``Module.to`` on what FSDP2 has cut: torch's `swap_tensors`.
+    """
+    try:
+        return StorageWeakRef(w.untyped_storage())
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+
+
+def is_memory_of(memory: StorageWeakRef | None, w: Tensor) -> bool:
+    """Whether `memory_of` gave this for a tensor that had the id of ``w``."""
+    now = memory_of(w)
+    return memory is now if memory is None or now is None else memory == now
 
 
 def whole(w: Tensor) -> Tensor:

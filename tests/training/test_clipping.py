@@ -179,6 +179,63 @@ def test_it_is_told_for_one_step():
     copy.deepcopy(opt)
 
 
+@pytest.mark.parametrize("around", [False, True], ids=["hooks", "a wrapper around a hook"])
+def test_all_that_step_one_optimizer_are_told_and_once(around):
+    """As one term over both parameters, two steps, of which the second is not clipped."""
+    found = []
+    for one in (True, False):
+        a, b = (Parameter(torch.full((2,), 9.0, dtype=F64)) for _ in range(2))
+        base, terms = SGD([a, b], lr=1.0), [attach(L1(1.0), {"a": a}), attach(L1(1.0), {"b": b})]
+        if not one:
+            attach_to(base, terms[0])
+        opt = ProxOptimizer(base, *terms) if one else ProxOptimizer(base, terms[1]) if around else base
+        if not one and not around:
+            attach_to(base, terms[1])
+        for clipped in (True, False):
+            a.grad, b.grad = torch.tensor([3.0, 0.0], dtype=F64), torch.tensor([0.0, 4.0], dtype=F64)
+            if clipped:
+                clip_grad_norm_(opt, 1.0)
+            opt.step()
+        found.append(torch.cat([a, b]).detach())
+    torch.testing.assert_close(found[0], torch.tensor([4.2, 7.8, 7.8, 3.0], dtype=F64), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.filterwarnings("ignore:A step was skipped")
+@pytest.mark.parametrize("by", ["us", "GradScaler"])
+def test_what_was_told_of_a_skipped_step_harms_no_later_one(by, bad):
+    p = Parameter(torch.tensor([10.0]))
+    opt = ProxOptimizer(SGD([p], lr=1.0), attach(L1(1.0), {"w": p}), skip_nonfinite=by == "us")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, enabled=by != "us")
+    for entry in (bad, 4.0, 4.0):  # the second step has no clipping, nor have gradients been cleared by the optimizer
+        p.grad = torch.tensor([entry]) * scaler.scale(torch.tensor(1.0))
+        scaler.unscale_(opt)
+        if not p.grad.isfinite():
+            clip_grad_norm_(opt, 2.0)
+        scaler.step(opt)
+        scaler.update()
+    assert 0.0 <= p.item() <= (0.0 if by == "us" else 1.0)  # two steps of 4 + 1, one of them perhaps of 4
+
+
+def test_gradients_with_a_graph_are_looked_at_without_a_warning():
+    p = matrix(1)
+    opt = ProxOptimizer(SGD([p], lr=1e-3), attach(L1(0.1), {"w": p}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(40):
+            p.grad = p * 2.0
+            opt.step()
+
+
+def test_layers_that_come_while_clipping_is_looked_for():
+    small, large = matrix(0, (3, 1)), matrix(1, (20, 20))
+    opt = ProxOptimizer(SGD([small, large], lr=0.01), attach(L1(0.01), {"large": large}))
+    for k in range(40):
+        give_gradients([small, large] if k > 24 else [large], k)
+        opt.step()
+
+
 def test_a_decoupled_threshold_is_left_alone_and_a_function_s_is_not():
     for metric, wanted in (("decoupled", 10 - 2.0 - 1.0), (lambda group, state, p: 1.0, 10 - 2.0 - 0.5)):
         p = Parameter(torch.tensor([10.0], dtype=F64))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.optim import SGD, Adam
 
-from torchreg import L1, Group, ProxOptimizer, Weighted, attach, attach_to, rows, sparsity
+from torchreg import L1, Group, ProxOptimizer, Weighted, attach, attach_to, clip_grad_norm_, rows, sparsity
 from torchreg.training import violation
 
 LR, ALPHA = 0.5, 0.4
@@ -351,6 +351,24 @@ def test_a_new_head_in_the_same_optimizer_takes_the_place_of_the_old_one(make):
             swap = {id(p): q for p, q in zip(old, new, strict=True)}
             opt.param_groups[0]["params"] = [swap.get(id(p), p) for p in opt.param_groups[0]["params"]]
         step_is_that_by_hand(opt, dict(model.named_parameters()), {"0.weight", "1.weight", "2.weight"})
+
+
+@made
+def test_a_model_moves_by_swapped_tensors(make):
+    """As `Module.to` moves what FSDP2 has cut, and every tensor under this flag; torch refuses any weak reference."""
+    model = net()
+    opt = make(SGD(model.parameters(), lr=LR), attach(L1(ALPHA), model))
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        for dtype in (torch.float32, torch.float64):
+            give_gradients(list(model.parameters()), 0)
+            clip_grad_norm_(opt, 0.1)
+            opt.step()
+            model.to(dtype)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    step_is_that_by_hand(opt, dict(model.named_parameters()), {"0.weight", "1.weight", "2.weight"})
 
 
 @made

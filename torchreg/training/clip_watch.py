@@ -30,12 +30,15 @@ class ClipWatch:
         self._step += 1
         if not _FROM < self._step <= _FROM + _TIMES:
             return
-        grads = [p.grad for group in base.param_groups for p in group["params"] if p.grad is not None]
+        grads = [p.grad.detach() for group in base.param_groups for p in group["params"] if p.grad is not None]
         if is_told(base) or not grads or not all(type(g) is Tensor and _readable(g) for g in grads):
             self._step = _FROM + _TIMES  # nothing to tell
             return
         sample = grads[0].reshape(-1)[:_SAMPLE].abs()  # a sign that turns changes no norm
         self._first = sample if self._first is None else self._first
+        if sample.shape != self._first.shape:  # layers that come and go: another gradient is the first
+            self._step = _FROM + _TIMES
+            return
         self._norms.append(float(get_total_norm(grads)))
         if len(self._norms) == _TIMES:
             moved, top = float((sample - self._first).abs().max()), max(self._norms)

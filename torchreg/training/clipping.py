@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import clip_grad_norm_ as clip_by_norm_
 from torch.optim import Optimizer
 
-from torchreg.parts import whole
+from torchreg.parts import is_memory_of, memory_of, whole
 from torchreg.shrinkage import Scalar
 from torchreg.training.capture import is_capturing
-from torchreg.training.effective_step import Metric
 from torchreg.training.step_rules import StepRule
+from torchreg.training.term_part import Owner
 
-_KEY = "_clipped_by"  # the attribute that is lent to an optimizer from the clipping to its step
+_KEY = "_clipped_by"  # the attribute of an optimizer from one clipping to the next, or until gradients are cleared
+_TAKEN = "_taken_clipping"  # the attribute of who has scaled a proximal step by it
 _SLACK = 1e-6  # torch adds it to the norm
 
 
@@ -27,7 +28,7 @@ class _Clipped:
     """By what gradients were multiplied, and which they were."""
 
     factor: Tensor
-    grad: weakref.ref[Tensor]
+    grad: StorageWeakRef | None
     version: int
 
 
@@ -71,7 +72,8 @@ def clip_grad_norm_(
     Notes:
         Clipping by value has no factor. It leaves the minimiser where it is as long as the value is at least
         the slope of the penalty at zero (``alpha`` for L1); below it no gradient can hold a weight from zero.
-        ``metric="decoupled"`` is left alone, since there nothing is known of the update.
+        ``metric="decoupled"`` is left alone, since there nothing is known of the update. Where steps are compiled
+        and not each of them is clipped, clear the gradients with the optimizer's ``zero_grad``.
 
     Example:
         >>> import torch
@@ -92,11 +94,11 @@ def clip_grad_norm_(
     if grad is None:
         return torch.zeros(())
     before = vars(base).get(_KEY)
-    again = before is not None and before.grad() is grad and before.version == grad._version
+    again = before is not None and is_memory_of(before.grad, grad) and before.version == grad._version
     norm = clip_by_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
-    factor = (max_norm / (whole(norm) + _SLACK)).clamp(max=1.0)
+    factor = (max_norm / (whole(norm) + _SLACK)).clamp(max=1.0).nan_to_num(1.0)  # a scaler may skip this step
     factor = factor * before.factor if before is not None and again else factor
-    setattr(base, _KEY, _Clipped(factor, weakref.ref(grad), grad._version))
+    setattr(base, _KEY, _Clipped(factor, memory_of(grad), grad._version))
     return norm
 
 
@@ -110,12 +112,15 @@ def is_told(base: Optimizer) -> bool:
     return vars(base).get(_KEY) is not None
 
 
-def as_clipped(rule: StepRule, base: Optimizer, metric: Metric) -> StepRule:
-    """The rule, with steps multiplied by what the gradients of this step were; it is told once."""
-    clipped = getattr(base, _KEY, None)
-    if clipped is None or metric == "decoupled":
+def as_clipped(rule: StepRule, owner: Owner) -> StepRule:
+    """The rule, with steps multiplied by what the gradients of this step were; each stepper is told once.
+
+    Several may step one optimizer: what `attach_to` has put on it, and a `ProxOptimizer` around it.
+    """
+    clipped = getattr(owner.base, _KEY, None)
+    if clipped is None or owner.metric == "decoupled" or getattr(owner, _TAKEN, None) is clipped:
         return rule
-    setattr(base, _KEY, None)
+    setattr(owner, _TAKEN, clipped)
     on_host = clipped.factor.device.type == "cpu" and not (torch.compiler.is_compiling() or is_capturing())
     factor: Scalar = float(clipped.factor) if on_host else clipped.factor
     if on_host and factor == 1.0:

@@ -65,7 +65,7 @@ class Attachment:
 
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""
-        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        rule = as_clipped(rule_for(self.base, self.metric), self)
         prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
 
     def remove(self) -> None:

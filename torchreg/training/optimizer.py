@@ -13,7 +13,7 @@ from torchreg.training.amp import unless_skipped
 from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
-from torchreg.training.clipping import as_clipped
+from torchreg.training.clipping import as_clipped, forget_clipping
 from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
@@ -147,9 +147,11 @@ class ProxOptimizer(AroundBase):
         self.positions.refuse_sparse()
         if not names:
             self._step(None)
-        elif not self.skipped.steps:
+            return loss
+        if not self.skipped.steps:
             warn_of_skips(names)
-        self.skipped = self.skipped.plus(names) if names else self.skipped
+        self.skipped = self.skipped.plus(names)
+        forget_clipping(self.base)
         return loss
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
@@ -176,7 +178,7 @@ class ProxOptimizer(AroundBase):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = as_clipped(rule_for(self.base, self.metric), self.base, self.metric)
+        rule = as_clipped(rule_for(self.base, self.metric), self)
         prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

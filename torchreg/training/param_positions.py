@@ -10,15 +10,16 @@ A parameter is identified
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch._compile import _disable_dynamo  # as torch's optimizers use it; torch.compiler.disable loads the compiler
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
+from torchreg.parts import is_memory_of, memory_of
 from torchreg.training.bare_terms import all_matrices
 from torchreg.training.refusals import refuse_sparse
 from torchreg.training.term import Term
@@ -49,19 +50,25 @@ class Layout:
         tensors: the parameters of each part (by its id) by name; one that rests is none of the optimizer's.
         places: where those that the optimizer has stand, by their ids.
         sizes: how many parameters each group has.
-        all: every tensor of the optimizer, by id; weakly, since some trainers free the tensors that they exchange.
+        all: the memory of every tensor of the optimizer, by its id; some trainers free the tensors that they exchange,
+            and ids come again.
         problem: why these parameters cannot be stepped, or "".
     """
 
     tensors: dict[int, dict[str, Tensor]]
     places: dict[int, Place]
     sizes: list[int]
-    all: dict[int, weakref.ref[Tensor]]
+    all: dict[int, StorageWeakRef | None]
     problem: str
+
+    @property
+    def own(self) -> set[int]:
+        """The ids of those that the optimizer has; the tensors are held here, so no other comes by their ids."""
+        return {id(p) for named in self.tensors.values() for p in named.values()} & self.places.keys()
 
     def had(self, p: Tensor) -> bool:
         """Whether the optimizer had this very tensor."""
-        return id(p) in self.all and self.all[id(p)]() is p
+        return id(p) in self.all and is_memory_of(self.all[id(p)], p)
 
 
 class ParamPositions:
@@ -152,19 +159,19 @@ def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: 
     places = {id(p): (g, k) for g, group in enumerate(groups) for k, p in enumerate(group)}
     tensors = _surely(base, terms, places, {} if before is None else before.tensors)
     claimed = {id(p) for named in tensors.values() for p in named.values()}
-    problems = []
+    own, problems = set() if before is None else before.own, []
     for part in _parts(term for term in terms if not term.bare):
         for name, p in tensors[id(part)].items():
             if id(p) in places:
                 continue
-            other = _at_its_place(groups, before, p) if before is not None and before.had(p) else None
+            other = _at_its_place(groups, before, p) if before is not None and id(p) in own else None
             if other is not None and id(other) not in claimed:
                 tensors[id(part)][name] = other
                 claimed.add(id(other))
             elif p.requires_grad:
-                problems.append(_absent(name, p, edited=before is not None and before.had(p)))
+                problems.append(_absent(name, p, edited=id(p) in own))
     problems += [*_misfits(terms, tensors, all_new=before is None), *_twice(terms, others, tensors)]
-    known = {id(p): weakref.ref(p) for group in groups for p in group}
+    known = {id(p): memory_of(p) for group in groups for p in group}
     return Layout(tensors, places, [len(group) for group in groups], known, problems[0] if problems else "")
 
 
