@@ -72,8 +72,8 @@ def _newton(matrix: Tensor, slope: Tensor) -> Tensor:
 def _lowest(matrix: Tensor, l1: Tensor, bounded: Tensor, w: Tensor, way: Tensor, g: Tensor, noise: Tensor) -> Tensor:
     """The least value on the segment from ``w`` to ``w + way``: its slope is linear between kinks, and jumps there.
 
-    ``w`` itself where the slope is down by rounding alone, ``noise`` being that of ``g``: along a direction in which the
-    matrix is zero, nothing would end the way.
+    ``w`` itself where the slope is down by rounding alone, ``noise`` being that of ``g``: in a direction in which
+    the matrix is zero, nothing would end the way.
     """
     sides = torch.where(w == 0.0, way.sign(), w.sign())
     slope, bend = way @ (l1 * sides - g), way @ (matrix @ way)
