@@ -253,6 +253,22 @@ def test_free_columns(X, y, fit_intercept):
 
 
 @each_intercept
+@pytest.mark.parametrize("penalty", ["L1", "nonnegative"])
+@pytest.mark.parametrize("rank", [3, 30])
+def test_where_unpenalised_columns_explain_all_there_is_nothing_to_find(rank, penalty, fit_intercept):
+    """The residual is rounding; alpha_max of rounding would make a grid of strengths that choose by it."""
+    X = WIDE if rank == 30 else DESIGNS["rank 3"](WIDE)
+    truth = np.where(np.arange(80) < 60, np.abs(np.random.default_rng(rank).standard_normal(80)), 0.0)
+    weighted = Weighted(L1(1.0), torch.tensor(np.where(np.arange(80) < 60, 0.0, 1.0)))
+    path = fit_path(
+        X, X @ truth, weighted if penalty == "L1" else NonNegative(weighted), alphas=5, fit_intercept=fit_intercept
+    )
+    assert path.alpha_max == 0.0
+    assert (path.coefs[:, 60:] == 0).all()
+    assert path.converged.all()
+
+
+@each_intercept
 @pytest.mark.parametrize("shape", [(1, 4), (1, 1), (9, 1), (2, 1), (2, 7)], ids=str)
 def test_small_shapes(shape, fit_intercept):
     draws = np.random.default_rng(4)

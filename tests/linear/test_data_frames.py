@@ -55,6 +55,17 @@ def test_a_frame_is_fitted_as_its_numbers():
     torch.testing.assert_close(solve(FRAME, Y, L1(0.1)).coef, solve(VALUES, Y, L1(0.1)).coef)
 
 
+def test_columns_of_several_types_of_a_frame_that_gives_only_an_array():
+    class Bare:
+        columns, dtypes, shape = list(NAMES), [object] * 3, VALUES.shape
+
+        def __array__(self, dtype=None, copy=None):
+            return VALUES.astype(dtype)
+
+    assert np.array_equal(table_numbers(Bare()), VALUES)
+    assert column_names(Bare()) == NAMES
+
+
 def doors() -> dict[str, object]:
     """All that predicts, of the same fit."""
     path, cv = fit_path(FRAME, Y, L1(1.0), **ASKED), fit_cv(FRAME, pd.Series(Y), L1(1.0), cv=3, **ASKED)

@@ -111,6 +111,22 @@ def test_a_field_of_a_penalty_is_a_parameter(kind, penalty, field, value, expect
     assert model.get_params(deep=False).keys() <= model.get_params().keys()
 
 
+@pytest.mark.parametrize(
+    "penalty",
+    [L1(0.3) + L2(0.1), L1(1.0) + L2(0.1), NonNegative(L1(0.3) + L2(0.1)), Group(L1(0.2), by=PAIRS)],
+    ids=repr,
+)
+def test_parameters_that_were_got_can_be_set(penalty):
+    """A sum of several strengths has no alpha to be set; that it has none is said where somebody asks for it."""
+    model = SparseRegressor(penalty)
+    params = model.get_params()
+    assert ("penalty__alpha" in params) == (not penalty.several)
+    assert SparseRegressor(L1(9.0)).set_params(**params).penalty == penalty
+    if penalty.several:
+        with pytest.raises(ValueError, match="several strengths and no alpha"):
+            model.set_params(penalty__alpha=0.5)
+
+
 def test_a_penalty_is_set_before_its_fields():
     model = SparseRegressor(L1(0.1)).set_params(penalty__gamma=5.0, tol=1e-8, penalty=MCP(0.2))
     assert model.penalty == MCP(0.2, gamma=5.0)

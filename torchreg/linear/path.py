@@ -21,6 +21,7 @@ from torchreg.linear.intercept import mean_of
 from torchreg.linear.kinks import Start
 from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
+from torchreg.linear.problem import Problem
 from torchreg.linear.settings import check_flags, checked
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
@@ -31,6 +32,7 @@ MAX_ITER = 20_000  # of iterative engines, unless asked otherwise
 _EXACT = 1e-12  # tolerance for the unpenalised fit from which alpha_max follows
 _FAINT = 1e-10  # of the loss's slope over the rows: a strength so small may be rounding of columns that are constant
 _ROUNDING = 1e-15
+_EXPLAINED = 1e-11  # of the null model's slope over the rows: what an unpenalised fit leaves of it may be rounding
 _HUGE = 1e100  # a strength at which every penalised coefficient is zero
 
 
@@ -165,7 +167,9 @@ def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> floa
     """The least strength at which all penalised coefficients are zero; the unpenalised ones are fitted."""
     problem = frame.problem
     coef, eta = problem.no_coef(), problem.null_eta()
+    left = 0.0  # of the slope over the rows, by the unpenalised fit
     if _spares(penalty, coef):
+        left = _EXPLAINED * _width(problem, eta)
         engine = engine_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
         point = next(iter(engine.points([_HUGE], [penalty.with_alpha(_HUGE)])))
         eta = problem.eta(point.dense(problem.design.p), point.intercept)
@@ -174,16 +178,29 @@ def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> floa
         found = float(penalty.alpha_max(gradient))
     except ValueError:  # an infinite slope at zero: no strength is known before the step
         return math.inf
-    width = mean_of(problem.datafit.grad(eta, problem.y).square(), problem.weights).sum().sqrt()
-    if not 0.0 < found < _FAINT * float(width):
+    width = _width(problem, eta)
+    if not found or not (left or found < _FAINT * width):
         return found
-    return float(penalty.alpha_max(_without_rounding(gradient, problem.design, problem.weights, width)))
+    rounding = max(_ROUNDING * width, left)
+    return float(penalty.alpha_max(_without_rounding(gradient, problem.design, problem.weights, rounding)))
 
 
-def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, width: Tensor) -> Tensor:
-    """The gradient with exact zeros for columns, such as constant ones, of which it is but rounding."""
+def _width(problem: Problem, eta: Tensor) -> float:
+    """The loss's slope over the rows, their root mean square."""
+    return float(mean_of(problem.datafit.grad(eta, problem.y).square(), problem.weights).sum().sqrt())
+
+
+def _without_rounding(gradient: Tensor, design: Design, weights: Tensor, rounding: float) -> Tensor:
+    """The gradient with exact zeros for columns of which it is but rounding: constant ones, or where all is explained.
+
+    Args:
+        gradient: (p,) or (p, K).
+        design: X.
+        weights: of the rows.
+        rounding: of the loss's slope over the rows.
+    """
     mean, variance = design.moments(weights)
-    size = divided((mean.square() + variance).sqrt() * _ROUNDING * width, design.scale)
+    size = divided((mean.square() + variance).sqrt() * rounding, design.scale)
     return torch.where(gradient.abs() <= (size[:, None] if gradient.dim() == 2 else size), 0.0, gradient)
 
 

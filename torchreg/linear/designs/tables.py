@@ -80,7 +80,11 @@ def _is_plain(X: Any) -> bool:  # noqa: N803
 
 def _columns(X: Any) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:  # noqa: N803
     """Names and entries, in order; a name may occur twice."""
-    pairs = X.items() if hasattr(X, "items") else zip(X.columns, X.get_columns(), strict=True)
+    if hasattr(X, "items"):
+        pairs = X.items()
+    else:
+        columns = X.get_columns() if hasattr(X, "get_columns") else np.asarray(X, dtype=object).T
+        pairs = zip(X.columns, columns, strict=True)
     return ((name, np.asarray(column)) for name, column in pairs)
 
 

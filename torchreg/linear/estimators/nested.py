@@ -12,14 +12,17 @@ BETWEEN = "__"
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
-    """The fields of a penalty or a datafit; the terms of a sum by their places; nothing of anything else."""
+    """The fields of a penalty or a datafit, alpha if it has one; a sum's terms by place; nothing of anything else."""
     if isinstance(value, tuple) and all(isinstance(part, Penalty) for part in value):
         return {str(place): part for place, part in enumerate(value)}
     if not isinstance(value, Penalty | Datafit):
         return {}
     alpha = {"alpha": value.alpha} if isinstance(value, Penalty) else {}
     named: list[str] = [f.name for f in fields(value) if f.init] if is_dataclass(value) else []
-    return alpha | {name: getattr(value, name) for name in named}
+    found = alpha | {name: getattr(value, name) for name in named}
+    if getattr(value, "several", ()):
+        found.pop("alpha")
+    return found
 
 
 def nested(name: str, value: Any) -> dict[str, Any]:
@@ -49,9 +52,9 @@ def with_field(value: Any, path: str, new: Any) -> Any:
     """
     name, _, rest = path.partition(BETWEEN)
     known = _fields_of(value)
-    if name not in known:
+    if name not in known and not (name == "alpha" and isinstance(value, Penalty)):  # with_alpha says why there is none
         raise ValueError(f"Invalid parameter {name!r} for {value!r}. Valid parameters are: {sorted(known)!r}.")
-    part = with_field(known[name], rest, new) if rest else new
+    part = with_field(known.get(name), rest, new) if rest else new
     if isinstance(value, tuple):
         return tuple(part if str(place) == name else other for place, other in enumerate(value))
     return value.with_alpha(part) if name == "alpha" else replace(value, **{name: part})

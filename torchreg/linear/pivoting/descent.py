@@ -15,6 +15,7 @@ from torch import Tensor
 from torchreg.shrinkage import soft
 
 _ENOUGH = 1e-14  # of the largest correlation: a violation that is left
+_ROUNDING = 1e-15  # of the terms of a slope: what a descent must be steeper than
 _RIDGES = (0.0, 1e-15, 1e-13, 1e-11, 1e-9)  # relative to the diagonal, until the factorisation succeeds
 _STEPS = 10  # for each column
 _ROUGH_STEPS = 200
@@ -32,6 +33,7 @@ def descended(matrix: Tensor, c: Tensor, l1: Tensor, bounded: Tensor, w: Tensor)
     """
     w = torch.where(bounded, w.clamp(min=0.0), w)
     w = torch.where(w @ (matrix @ w / 2.0 - c) + l1 @ w.abs() < 0.0, w, 0.0)
+    sizes = matrix.abs()
     for _ in range(_STEPS * len(w)):
         support = w.nonzero().flatten()
         g = c - matrix[:, support] @ w[support]
@@ -42,14 +44,15 @@ def descended(matrix: Tensor, c: Tensor, l1: Tensor, bounded: Tensor, w: Tensor)
         worst = excess.argmax()
         if not excess[worst] > _ENOUGH * c.abs().max():
             break
+        noise = _ROUNDING * (c.abs() + l1 + sizes @ w.abs())
         chosen = torch.cat([w.nonzero().flatten(), worst[None]]).unique()
         way = torch.zeros_like(w)
         way[chosen] = _newton(matrix[chosen[:, None], chosen], slope[chosen])
-        fresh = _lowest(matrix, l1, bounded, w, way, g)
+        fresh = _lowest(matrix, l1, bounded, w, way, g, noise)
         if torch.equal(fresh, w):
             way = torch.zeros_like(w)
             way[worst] = slope[worst] / matrix[worst, worst]
-            fresh = _lowest(matrix, l1, bounded, w, way, g)
+            fresh = _lowest(matrix, l1, bounded, w, way, g, noise)
             if torch.equal(fresh, w):
                 break
         w = fresh
@@ -66,11 +69,15 @@ def _newton(matrix: Tensor, slope: Tensor) -> Tensor:
     return slope / diagonal
 
 
-def _lowest(matrix: Tensor, l1: Tensor, bounded: Tensor, w: Tensor, way: Tensor, g: Tensor) -> Tensor:
-    """The least value on the segment from ``w`` to ``w + way``: its slope is linear between kinks, and jumps there."""
+def _lowest(matrix: Tensor, l1: Tensor, bounded: Tensor, w: Tensor, way: Tensor, g: Tensor, noise: Tensor) -> Tensor:
+    """The least value on the segment from ``w`` to ``w + way``: its slope is linear between kinks, and jumps there.
+
+    ``w`` itself where the slope is down by rounding alone, ``noise`` being that of ``g``: in a direction in which
+    the matrix is zero, nothing would end the way.
+    """
     sides = torch.where(w == 0.0, way.sign(), w.sign())
     slope, bend = way @ (l1 * sides - g), way @ (matrix @ way)
-    if not slope < 0.0 or bool((bounded & (w == 0.0) & (way < 0.0)).any()):
+    if not slope < -(noise @ way.abs()) or bool((bounded & (w == 0.0) & (way < 0.0)).any()):
         return w
     crosses = w * way < 0.0
     at = torch.where(crosses, -w / torch.where(crosses, way, 1.0), torch.inf)

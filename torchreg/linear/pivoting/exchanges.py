@@ -24,8 +24,13 @@ class Exchanges:
         self.tableau = Tableau(device, limit)
         self.signs = torch.zeros(0, dtype=torch.float64, device=device)
 
-    def _change(self, chosen: Tensor, product: Tensor, excess: Tensor, g: Tensor, problem: Subproblem) -> None:
-        """Exchange columns; those that enter take the sign of their correlation."""
+    def _change(self, chosen: Tensor, product: Tensor, excess: Tensor, g: Tensor, problem: Subproblem) -> bool:
+        """Exchange columns; those that enter take the sign of their correlation.
+
+        Returns:
+            False if all are combinations of active columns that could grow forever, that is, if their correlations are
+            beyond l1 by rounding alone, since the quadratic has a minimum.
+        """
         table, active = self.tableau.table.diagonal(), self.tableau.active
         inside = active[chosen]
         entering, leaving = chosen[~inside], chosen[inside]
@@ -35,8 +40,11 @@ class Exchanges:
             free = self._independent(free, leaving, excess)
         if len(free) or len(leaving):
             self._pivot(torch.cat([leaving, free]))
-        else:
-            self._swap(entering[excess[entering].argmax()], product, problem)
+            return True
+        held = entering[self._shrinking(entering, product, problem).any(0)]
+        if len(held):
+            self._swap(held[excess[held].argmax()], product, problem)
+        return bool(len(held))
 
     def _pivot(self, chosen: Tensor) -> None:
         """Exchange columns together, or, where that block is singular, as many as are independent, one by one."""
@@ -60,13 +68,18 @@ class Exchanges:
             return entering
         return torch.cat([entering[~bare[entering]], held[excess[held].topk(room).indices]])
 
+    def _shrinking(self, entering: Tensor, product: Tensor, problem: Subproblem) -> Tensor:
+        """Which active coefficients come nearer to a kink as each dependent column grows, (size, k)."""
+        way = self.signs[entering] * self.tableau.table[:, entering]
+        shrinks = self.tableau.active[:, None] & (way * product[:, None] < 0.0)
+        if problem.lower != 0.0:
+            shrinks &= (problem.l1 > 0.0)[:, None]  # unpenalised columns may change sign
+        return shrinks
+
     def _swap(self, entering: Tensor, product: Tensor, problem: Subproblem) -> None:
         """Let a dependent column grow until an active coefficient is zero, and exchange the two."""
-        active = self.tableau.active
         way = self.signs[entering] * self.tableau.table[:, entering]
-        shrinks = active & (way * product < 0.0)
-        if problem.lower != 0.0:
-            shrinks &= problem.l1 > 0.0  # unpenalised columns may change sign
+        shrinks = self._shrinking(entering[None], product, problem)[:, 0]
         if bool(shrinks.any()):
             limit = torch.where(shrinks, -product / torch.where(shrinks, way, 1.0), torch.inf)
             self._pivot(torch.stack([limit.argmin(), entering]))

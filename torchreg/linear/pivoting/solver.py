@@ -97,8 +97,22 @@ class PivotSolver(Exchanges):
                 return self.w
             g, residual = self._refine(problem)
             if residual <= _POOR and misfit(problem, self.tableau.active, self.signs, self.w, g) <= _POOR:
-                return self.w
+                return self._without_rounding(problem)
         return self._last_resort(problem, start)
+
+    def _without_rounding(self, problem: Subproblem) -> Tensor:
+        """The coefficients, exactly zero where refinement has left rounding of what a worn tableau took for more."""
+        for _ in range(self.tableau.size):
+            size = self.w.abs() - ROUNDING * problem.scale * self.tableau.table.diagonal()
+            closed = self.tableau.active & ((problem.l1 > 0.0) | (problem.lower == 0.0))
+            size = torch.where(closed, size, torch.inf)
+            least = size.argmin()
+            if not size[least] <= 0.0:
+                break
+            self._pivot(least[None])
+            self.w[least] = 0.0
+            self._refine(problem)
+        return self.w
 
     def _last_resort(self, problem: Subproblem, start: Tensor) -> Tensor:
         """Descent from the last solution, never worse than it: for matrices that are singular to rounding."""
@@ -181,7 +195,8 @@ class PivotSolver(Exchanges):
                 spare -= 1
             else:
                 chosen = chosen[excess[chosen].topk(max(1, count // 4)).indices]
-            self._change(chosen, product, excess, g, problem)
+            if not self._change(chosen, product, excess, g, problem):
+                return torch.where(self.tableau.active, product, 0.0)
         return None
 
     def _follow(self, problem: Subproblem, c: Tensor) -> Tensor | None:
