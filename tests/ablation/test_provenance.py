@@ -179,3 +179,7 @@ def test_a_report_quotes_for_a_shell_and_hides_what_an_old_ledger_recorded(tmp_p
     ):
         assert quoted in page
     assert "not in that commit" in page
+
+
+def test_a_password_with_an_at_sign_is_hidden_whole():
+    assert without_secrets(["https://me:p@ss@host/x"]) == ["https://***@host/x"]
