@@ -99,9 +99,11 @@ def drive_until_killed(run, out, seeds, pause):
 def test_35_kills_of_a_driver_lose_and_repeat_nothing(out, log):
     draw, witness = random.Random(0), Witness(out, log)
     run = partial(timed, log=log, seconds=0.002)
-    for _ in range(35):
-        drive_until_killed(run, out, 200, draw.uniform(0.0, 0.2))
-        witness.look()
+    longest = 0.2
+    for kills in range(35):
+        drive_until_killed(run, out, 200, draw.uniform(0.0, longest))
+        if witness.look() < kills:  # on a slow machine drivers die before they come to a cell
+            longest = min(2.0 * longest, 10.0)
     assert 8 < len(witness.done) < 1600, "the kills were to come in the middle"
     ablate(run, L1(1.0), ALPHAS, seeds=range(200), out=out)
     assert witness.look() == 1600

@@ -36,9 +36,10 @@ def script(tmp_path, text, **options):
 
 @pytest.mark.slow
 def test_whatever_a_run_does_costs_its_own_cell_alone(out, log):
+    limit = 20.0  # seconds, in which a slow machine too starts a loader's process
     with pytest.warns(CellsFailed):
         found = ablate(
-            partial(mischief, log=log), L1(1.0), [0.1], grid={"what": list(MISCHIEF)}, out=out, workers=2, timeout=5.0
+            partial(mischief, log=log), L1(1.0), [0.1], grid={"what": list(MISCHIEF)}, out=out, workers=2, timeout=limit
         )
     told = {row["what"]: row["error"] for row in found.rows}
     failed = {what: error.splitlines()[0] for what, error in told.items() if error is not None}
@@ -46,7 +47,7 @@ def test_whatever_a_run_does_costs_its_own_cell_alone(out, log):
     assert failed.pop("raises") == "ZeroDivisionError: division by zero"
     assert failed.pop("exits") == "SystemExit: 3"
     assert failed.pop("exhausts memory").startswith("MemoryError")
-    assert failed.pop("hangs") == "TimeoutError: stopped, since it took longer than 5.0 s"
+    assert failed.pop("hangs") == "TimeoutError: stopped, since it took longer than 20.0 s"
     ends = {"ends the process": "exit code 0", "is killed": "signal 9", "dies before its child": "signal 9"}
     ends |= {"reads address 0": "signal 11"}
     for what, how in ends.items():
@@ -60,7 +61,7 @@ def test_whatever_a_run_does_costs_its_own_cell_alone(out, log):
     assert gone([*children, *workers_of(out)])
     assert sum(file.stat().st_size for file in (out / "logs").iterdir()) > 50 * 2**20
     (back,) = (row for row in found.rows if row["what"] == "sets the clock back")
-    assert 0.0 <= back["seconds"] < 5.0
+    assert 0.0 <= back["seconds"] < limit
 
 
 def test_workers_are_kept_and_have_their_share(out, monkeypatch):

@@ -165,6 +165,16 @@ def test_whatever_a_manifest_says_it_is_read_or_named(sound, files):
             works_or_names(lambda: used(sound), file)
 
 
+@pytest.mark.parametrize("old", ['"penalties": {', '"grids": ['])
+def test_a_manifest_that_nests_too_deep_is_named(sound, files, old):
+    file = sound / "manifest.json"
+    nested = f"{'[' * 900}{']' * 900}"
+    new = {"{": f'"odd": {nested}, ', "[": f"{nested}, "}[old[-1]]
+    file.write_text(file.read_text().replace(old, old + new, 1))
+    with pytest.raises(LedgerError, match=r"manifest\.json is damaged: it nests .* more than 100 deep"):
+        Ablation.load(sound)
+
+
 def test_a_manifest_that_is_no_json_names_line_and_column(sound, files):
     file = sound / "manifest.json"
     file.write_text(file.read_text().replace('"grids"', "grids", 1))

@@ -248,12 +248,66 @@ def test_what_changes_nothing_does_not_count(edit, module):
     assert Fingerprint(module().run).sha256 == Fingerprint(module(*edit).run).sha256
 
 
-def test_modules_of_packages_are_followed(tmp_path, monkeypatch):
+WRAP = """
+import functools, torch
+def twice(function):
+    @functools.wraps(function)
+    def inner(*given):
+        return 2 * function(*given)
+    return inner
+class Odd:
+    def __getattr__(self, name):
+        raise RuntimeError("asked for " + name)
+odd = Odd()
+class Net:
+    @torch.no_grad()
+    def evaluate(self, sizes=[64]):
+        return 1
+net = Net()
+@functools.lru_cache
+def load():
+    return 10
+@twice
+def step(x):
+    return x - 1
+def model():
+    return 7
+fit, models = functools.partial(lambda x: x + 3, 1), {"a": model}
+def run(penalty, seed):
+    return {"a": (net.evaluate(), load(), step(1), fit(), models["a"](), odd is None)}
+"""
+WRAPPED = {
+    "a method that a library's decorator wraps": ("return 1\n", "return 2\n"),
+    "a method's default that can change": ("[64]", "[128]"),
+    "a cached function": ("return 10", "return 20"),
+    "a decorated function": ("x - 1", "x - 2"),
+    "its decorator": ("2 * function", "3 * function"),
+    "a partial": ("x + 3", "x + 4"),
+    "a function in a dict": ("return 7", "return 8"),
+    "an object's class": ("asked for ", "has no "),
+}
+
+
+def _compiled(text):
+    space: dict = {"__name__": "mine"}
+    exec(compile(text, "mine.py", "exec"), space)
+    return Fingerprint(space["run"]).sha256
+
+
+@pytest.mark.parametrize("edit", WRAPPED.values(), ids=WRAPPED)
+def test_code_counts_that_is_reached_through_what_wraps_or_holds_it(edit):
+    assert _compiled(WRAP) == _compiled(WRAP), "the objects are others, the code is not"
+    assert _compiled(WRAP) != _compiled(WRAP.replace(*edit))
+
+
+@pytest.mark.parametrize("with_init", [True, False])
+def test_modules_of_packages_are_followed(with_init, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "mypackage" / "inner"
     folder.mkdir(parents=True)
-    (tmp_path / "mypackage" / "__init__.py").write_text("")
-    (folder / "__init__.py").write_text("")
+    if with_init:
+        (tmp_path / "mypackage" / "__init__.py").write_text("")
+        (folder / "__init__.py").write_text("")
     hashes = []
     for factor in (2, 3):
         (folder / "deep.py").write_text(f"def fit(x):\n    return {factor} * x\n")

@@ -47,12 +47,63 @@ def test_a_file_that_is_not_in_the_commit_is_said_not_to_be(repository):
     assert found["dirty"]
 
 
+@pytest.fixture
+def program(tmp_path):
+    """A program that leaves a file, witness, where it has run."""
+    file = tmp_path / "program"
+    file.write_text(f"#!/bin/sh\necho $0 >> {tmp_path / 'witness'}\ncat\n")
+    file.chmod(0o755)
+    return file
+
+
 @needs_git
-def test_nothing_that_a_repositorys_configuration_names_is_run(repository, tmp_path):
+@pytest.mark.parametrize("name", [b"a=b", b"a\xff", b"a\x0bb", b"a\x0cb", b"a\x1cb", "a\u2028b".encode()])
+def test_no_filter_is_run_however_it_is_called(repository, program, tmp_path, name):
+    with (repository / ".git" / "config").open("ab") as file:
+        file.write(b'[filter "%b"]\n clean = %b\n' % (name, os.fsencode(program)))
+    (repository / ".git" / "info").mkdir(exist_ok=True)
+    (repository / ".git" / "info" / "attributes").write_bytes(b"* filter=%b\n" % name)
+    os.utime(repository / "train.py", (1, 1))
+    _git(repository, "status")
+    assert (tmp_path / "witness").exists(), "plain git runs it"
+    (tmp_path / "witness").unlink()
+    os.utime(repository / "train.py", (2, 2))
+    git_state(repository / "train.py")
+    assert not (tmp_path / "witness").exists()
+
+
+@needs_git
+@pytest.mark.parametrize("lacking", ["HEAD", "HEAD^{tree}"])
+def test_what_a_partial_clone_lacks_is_not_fetched(repository, program, tmp_path, lacking):
+    program.write_text(program.read_text().replace("cat", "exit 1"))  # git waits for what it says
+    settings = {
+        "core.repositoryformatversion": "1", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
+        "remote.origin.url": repository, "remote.origin.uploadpack": program,
+    }  # fmt: skip
+    named = _git(repository, "rev-parse", lacking)
+    for name, value in settings.items():
+        _git(repository, "config", name, str(value))
+    (repository / ".git" / "objects" / named[:2] / named[2:]).unlink()
+    git_state(repository / "train.py")
+    assert not (tmp_path / "witness").exists()
+    with pytest.raises(subprocess.CalledProcessError):
+        _git(repository, "cat-file", "-p", named)
+    assert (tmp_path / "witness").exists(), "plain git runs it"
+
+
+@needs_git
+def test_a_name_that_looks_like_a_pattern_is_a_name(repository):
+    name = ":(top)t*.py"
+    (repository / name).write_text("")
+    assert git_state(repository / name)["tracked"] is False
+    _git(repository, "add", "-A")
+    _git(repository, "commit", "-qm", "second")
+    assert git_state(repository / name)["tracked"] is True
+
+
+@needs_git
+def test_nothing_that_a_repositorys_configuration_names_is_run(repository, program, tmp_path):
     witness = tmp_path / "witness"
-    program = tmp_path / "program"
-    program.write_text(f"#!/bin/sh\necho $0 >> {witness}\ncat\n")
-    program.chmod(0o755)
     hooks = repository / ".git" / "own-hooks"
     hooks.mkdir()
     shutil.copy(program, hooks / "post-index-change")
@@ -128,3 +179,7 @@ def test_a_report_quotes_for_a_shell_and_hides_what_an_old_ledger_recorded(tmp_p
     ):
         assert quoted in page
     assert "not in that commit" in page
+
+
+def test_a_password_with_an_at_sign_is_hidden_whole():
+    assert without_secrets(["https://me:p@ss@host/x"]) == ["https://***@host/x"]

@@ -74,7 +74,8 @@ def ablate(
             which leaves those rows and their cells' files, and counts them no more. A function is the code that
             runs, as it was imported, with that of the user's own functions which it reaches by name, and the values
             bound to it: by `functools.partial`, a closure, a default, as attributes of an object that is called.
-            Values of globals are not looked at, nor comments; other versions of Python make other code.
+            Values of globals are not looked at, nor comments, nor what a function imports while it runs; other
+            versions of Python make other code.
 
     Returns:
         An `Ablation` of all rows in the directory, those of earlier calls too.

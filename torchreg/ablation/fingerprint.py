@@ -3,8 +3,9 @@
 1. The parts are the functions that are reached from the one that is called, and the values that are bound to it.
 2. A function's part is its byte code with constants and names, and those of its defaults that cannot change; the
    text, its comments and docstrings are not looked at. It differs between versions of Python.
-3. Functions are reached by global names, through modules and classes, as far as they are the user's: libraries are
-   named in the record of versions.
+3. Functions are reached by global names, through modules, classes, objects, decorators, and lists and dicts of
+   them, as far as they are the user's: libraries are named in the record of versions. What a function imports while
+   it runs is not reached.
 4. Values are bound by `functools.partial`, a closure, a default, or as attributes of an object that is called; their
    hash is of what they hold, as pickle would take them apart, not of which objects they are.
 5. What cannot be taken apart, such as a lock or an open file, counts by its type, and is named.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import json
 import os
 import site
@@ -51,13 +51,14 @@ class Fingerprint:
         self.parts: dict[str, str] = {}
         self.unknown: list[str] = []
         self._values: dict[int, tuple[Any, str]] = {}  # with the value: a number is given again once it is gone
-        self._functions: dict[int, FunctionType] = {}
+        self._met: dict[int, Any] = {}
         self._waiting: list[FunctionType] = []
         self._label = ""
         self._bind(run)
         while self._waiting:
             function = self._waiting.pop()
             self._add(f"{CODE}{function.__qualname__}", _code_of(function))
+            self._name(f"default {{}} of {function.__qualname__}", _made_defaults(function))
             for value in (*_reached(function.__code__, function.__globals__), *_closure(function).values()):
                 self._reach(value)
 
@@ -81,10 +82,8 @@ class Fingerprint:
             self._name("attribute {}", _state(run.__self__))
             self._bind(run.__func__)
         elif isinstance(run, FunctionType):
-            self._note(run)
             self._reach(run)
             self._name("{} in the closure", _closure(run))
-            self._name("default of {}", {name: v for name, v in _defaults(run).items() if not _is_fixed(v)})
         elif isinstance(run, (type, BuiltinFunctionType)):
             self._add("name", _hash(_named(run)))
             self._reach(run)
@@ -103,19 +102,14 @@ class Fingerprint:
 
     def _reach(self, value: Any) -> None:
         """Note the user's functions in a value that code names."""
-        value = inspect.unwrap(value) if isinstance(value, FunctionType) else getattr(value, "__func__", value)
-        if isinstance(value, type) and not _is_library(getattr(sys.modules.get(value.__module__), "__file__", None)):
-            for inner in (inner for base in value.__mro__[:-1] for inner in vars(base).values()):
-                made = (getattr(inner, name, None) for name in ("__func__", "fget", "func"))  # methods and properties
-                for function in (inner, *made):
-                    self._note(function)
-        self._note(value)
-
-    def _note(self, value: Any) -> None:
-        if isinstance(value, FunctionType) and id(value) not in self._functions:
-            self._functions[id(value)] = value
-            if not _is_library(value.__code__.co_filename):
-                self._waiting.append(value)
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            if id(value) not in self._met:
+                self._met[id(value)] = value
+                if isinstance(value, FunctionType) and not _is_library(value.__code__.co_filename):
+                    self._waiting.append(value)
+                waiting += _within(value)
 
     def _digest(self, value: Any) -> str:
         if isinstance(value, _PLAIN):
@@ -200,14 +194,42 @@ def _reached(code: CodeType, space: Mapping[str, Any]) -> Iterator[Any]:
     found = [space[name] for name in code.co_names if name in space]
     modules: list[Any] = []
     for value in found:  # which grows
-        if not isinstance(value, ModuleType):
+        if not issubclass(type(value), ModuleType):  # isinstance asks the value, which may answer by an error
             yield value
-        elif value not in modules and not _is_library(getattr(value, "__file__", None) or "<frozen"):
+        elif value not in modules and not _is_library(_place(value)):
             modules.append(value)
             found += [vars(value)[name] for name in code.co_names if name in vars(value)]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _reached(inner, space)
+
+
+def _within(value: Any) -> list[Any]:
+    """What else runs where a value is used: what it wraps, what it lists, its methods or those of its type."""
+    kind = type(value)
+    if issubclass(kind, type):
+        if value.__module__ == "builtins" or _is_library(getattr(sys.modules.get(value.__module__), "__file__", None)):
+            return []
+        return [kind, *value.__bases__, *vars(value).values()]
+    if issubclass(kind, (FunctionType, type(functools.cache(repr)))):
+        return [vars(value).get("__wrapped__")]
+    if issubclass(kind, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if issubclass(kind, (MethodType, staticmethod, classmethod)):
+        return [value.__func__, getattr(value, "__self__", None)]
+    if issubclass(kind, property):
+        return [value.fget, value.fset]
+    if issubclass(kind, functools.cached_property):
+        return [value.func]
+    if kind in (dict, list, tuple):  # such as models by name
+        return [inner for inner in (value.values() if kind is dict else value) if callable(inner)]
+    return [kind]
+
+
+def _place(module: ModuleType) -> str:
+    """Its file; of a package without one, which has no __init__.py, its directory."""
+    file = getattr(module, "__file__", None)
+    return str(file or next(iter(getattr(module, "__path__", ())), "<frozen"))
 
 
 def _is_library(file: str | None) -> bool:
@@ -228,6 +250,12 @@ def _defaults(function: FunctionType) -> dict[str, Any]:
     code, values = function.__code__, function.__defaults__ or ()
     names = code.co_varnames[: code.co_argcount]
     return dict(zip(names[len(names) - len(values) :], values, strict=True)) | (function.__kwdefaults__ or {})
+
+
+def _made_defaults(function: FunctionType) -> dict[str, Any]:
+    """Defaults that can change, such as lists; not those that begin with _, in which functions keep what they found."""
+    made = {name: value for name, value in _defaults(function).items() if not _is_fixed(value)}
+    return {name: value for name, value in made.items() if not name.startswith("_")}
 
 
 def _is_fixed(value: Any) -> bool:

@@ -61,9 +61,10 @@ def _copy(folder: Path, name: str, target: Path, copy: str) -> None:
 def _joined(folders: Sequence[Path]) -> Manifest:
     first, *others = (read_manifest(folder) for folder in folders)
     for folder, other in zip(folders[1:], others, strict=True):
-        if (first["run"] or {}).get("sha256") != (other["run"] or {}).get("sha256"):
+        hashes = [(one["run"] or {}).get("sha256") for one in (first, other)]
+        if hashes[0] != hashes[1]:
             raise ValueError(
-                f"{folders[0]} and {folder} are of different functions: sources {first['run']} and {other['run']}; "
+                f"{folders[0]} and {folder} are of different functions: sha256 {hashes[0]} and {hashes[1]}; "
                 "their rows cannot be compared."
             )
         add_penalties(first, other["penalties"])

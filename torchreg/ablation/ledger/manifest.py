@@ -150,6 +150,7 @@ def _difference(known: Mapping[str, Any], code: Fingerprint) -> str:
     return f"Changed: {'; '.join(changed)}."
 
 
+_DEEPEST = 100  # what is told of it is made by functions that call themselves
 _PARTS = {"penalties": dict, "grids": list, "sessions": list}
 _LISTS = {"penalties": (str,), "alphas": (float, int), "seeds": (int,)}  # of a grid, and what they are of
 _SESSION = {"git": (dict, type(None)), "argv": (list,), "directory": (str, type(None))}  # what a report makes use of
@@ -162,6 +163,8 @@ def _fault(manifest: Mapping[str, Any]) -> str | None:
             return f"{name!r} is {manifest[name]!r:.80}"
     run = manifest["run"]
     words = {"first": ""} | run if isinstance(run, dict) else {}
+    if _is_deep(manifest):
+        return f"it nests lists or dicts more than {_DEEPEST} deep"
     if run is not None and not all(isinstance(words.get(name), str) for name in ("name", "sha256", "first")):
         return f"'run' is {run!r:.80}"
     checks = {"sessions": _session_fault, "grids": _grid_fault}
@@ -171,6 +174,14 @@ def _fault(manifest: Mapping[str, Any]) -> str | None:
             if fault:
                 return f"{name}[{k}] {fault}"
     return None
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        nested = [inner for inner in level if isinstance(inner, (dict, list))]
+        level = [part for inner in nested for part in (inner.values() if isinstance(inner, dict) else inner)]
+    return bool(level)
 
 
 def _session_fault(session: Mapping[str, Any]) -> str | None:

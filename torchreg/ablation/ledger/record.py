@@ -18,9 +18,10 @@ import numpy
 import torch
 
 _PROGRAMS = ("core.fsmonitor=false", "core.hooksPath=/dev/null")  # what `git status` would start
-_FILTERS = r"^filter\..*\.(clean|smudge|process|required)$"
+# a partial clone would fetch what it lacks by a program that it names; names of files are no patterns
+_NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "", "GIT_LITERAL_PATHSPECS": "1"}
 _SECRET = re.compile(r"(?i)token(?!s|iz)|secret|passw|credential|auth(?!or)|(api|access|private)[-_]?key")
-_KEYS = re.compile(r"\b(hf_|gh[a-z]_|glpat-|sk-|xox[a-z]-|AKIA)[\w-]{12,}|(?<=://)[^/@\s]+(?=@)")
+_KEYS = re.compile(r"\b(hf_|gh[a-z]_|glpat-|sk-|xox[a-z]-|AKIA)[\w-]{12,}|(?<=://)[^/\s]+(?=@)")
 _HIDDEN = "***"
 
 
@@ -106,24 +107,24 @@ def git_state(source: Path) -> dict[str, Any] | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints, with every program that a configuration may name switched off; None where it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | _NO_FETCH
     command = ["git", "--no-optional-locks", "-C", str(folder)]
     try:
-        named = _output([*command, "config", "--name-only", "--get-regexp", _FILTERS], environment, (0, 1))
-        off = [*_PROGRAMS, *(f"{name}=" for name in sorted(set(named.splitlines())))]
-        options = [word for setting in off for word in ("-c", setting)]
-        return _output([*command, *options, *arguments], environment, (0,))
+        named = _output([*command, "config", "-z", "--name-only", "--list"], environment)
+        filters = sorted({name for name in named.split("\0") if name.startswith("filter.")})
+        if any("=" in name for name in filters):  # which -c would take for the end of a shorter name
+            return None
+        options = [word for setting in (*_PROGRAMS, *(f"{name}=" for name in filters)) for word in ("-c", setting)]
+        return _output([*command, *options, *arguments], environment)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _output(command: list[str], environment: dict[str, str], codes: tuple[int, ...]) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=10, env=environment, stdin=subprocess.DEVNULL
-    )
-    if done.returncode not in codes:
+def _output(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, capture_output=True, timeout=10, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode:
         raise subprocess.SubprocessError(done.stderr)
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()  # names go back to git byte for byte
 
 
 def _versions() -> dict[str, str | None]:
