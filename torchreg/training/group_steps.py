@@ -7,7 +7,7 @@ mean of the others' steps it shrinks as they do. The minimiser is the same for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,13 +37,21 @@ def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) 
     penalty.prox_(tensors, [_settled(penalty, p, t) for p, t in zip(tensors, steps, strict=True)])
 
 
-def _negated(step: Scalar, unmet: Tensor) -> Tensor:
-    return torch.where(unmet, -step, step)
+def _negated(step: Scalar, unmet: Tensor) -> Scalar:
+    return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet.any) else step
+
+
+def _may(told: Callable[[], Tensor]) -> bool:
+    """Whether something may hold: the host asks where that is free, on the CPU."""
+    answer = told() if not torch.compiler.is_compiling() else None
+    return answer is None or answer.device.type != "cpu" or bool(answer)
 
 
 def _settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
     by = penalty.groups
-    if by is None or not isinstance(step, Tensor) or step.shape != p.shape:
+    if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
+        return step
+    if not _may(lambda: step.min() < 0):
         return step
     alone = step < 0
     inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))

@@ -8,6 +8,7 @@ point is the same for every step > 0: under a zero gradient the minimiser is tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,14 +59,28 @@ def _known(
 
 def _per_count(states: Sequence[State], formula: Callable[[Any], Any]) -> list[Any]:
     """A formula of each step counter: numbers where counters lie on the CPU, tensors on a device, so nothing waits."""
-    counts, compiling = [s["step"] for s in states], torch.compiler.is_compiling()
+    counts = [s["step"] for s in states]
     if all(isinstance(k, int) for k in counts):  # SparseAdam's
         return [formula(k) for k in counts]
-    if not compiling and all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts):
+    if torch.compiler.is_compiling():
+        # as precise as the state and no more, since the kernel reckons it for each entry
+        return [formula(wide(k) if _is_wide(state) else k) for k, state in zip(counts, states, strict=True)]
+    if all(isinstance(k, Tensor) and k.device.type == "cpu" for k in counts):
         return [formula(k) for k in torch.stack(counts).tolist()]
-    if compiling or len({k.device for k in counts}) > 1:
-        return [formula(wide(k)) for k in counts]  # 1 - 0.999 ** 1 in float32 is off by 1e-5
+    if len({k.device for k in counts}) > 1:
+        return [formula(wide(k)) for k in counts]
     return list(formula(wide(torch.stack(counts))).unbind())
+
+
+def _is_wide(state: State) -> bool:
+    return any(isinstance(x, Tensor) and x.dtype is torch.float64 for x in state.values())
+
+
+def _unbias(count: Any, decay: Any) -> Any:
+    """``1 - decay^count``; in float32 that is off by 1e-5 at the first counts, and expm1 is not."""
+    if isinstance(count, Tensor) and not isinstance(decay, Tensor) and decay > 0.0:
+        return -torch.expm1(count * math.log(decay))
+    return 1.0 - decay**count
 
 
 def _over(scales: Sequence[Any], below: list[Tensor]) -> list[Scalar]:
@@ -134,8 +149,9 @@ def _second(group: ParamGroup, state: State) -> Tensor:
 def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     lr, eps, many = group["lr"], group["eps"], len(params)
     second = [_second(group, s) for s in states]
-    unbias = _per_count(states, lambda k: (1.0 - group["betas"][1] ** k) ** 0.5)
-    if isinstance(unbias[0], Tensor):  # each is a launch of its own, so they come in once
+    unbias = _per_count(states, lambda k: _unbias(k, group["betas"][1]) ** 0.5)
+    if isinstance(unbias[0], Tensor) and not torch.compiler.is_compiling():
+        # each is a launch of its own, so they come in once
         return _adapted([lr] * many, second, [eps] * many, [1.0 - eps] * many, unbias=unbias)
     return _adapted([lr * u for u in unbias], second, [eps * u for u in unbias], [u - eps * u for u in unbias])
 
@@ -144,7 +160,7 @@ def _adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) 
 def _sparse_adam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
     """Adam's step, of the rows that it steps; eps stands outside the correction of the bias."""
     lr, eps = group["lr"], group["eps"]
-    unbias = _per_count(states, lambda k: (1.0 - group["betas"][1] ** k) ** 0.5)
+    unbias = _per_count(states, lambda k: _unbias(k, group["betas"][1]) ** 0.5)
     second = [s["exp_avg_sq"] for s in states]
     return _adapted([lr * u for u in unbias], second, [eps] * len(params), [u - eps for u in unbias])
 
@@ -173,6 +189,7 @@ def _radam(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor])
 
 def _rectification(count: Any, decay: float) -> Any:
     """The factor of RAdam's adapted step at this count, 0 where it does not adapt yet (Liu et al., ICLR 2020)."""
+    count = wide(count) if isinstance(count, Tensor) else count  # float32 cancels here
     longest = 2.0 / (1.0 - decay) - 1.0
     unbias = 1.0 - decay**count
     length = longest - 2.0 * count * (1.0 - unbias) / unbias
