@@ -209,6 +209,12 @@ NO_EDITS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_stale_byte_code(monkeypatch):
+    """An edit within a second, of the same length, would be imported as it was before."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch, request):
     """Writes a module of these names and imports it afresh."""

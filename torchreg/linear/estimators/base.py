@@ -108,7 +108,8 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     def _keep(self, data: Data, path: Path, index: int, units: float = 1.0) -> None:
         """Set the fitted attributes from one point of a path; ``units`` converts its objective to this estimator's."""
         coef, intercept = self._rows(path.coef(index), path.intercepts[index])
-        overflown = path.violations[index].isnan()  # which coefficients that are finite cannot tell
+        # coefficients that are finite cannot tell
+        overflown = path.violations[index].isnan() | ~path.objectives[index].isfinite()
         if not bool(coef.isfinite().all() & intercept.isfinite().all() & ~overflown):
             raise ValueError(
                 f"{type(self).__name__} resulted in non-finite parameter values. The input data may contain large "
