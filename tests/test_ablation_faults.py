@@ -147,7 +147,7 @@ def test_a_second_driver_is_told_who_the_first_is(out, log):
 
 def test_a_driver_waits_for_the_workers_of_a_dead_one(out, log):
     """A stopped worker cannot notice that its driver is gone; its shared lock tells the next driver."""
-    with driver(out, log, workers=1, seeds=10, seconds=0.05) as first:
+    with driver(out, log, workers=1, seeds=500, seconds=0.05) as first:
         until(lambda: noted(log))
         (worker,) = workers_of(out)
         os.kill(worker, signal.SIGSTOP)
