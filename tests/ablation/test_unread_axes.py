@@ -42,13 +42,15 @@ def test_one_cell_that_reads_suffices(out):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        called(run, out, seeds=(0, 1))
+        rows = called(run, out, seeds=(0, 1)).rows
+    assert sorted(row["loss"] for row in rows) == [0.0, 0.0, 1.0, 2.0]
 
 
 def test_an_axis_that_is_an_argument_is_read(out):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        called(lambda penalty, cell, depth: {"loss": 1.0}, out)
+        rows = called(lambda penalty, cell, depth: {"loss": float(depth)}, out).rows
+    assert [row["loss"] for row in rows] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("width", [16, None])
