@@ -267,6 +267,6 @@ TASKS = {
         "byte-level transformer on Python's standard library", "-bits a byte", bytes_transformer, 3e-3, 800,
         targets=(0.9, 0.95), alpha=1e-4,
     ),
-    "autoencoder": Task("photos' patches through 192-128-192", "R2", autoencoder, 2e-3, 1500, new=True),
+    "autoencoder": Task("photos' patches through 192-128-192", "R2", autoencoder, 3e-3, 1500, new=True, alpha=1e-4),
     "friedman": Task("Friedman's function, net 20-128-64-1", "R2", friedman, 3e-3, 1500, new=True),
 }  # fmt: skip

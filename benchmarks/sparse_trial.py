@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,18 @@ class Bench:
     ledgers: Path
     seeds: tuple[int, ...]
     quick: bool = False
+    longer: int = 1  # times as many steps, with the settings that were chosen at the task's own number
 
-    def __post_init__(self) -> None:
+    @property
+    def name(self) -> str:
+        """Of the task, and how many times as long it is."""
+        return f"{self.task}-x{self.longer}" if self.longer > 1 else self.task
+
+    @cached_property
+    def _trial(self) -> Trial:
         task = TASKS[self.task]
-        self._trial = Trial(replace(task, steps=24) if self.quick else task, METHODS[self.method])
+        steps = 24 if self.quick else task.steps * self.longer
+        return Trial(replace(task, steps=steps), METHODS[self.method])
 
     def rows(self, targets: Iterable[float]) -> list[Row]:
         """A row for each share of zeros and seed, at the strength or setting that validation data chose."""
@@ -92,7 +101,7 @@ class Bench:
         penalty = {self._trial.method.about: trial.method.penalty(trial.task.by)}
         ablation = ablate(
             trial, penalty, alphas, seeds=seeds, grid={"target": targets, "setting": settings}, progress=False,
-            out=self.ledgers / self.task / self.method,
+            out=self.ledgers / self.name / self.method,
         )  # fmt: skip
         wanted = [json.dumps(setting) for setting in settings]
         rows = [
@@ -100,13 +109,15 @@ class Bench:
             if row["alpha"] in alphas and row["target"] in targets and row["seed"] in seeds
             and json.dumps(row["setting"]) in wanted and row["status"] == "ok"
         ]  # fmt: skip
-        return [{"task": self.task, "method": self.method, **row} for row in rows]
+        return [{"task": self.name, "method": self.method, **row} for row in rows]
 
     def _setting(self, alpha: float) -> dict[str, Any]:
         """The setting with the best mean on validation data."""
         settings = list(self._trial.method.settings)
         if len(settings) == 1:
             return settings[0]
+        if self.longer > 1:
+            return replace(self, longer=1)._setting(alpha)
         targets = TUNED_AT[: max(1, TRIALS // len(settings))]
         rows = self._run([alpha], targets, settings, [TUNING_SEED])
         return max(settings, key=lambda one: sum(row["val_score"] for row in rows if row["setting"] == one))
