@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from sparse_tasks import Task
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
@@ -84,7 +84,7 @@ class Method:
         penalty: (groups or None) -> the penalty whose strength is moved, or that is given to the method.
         alpha: the strength where none is searched; None takes the task's.
         search_from: where its search begins, in the task's alpha.
-        fits: whether it is another method there, by the groups that are made zero.
+        fits: whether it differs from the other methods on a task.
         available: whether what it needs is installed.
     """
 
@@ -96,18 +96,18 @@ class Method:
     penalty: Callable[[Groups | None], Penalty] = field(default=lambda by: grouped(L1(1.0), by))
     alpha: float | None = 0.0
     search_from: float = 1.0
-    fits: Callable[[Groups | None], bool] = field(default=lambda by: True)
+    fits: Callable[[Task], bool] = field(default=lambda task: True)
     available: Callable[[], bool] = field(default=lambda: True)
 
 
-def of_entries(by: Groups | None) -> bool:
-    """Whether zeros of entries count."""
-    return by is None
+def has_groups(task: Task) -> bool:
+    """Whether zeros of entries count, of weights that have groups too."""
+    return task.by is None and task.only is None
 
 
-def of_groups(by: Groups | None) -> bool:
+def counts_groups(task: Task) -> bool:
     """Whether zeros of groups count."""
-    return by is not None
+    return task.by is not None
 
 
 def grouped(penalty: Penalty, by: Groups | None) -> Penalty:
@@ -165,7 +165,7 @@ class _Target:
     def __call__(self, job: Job) -> Training:
         term = attach(job.penalty, job.weights)
         training = Training(job, ProxOptimizer(job.base(), term))
-        torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method)
+        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method)
         return training
 
 
@@ -193,10 +193,10 @@ OURS = {
     "l1-ramp": Method("L1, ramp", _ramp, ours=True, searched=True),
     "mcp": Method("MCP, constant", _constant, ours=True, searched=True, penalty=lambda by: grouped(MCP(1.0), by)),
     "l1-entries": Method(
-        "L1 of entries, constant", _constant, ours=True, searched=True, penalty=lambda by: L1(1.0), fits=of_groups
+        "L1 of entries, constant", _constant, ours=True, searched=True, penalty=lambda by: L1(1.0), fits=counts_groups
     ),
     "group": Method(
         "group L1, constant", _columns, ours=True, searched=True, penalty=lambda by: Group(L1(1.0), by=columns),
-        fits=of_entries,
+        fits=has_groups,
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from sparse_methods import BEGIN, FREEZE, Job, Method, Training, norms, of_entries, spread
+from sparse_methods import BEGIN, FREEZE, Job, Method, Training, has_groups, norms, spread
 from torch import Tensor
 from torch.nn.utils import prune
 
@@ -252,6 +252,6 @@ PEERS = {
     ),
     "one-shot": Method("torch pruning, one-shot", TorchPruning, settings=choices(scope=SCOPES, when=(0.3, 0.6))),
     "torchao-group": Method(
-        "torchao, group L1", _torchao_group, searched=True, search_from=50.0, fits=of_entries, available=_has_torchao
+        "torchao, group L1", _torchao_group, searched=True, search_from=50.0, fits=has_groups, available=_has_torchao
     ),
 }

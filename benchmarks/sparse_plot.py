@@ -28,7 +28,11 @@ def _panel(ax: object, name: str, table: Table) -> dict[str, object]:
     for k, method in enumerate(m for m in METHODS if m not in ("dense", *LEFT_OUT)):
         points = sorted((g.mean("zeros"), g.mean("test_score")) for g in shown if g.method == method)
         if points:
-            style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)], "markersize": 4}
+            style = {
+                "color": PALETTE[k % len(PALETTE)],
+                "marker": MARKERS[(k + 3 * (k // len(PALETTE))) % len(MARKERS)],
+                "markersize": 4,
+            }
             style |= {"linewidth": 2.5 if method == OURS else 1.0, "linestyle": "-" if METHODS[method].ours else ":"}
             drawn[METHODS[method].about] = ax.plot(*zip(*points, strict=True), **style)[0]
     best = front(shown)
@@ -51,7 +55,7 @@ def _panel(ax: object, name: str, table: Table) -> dict[str, object]:
 
 
 def write(folder: Path) -> Path:
-    """Write ``sparse_training.png`` beside the folder of rows; rings are the Pareto front, a grey line the dense net."""
+    """Write ``sparse_training.png`` beside the folder of rows: the Pareto front ringed, the dense net a grey line."""
     from matplotlib.figure import Figure
 
     tasks = {name: table for name, table in load(folder).items() if name in TASKS}

@@ -197,7 +197,7 @@ def write(folder: Path, environment: dict[str, Any]) -> Path:
         + ", ".join(f"{name} {value}" for name, value in environment.items())
         + ". Each task has one net, one set of data, one number of steps and one learning rate for all methods (AdamW, "
         "cosine to 1 %, no decay). A method with a strength or with settings has "
-        f"{TRIALS} trials on validation data of a seed of its own; `TargetSparsity` has none and runs with its defaults. "
+        f"{TRIALS} trials on validation data of a seed of its own; `TargetSparsity` has none, and its defaults. "
         "Zeros are weights == 0 at the end, or groups where the task says so; flips are changes between zero and not, "
         f"a weight, in the last tenth of the steps. {SHORT}: more than {NEAR} short of the zeros wanted; such a number "
         "competes with none.",
@@ -216,7 +216,13 @@ def write(folder: Path, environment: dict[str, Any]) -> Path:
         lines += task_section(name, table)
     steady = stability(tasks)
     if steady:
-        lines += ["## Is the order stable?", "", "The same with more steps, at the settings chosen before:", "", *steady]
+        lines += [
+            "## Is the order stable?",
+            "",
+            "The same with more steps, at the settings chosen before:",
+            "",
+            *steady,
+        ]
     path = folder.parent / "sparse_training.md"
     path.write_text("\n".join(lines).rstrip() + "\n")
     return path

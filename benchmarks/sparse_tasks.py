@@ -262,7 +262,9 @@ TASKS = {
         "15 of 200 inputs matter, net 200-64-1; zeros are columns of the first layer", "R2", sparse_teacher, 3e-3, 1500,
         by=columns, only="0.weight", targets=(0.9, 0.95, 0.925, 0.8, 0.98), alpha=1e-2,
     ),
-    "linear": Task("linear model, 200 rows, 300 inputs, 15 matter", "R2", planted_linear, 1e-2, 2000, alpha=1e-1),
+    "linear": Task(
+        "linear model, 200 rows, 300 inputs, 15 matter", "R2", planted_linear, 1e-2, 2000, only="weight", alpha=1e-1
+    ),
     "bytes": Task(
         "byte-level transformer on Python's standard library", "-bits a byte", bytes_transformer, 3e-3, 800,
         targets=(0.9, 0.95), alpha=1e-4,

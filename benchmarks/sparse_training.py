@@ -23,16 +23,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
 import sparse_plot
 import sparse_report
+import torch
 from sparse_tasks import TASKS
 from sparse_trial import METHODS, Bench, Row, plain_rows
 
+HERE = Path(__file__).resolve().parent
 FIRST = (0.9, 0.95, 0.925)
 ORDER = ("dense", "target", "gradual", "torchao-count", "rigl", "l1", "torchao-l1", "loss", "one-shot")
 LONGER = ("target", "gradual", "torchao-count", "rigl", "loss")  # compared in runs three times as long, too
@@ -52,7 +49,7 @@ def units(chosen: argparse.Namespace) -> Iterator[Unit]:
                 targets = tuple(t for t in task.targets if (t in FIRST) == first)
                 if method == "dense":
                     targets = (0.0,) if first else ()
-                if targets and METHODS[method].fits(task.by) and (name not in SLOW or method in ON_SLOW):
+                if targets and METHODS[method].fits(task) and (name not in SLOW or method in ON_SLOW):
                     targets = targets[:1] if chosen.quick else targets
                     yield Bench(name, method, chosen.ledgers, tuple(range(chosen.seeds)), quick=chosen.quick), targets
         if chosen.quick:

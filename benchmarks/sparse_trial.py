@@ -133,8 +133,9 @@ class Bench:
         return tried
 
     def _alpha_for(self, target: float, tried: list[Row]) -> float:
-        """The strength that should reach a share of zeros: the logarithms are joined by lines in the logit of the share.
+        """The strength that should reach a share of zeros.
 
+        Its logarithm is on the line between two trials, over the logit of the share.
         A strength between the last that falls short and the first that does not; beyond both by a factor of three, of
         ten where not half of the units are zero.
         """
@@ -142,7 +143,9 @@ class Bench:
             return self._trial.task.alpha * self._trial.method.search_from
         points = sorted((math.log(row["alpha"]), row["zeros"]) for row in tried)
         below = [point for point in points if point[1] < target]
-        above = [point for point in points if point[1] >= target and point[0] > max((b[0] for b in below), default=-1e9)]
+        above = [
+            point for point in points if point[1] >= target and point[0] > max((b[0] for b in below), default=-1e9)
+        ]
         if not above:
             found = below[-1][0] + math.log(3 if below[-1][1] > 0.5 else 10)
         elif not below:
