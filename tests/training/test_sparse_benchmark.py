@@ -174,7 +174,9 @@ def test_one_command_runs_reports_and_does_nothing_twice(tmp_path, capsys):
     assert ledgers() == before
     assert (tmp_path / "sparse_training.md").read_text() == report
     kept = [json.loads(line) for line in (tmp_path / "sparse_training" / "linear.jsonl").read_text().splitlines()]
-    assert [(row["method"], row["seed"]) for row in kept] == [(m, k) for m in ("dense", "l1", "gradual") for k in (0, 1)]
+    assert [(row["method"], row["seed"]) for row in kept] == [
+        (m, k) for m in ("dense", "l1", "gradual") for k in (0, 1)
+    ]
     assert all(row["zeros"] == 0.9 for row in kept if row["method"] == "gradual")
     assert "torch pruning, gradual" in report
     assert (tmp_path / "sparse_training.png").stat().st_size > 1000
