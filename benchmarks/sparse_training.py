@@ -5,8 +5,9 @@
     python benchmarks/sparse_training.py --report   # the report again, from the rows that are there
 
 Each method on each task is an ablation of its own, by `torchreg.ablation.ablate`, in `runs/sparse_training`; remove
-such a directory to run it anew. Workers, each with one thread, take methods in the order of interest. Rows, report and
-picture go to `benchmarks/results`. torchao's methods run where `pip install torchao` was done.
+such a directory to run it anew. Where the code of a method or task has changed since, its rows are refused, unless
+`--changed new` leaves them aside. Workers, each with one thread, take methods in the order of interest. Rows, report
+and picture go to `benchmarks/results`. torchao's methods run where `pip install torchao` was done.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -42,6 +44,7 @@ Unit = tuple[Bench, tuple[float, ...]]
 def units(chosen: argparse.Namespace) -> Iterator[Unit]:
     """What there is to do, of most interest first."""
     methods = [m for m in dict.fromkeys((*ORDER, *METHODS)) if m in chosen.methods and METHODS[m].available()]
+    bench = Bench("", "", chosen.ledgers, tuple(range(chosen.seeds)), quick=chosen.quick, changed=chosen.changed)
     for first in (True, False):
         for method in methods:
             for name in chosen.tasks:
@@ -51,12 +54,12 @@ def units(chosen: argparse.Namespace) -> Iterator[Unit]:
                     targets = (0.0,) if first else ()
                 if targets and METHODS[method].fits(task) and (name not in SLOW or method in ON_SLOW):
                     targets = targets[:1] if chosen.quick else targets
-                    yield Bench(name, method, chosen.ledgers, tuple(range(chosen.seeds)), quick=chosen.quick), targets
+                    yield replace(bench, task=name, method=method), targets
         if chosen.quick:
             return
     for method in (m for m in methods if m in LONGER):
         for name in (name for name in chosen.tasks if name in SLOW):
-            yield Bench(name, method, chosen.ledgers, tuple(range(min(3, chosen.seeds))), longer=3), (0.9,)
+            yield replace(bench, task=name, method=method, seeds=bench.seeds[:3], longer=3), (0.9,)
 
 
 def run(unit: Unit) -> list[Row]:
@@ -106,6 +109,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes; 0 runs all in this one")
     parser.add_argument("--ledgers", type=Path, help="where runs are kept; runs/sparse_training")
     parser.add_argument("--results", type=Path, help="where rows and report go; benchmarks/results")
+    parser.add_argument("--changed", default="error", choices=("error", "new"), help="what rows of other code mean")
     parser.add_argument("--quick", action="store_true", help="24 steps, 2 seeds, one share of zeros")
     parser.add_argument("--report", action="store_true", help="run nothing")
     chosen = parser.parse_args(given)

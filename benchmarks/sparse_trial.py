@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sparse_methods import OURS, Job, Method, zeros_of
 from sparse_peers import PEERS
 from sparse_tasks import TASKS, Task
 
+import torchreg.training
 from torchreg.ablation import Cell, ablate
 
 METHODS = OURS | PEERS
@@ -32,6 +34,7 @@ class Trial:
 
     task: Task
     method: Method
+    library: str = ""  # a hash of the library's training, for methods that it may still change
 
     def __call__(self, cell: Cell) -> dict[str, float]:
         """Train one net; scores, the share of zeros, and how often a weight came or went in the last tenth."""
@@ -68,6 +71,7 @@ class Bench:
     ledgers: Path
     seeds: tuple[int, ...]
     quick: bool = False
+    changed: Literal["error", "new"] = "error"  # what to do where rows are of another version of the code
     longer: int = 1  # times as many steps, with the settings that were chosen at the task's own number
 
     @property
@@ -79,7 +83,8 @@ class Bench:
     def _trial(self) -> Trial:
         task = TASKS[self.task]
         steps = 24 if self.quick else task.steps * self.longer
-        return Trial(replace(task, steps=steps), METHODS[self.method])
+        method = METHODS[self.method]
+        return Trial(replace(task, steps=steps), method, library() if method.young else "")
 
     def rows(self, targets: Iterable[float]) -> list[Row]:
         """A row for each share of zeros and seed, at the strength or setting that validation data chose."""
@@ -101,7 +106,7 @@ class Bench:
         penalty = {self._trial.method.about: trial.method.penalty(trial.task.by)}
         ablation = ablate(
             trial, penalty, alphas, seeds=seeds, grid={"target": targets, "setting": settings}, progress=False,
-            out=self.ledgers / self.name / self.method,
+            out=self.ledgers / self.name / self.method, on_change=self.changed,
         )  # fmt: skip
         wanted = [json.dumps(setting) for setting in settings]
         rows = [
@@ -155,6 +160,13 @@ class Bench:
             share = (_logit(target + NEAR / 4) - _logit(z0)) / max(_logit(z1) - _logit(z0), 1e-9)
             found = a0 + (a1 - a0) * min(max(share, 0.1), 0.9)
         return float(f"{math.exp(found):.4g}")
+
+
+@cache
+def library() -> str:
+    """A hash of the sources of `torchreg.training`."""
+    files = sorted(Path(torchreg.training.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _logit(share: float) -> float:
