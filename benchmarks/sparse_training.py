@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -60,6 +61,18 @@ def units(chosen: argparse.Namespace) -> Iterator[Unit]:
     for method in (m for m in methods if m in LONGER):
         for name in (name for name in chosen.tasks if name in SLOW):
             yield replace(bench, task=name, method=method, seeds=bench.seeds[:3], longer=3), (0.9,)
+
+
+def end_with_parent() -> None:
+    """A worker whose driver was killed ends, and leaves its cell to the next call."""
+    driver = multiprocessing.parent_process()
+
+    def watch() -> None:
+        driver.join()
+        os._exit(1)
+
+    if driver is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run(unit: Unit) -> list[Row]:
@@ -142,7 +155,8 @@ def main(given: list[str] | None = None) -> int:
             done(unit, run(unit))
     else:
         os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(chosen.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(chosen.workers, mp_context=context, initializer=end_with_parent) as pool:
             running = {pool.submit(run, unit): unit for unit in todo}
             try:
                 for future in as_completed(running):
