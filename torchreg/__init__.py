@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
+from torchreg.functional.unit_groups import blocks, heads
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.output_channels import transposed_filters
 from torchreg.penalties import (
@@ -82,11 +83,13 @@ __all__ = [
     "at_most",
     "attach",
     "attach_to",
+    "blocks",
     "clip_grad_norm_",
     "columns",
     "copy_zeros",
     "effective_step",
     "filters",
+    "heads",
     "labels",
     "matching",
     "of_type",
