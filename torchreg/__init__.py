@@ -46,6 +46,7 @@ from torchreg.training import (
     penalty_metrics,
     register_effective_step,
     sparsity,
+    to_sparse,
     violation,
 )
 from torchreg.weight_rules import register_weights
@@ -99,6 +100,7 @@ __all__ = [
     "rows",
     "schedules",
     "sparsity",
+    "to_sparse",
     "transposed_filters",
     "violation",
     "weights",

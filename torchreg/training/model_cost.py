@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchreg.text_table import text_table
 from torchreg.training.alpha_max import restored
+from torchreg.training.sparse_linear import SparseLinear
 
 _LEAST = 5e-4  # seconds that one measurement lasts: a shorter call is repeated within it
 _MOST_CALLS = 50  # in one measurement
@@ -33,7 +34,8 @@ class Cost:
 
     Attributes:
         parameters: entries of the parameters, shared ones once; of a sparse weight the entries that it stores.
-        flops: floating-point operations of one forward pass in matrix products, convolutions and attention.
+        flops: floating-point operations of one forward pass in matrix products, convolutions and attention; a sparse
+            weight counts as a dense one.
         seconds: medians of a forward pass, the two models taking turns.
         memory: bytes of parameters and buffers, and of what a forward pass has alive beside them and its inputs, at
             the peak. On an accelerator as its allocator counts; on the CPU the tensors that operators return, fused
@@ -253,8 +255,6 @@ def _stored(model: Module) -> list[Tensor]:
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
-    if tensor.layout is torch.sparse_csr:
-        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if hasattr(tensor, "__tensor_flatten__"):
         return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
     return [tensor]
@@ -265,8 +265,8 @@ def _bytes(model: Module) -> int:
 
 
 def _entries(model: Module) -> int:
-    sparse = [b for b in model.buffers() if b.layout is not torch.strided]
-    return sum(t._nnz() if t.layout is not torch.strided else t.numel() for t in (*model.parameters(), *sparse))
+    sparse = sum(module.stored for module in model.modules() if isinstance(module, SparseLinear))
+    return sparse + sum(p.numel() for p in model.parameters())
 
 
 def _ratio(before: float, after: float) -> str:
