@@ -69,6 +69,13 @@ class ReducedAttention(Module):
         ValueError: in ``forward``, if the weights of each head are asked for.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    heads: Tensor
+    bias_k: nn.Parameter | None
+    bias_v: nn.Parameter | None
+
     def __init__(self, module: nn.MultiheadAttention, keep: Tensor) -> None:
         super().__init__()
         self.embed_dim, self.kdim, self.vdim = module.embed_dim, module.kdim, module.vdim
@@ -132,8 +139,9 @@ class ReducedAttention(Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        if self.bias_k is not None:
-            k, v = (torch.cat([x, b.expand(len(x), 1, -1)], 1) for x, b in ((k, self.bias_k), (v, self.bias_v)))
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.expand(len(k), 1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(len(v), 1, -1)], 1)
         if self.add_zero_attn:
             k, v = (pad(x, (0, 0, 0, 1)) for x in (k, v))
         if mask is not None:

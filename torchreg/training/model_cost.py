@@ -203,7 +203,8 @@ def _counted(call: Callable[[], Any]) -> tuple[int, int]:
 
 @contextmanager
 def _taken_apart() -> Iterator[None]:
-    fast, libraries = torch.backends.mha.get_fastpath_enabled(), (torch.backends.mkldnn, torch.backends.cudnn)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     enabled = [library.enabled for library in libraries]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -221,7 +222,7 @@ class LiveBytes(TorchDispatchMode):
     """Bytes of tensors that operators have returned and that are still alive, now and at most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: set[int] = set()
 

@@ -93,9 +93,9 @@ class ReducedRecurrent(Module):
 
     def __init__(self, module: Recurrent, keep: Tensor) -> None:
         super().__init__()
-        for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"):
-            setattr(self, name, getattr(module, name))
-        self.proj_size, self.mode = module.proj_size, module.mode
+        self.input_size, self.hidden_size, self.proj_size = module.input_size, module.hidden_size, module.proj_size
+        self.num_layers, self.bidirectional, self.mode = module.num_layers, module.bidirectional, module.mode
+        self.bias, self.batch_first, self.dropout = module.bias, module.batch_first, module.dropout
         directions, layers = _directions(module), []
         for k, rows in enumerate(keep.split(directions)):
             self.register_buffer(f"units_{k}", torch.stack([row.nonzero()[:, 0] for row in rows]))
@@ -173,7 +173,7 @@ def _directions(module: Recurrent) -> int:
 
 
 def _none(size: int, module: Recurrent) -> Tensor:
-    return torch.zeros(size, dtype=torch.bool, device=module.weight_ih_l0.device)
+    return torch.zeros(size, dtype=torch.bool, device=_tensor(module, "weight_ih", 0, 0).device)
 
 
 def _tensor(module: Recurrent, name: str, layer: int, direction: int) -> Any:
@@ -240,7 +240,7 @@ def _made(module: Recurrent, inputs: int, hidden: int, layers: int, dropout: flo
         options["nonlinearity"] = module.nonlinearity
     if module.proj_size:
         options["proj_size"] = module.proj_size
-    like = module.weight_ih_l0
+    like = _tensor(module, "weight_ih", 0, 0)
     made = type(module)(inputs, hidden, dtype=like.dtype, device="meta", **options)  # draws no random numbers
     return made.to_empty(device=like.device).train(module.training)
 

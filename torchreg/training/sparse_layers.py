@@ -116,7 +116,7 @@ def to_sparse(model: Module, example_inputs: Any = None, *, repeats: int = 20) -
                 changed[id(layer)] = new
     for parent in list(holder.modules()):
         for name, child in list(parent._modules.items()):
-            if id(child) in changed:
+            if child is not None and id(child) in changed:
                 setattr(parent, name, changed[id(child)].train(child.training))
     return holder[0], SparseReport(tuple(lines), str(device))
 

@@ -27,6 +27,11 @@ class SparseLinear(Module):
         ValueError: if the weight does not have the pattern 2:4, when it is built and when a weight is loaded.
     """
 
+    row_starts: Tensor
+    columns: Tensor
+    values: Tensor
+    packed: Tensor
+
     def __init__(self, layer: nn.Linear, layout: str = "CSR") -> None:
         super().__init__()
         _first_csr()
@@ -83,7 +88,7 @@ class SparseLinear(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _first_csr()
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

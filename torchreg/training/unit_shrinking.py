@@ -42,9 +42,19 @@ _ENTRYWISE = {
     functional.softplus,
 }
 _ENTRYWISE |= {torch.relu, torch.tanh, torch.sigmoid}
-_ENTRYWISE_MODULES = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Mish, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
+_ENTRYWISE_MODULES: tuple[type[Module], ...] = (
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.SELU,
+    nn.Mish,
+    nn.LeakyReLU,
+    nn.ReLU6,
+    nn.Hardswish,
+)
 _ENTRYWISE_MODULES += (nn.Softplus, nn.Tanh, nn.Sigmoid, nn.Identity)
-_HARMLESS = (nn.Dropout, *_ENTRYWISE_MODULES)
+_HARMLESS: tuple[type[Module], ...] = (nn.Dropout, *_ENTRYWISE_MODULES)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ def removable_units(module: Module, *, unread: Tensor | None = None, states_read
         >>> removable_units(gru)
         tensor([[False,  True, False]])
     """
-    if type(module) in _RECURRENT:
+    if isinstance(module, _RECURRENT) and type(module) in _RECURRENT:
         return removable_hidden_units(module, unread, states_read=states_read)
     if type(module) is nn.MultiheadAttention:
         return removable_heads(module)
@@ -120,7 +130,7 @@ def without_units(module: Module, keep: Tensor) -> Module:
         TypeError: if the module is none of these.
         ValueError: if the mask does not fit, keeps nothing, or another number of hidden units in each layer.
     """
-    if type(module) in _RECURRENT:
+    if isinstance(module, _RECURRENT) and type(module) in _RECURRENT:
         return without_hidden_units(module, keep)
     if type(module) is nn.MultiheadAttention:
         return without_heads(module, keep)
@@ -159,7 +169,8 @@ def shrink_modules(model: Module) -> tuple[Module, tuple[UnitCount, ...]]:
     found = [(name, module) for name, module in holder[0].named_modules() if isinstance(module, _KINDS)]
     for name, module in found:
         reason = _left_alone(module, owners)
-        new, before, after = (None, *[_size(module)] * 2) if reason else _reduced(module)
+        before = _size(module)
+        new, after = (None, before) if reason else _reduced(module)
         if before == after:
             reason = reason or "none is dead whatever the input"
         elif new is not None:
@@ -198,18 +209,17 @@ def _size(module: Any) -> int:
     return module.num_layers * module.hidden_size * (2 if module.bidirectional else 1)
 
 
-def _reduced(module: Any) -> tuple[Module | None, int, int]:
-    """What stands in the place of a module (None: itself, which was cut), and its units before and after."""
-    before = _size(module)
+def _reduced(module: Any) -> tuple[Module | None, int]:
+    """What stands in the place of a module (None: itself, which was cut), and the units that stay."""
     if isinstance(module, _TRANSFORMER):
         _cut_neurons(module, ~_removable_neurons(module))
-        return None, before, _size(module)
+        return None, _size(module)
     if isinstance(module, nn.MultiheadAttention):
         keep = ~removable_heads(module)
-        return (None if bool(keep.all()) else ReducedAttention(module, keep)), before, int(keep.sum())
+        return (None if bool(keep.all()) else ReducedAttention(module, keep)), int(keep.sum())
     directions, least = 2 if module.bidirectional else 1, module.proj_size + 1
     keep = torch.cat([evened(rows, least) for rows in (~zero_units(module)).split(directions)])
-    return (None if bool(keep.all()) else ReducedRecurrent(module, keep)), before, int(keep.sum())
+    return (None if bool(keep.all()) else ReducedRecurrent(module, keep)), int(keep.sum())
 
 
 def _left_alone(module: Any, owners: Counter[int]) -> str:
