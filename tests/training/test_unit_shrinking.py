@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchreg.training.attention_heads import ReducedAttention
-from torchreg.training.recurrent_units import ReducedRecurrent
+from torchreg.training.recurrent_units import ReducedRecurrent, zero_units
 from torchreg.training.unit_shrinking import removable_units, shrink_modules, without_units
 
 F64 = torch.float64
@@ -121,6 +121,25 @@ def test_units_that_read_only_each_other_stay_zero_together_and_through_layers()
     with torch.no_grad():
         module.weight_hh_l0[11, 0] = 1e-30  # one reads a unit that moves, so neither stays zero, nor what reads them
     assert not removable_units(module).any()
+
+
+@each_kind
+@pytest.mark.parametrize("seed", range(6))
+def test_chains_of_reading_are_followed_to_their_end(kind, seed):
+    torch.manual_seed(seed)
+    module = kind(3, 12, num_layers=2, bias=False, dtype=F64)
+    start = 12 * GATES[kind][1]
+    with torch.no_grad():
+        for k in range(2):
+            into, among = getattr(module, f"weight_ih_l{k}"), getattr(module, f"weight_hh_l{k}")
+            into[start : start + 12] *= torch.rand(12, into.shape[1]) < (0.05 if k == 0 else 0.04)
+            among[start : start + 12] *= torch.rand(12, 12) < 0.08
+        module.weight_ih_l0[start, 0] = 1.0
+    last = module(torch.randn(30, 4, 3, dtype=F64))[1]
+    still = ((last[0] if kind is nn.LSTM else last) == 0).all(1)  # after more steps than units
+    assert still.any()
+    assert not still.all()
+    assert torch.equal(zero_units(module), still)
 
 
 def test_a_bias_keeps_a_unit_whatever_its_rows():
@@ -461,6 +480,19 @@ def test_constant_neurons_stay_while_they_are_dropped_at_random():
         made.linear1.bias[:5] = torch.tensor([1.0, 1.0, 1.0, -1.0, 1.0])
     assert removable_units(made).nonzero()[:, 0].tolist() == [3, 4, 7]
     assert removable_units(made.eval()).nonzero()[:, 0].tolist() == [0, 3, 4, 7]
+
+
+def test_constants_that_are_kept_are_counted_once():
+    made, x = layer(), torch.randn(3, 5, 8, dtype=F64)
+    with torch.no_grad():
+        made.linear1.bias.abs_()
+    keep = ~removable_units(made)
+    assert not keep[[0, 3]].any()
+    keep[0] = True
+    same(without_units(made, keep)(x), made(x))
+    module = attention(constant=[0, 1])
+    given = sequences(module)
+    same(without_units(module, torch.arange(4) != 1)(*given)[0], module(*given)[0])
 
 
 def test_one_neuron_stays_where_all_are_dead():
