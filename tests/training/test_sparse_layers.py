@@ -68,6 +68,21 @@ def test_inputs_and_biases_have_the_gradients_of_before():
         torch.testing.assert_close(one, other)
 
 
+def test_autocast_gives_its_own_precision():
+    dense = linear(dtype=torch.float32)
+    sparse, x = SparseLinear(dense), torch.randn(5, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            assert sparse(given).dtype is dense(given).dtype is torch.bfloat16
+            torch.testing.assert_close(sparse(given), dense(given), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (24, 3), (3, 8, 3)])
+def test_inputs_of_another_width_are_refused(shape):
+    with pytest.raises(ValueError, match="24 features last"):
+        SparseLinear(linear())(torch.ones(shape, dtype=torch.float64))
+
+
 def net():
     torch.manual_seed(1)
     return nn.Sequential(linear(), nn.ReLU(), linear(12, 8, zeros=0.8), nn.Dropout(0.5), nn.Linear(8, 3).double())

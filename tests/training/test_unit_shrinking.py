@@ -367,6 +367,17 @@ def test_attention_without_a_bias_gets_one_where_appended_values_are_constant_an
     same(smaller(*given)[0], module(*given)[0])
 
 
+def test_attention_under_autocast_has_its_precision():
+    module = attention(gone=[1], batch_first=True).float()
+    smaller, x = shrink_modules(module)[0], sequences(module)[0].float()
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    with torch.autocast("cpu", torch.bfloat16):
+        one, other = (m(x, x, x, key_padding_mask=padding, need_weights=False)[0] for m in (smaller, module))
+    assert one.dtype is other.dtype is torch.bfloat16
+    assert (one - other).float().norm() < 0.02 * other.float().norm()  # a few roundings of 2 ** -8
+
+
 def test_what_reduced_attention_cannot_give_is_an_error():
     module = attention(gone=[1])
     smaller, given = shrink_modules(module)[0], sequences(module)

@@ -54,6 +54,15 @@ class SparseLinear(Module):
         """What the Linear layer gives, up to the order of summation."""
         if self.layout == "2:4":
             return nn.functional.linear(input, self.packed, self.bias)
+        if input.shape[-1:] != (self.in_features,):
+            raise ValueError(f"Inputs need {self.in_features} features last, got shape {tuple(input.shape)}.")
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._product(input)
+        with torch.autocast(kind, enabled=False):  # no half precision for CSR on every device
+            return self._product(input.to(self.values.dtype)).to(torch.get_autocast_dtype(kind))
+
+    def _product(self, input: Tensor) -> Tensor:
         output = (self._csr() @ input.reshape(-1, self.in_features).T).T.contiguous()
         if self.bias is not None:
             output = output + self.bias if torch.is_grad_enabled() else output.add_(self.bias)
