@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchreg import L1, Group, ProxOptimizer, attach, heads, matching
 from torchreg.training.attention_heads import ReducedAttention
 from torchreg.training.recurrent_units import ReducedRecurrent, zero_units
 from torchreg.training.unit_shrinking import removable_units, shrink_modules, without_units
@@ -451,8 +452,8 @@ def test_only_neurons_removed_leave_the_fused_operator_in_place():
 @pytest.mark.parametrize("frozen", [False, True])
 def test_stacks_of_encoder_layers_are_the_same_padding_included(pattern, frozen):
     stack = nn.TransformerEncoder(layer(), 2)
-    for k, heads in enumerate(pattern):
-        stack.layers[k] = layer(heads=heads, seed=k + 1)
+    for k, dead in enumerate(pattern):
+        stack.layers[k] = layer(heads=dead, seed=k + 1)
     stack.requires_grad_(not frozen)
     smaller, counts = shrink_modules(stack)
     assert [c.after for c in counts] == [6, 4 - len(pattern[0]), 6, 4 - len(pattern[1])]
@@ -622,6 +623,51 @@ def test_what_is_left_alone_says_why(model):
         assert counts[0].before == counts[0].after
         assert [type(m) for m in kept.modules()][:2] == [type(m) for m in made.modules()][:2]
     assert not removable_units(odd).any()
+
+
+class Recurrence(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.inner, self.head = kind(3, 16, batch_first=True), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.head(self.inner(x)[0])
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.inner = nn.Linear(3, 16), nn.MultiheadAttention(16, 8, batch_first=True)
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, x):
+        y = self.up(x)
+        return self.head(self.inner(y, y, y)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern", "penalty"),
+    [
+        (lambda: Recurrence(nn.LSTM), "inner.*", Group(L1(6e-3), by=heads(16, fused=4), weights=1.0)),
+        (lambda: Recurrence(nn.GRU), "inner.*", Group(L1(6e-3), by=heads(16, fused=3), weights=1.0)),
+        (SelfAttention, "inner.out_proj.weight", Group(L1(0.05), by=heads(8, dim=1), weights=1.0)),
+    ],
+    ids=["LSTM", "GRU", "attention"],
+)
+def test_units_that_training_sets_to_zero_are_removed(make, pattern, penalty):
+    torch.manual_seed(0)
+    net, x = make(), torch.randn(32, 8, 3)
+    y = x[..., :1].cumsum(1).tanh()
+    term = attach(penalty, matching(net, pattern))
+    optimizer = ProxOptimizer(torch.optim.Adam(net.parameters(), lr=0.02), term)
+    for _ in range(120):
+        optimizer.zero_grad()
+        (net(x) - y).square().mean().backward()
+        optimizer.step()
+    smaller, (count,) = shrink_modules(net)
+    assert 0 < count.after < count.before
+    torch.testing.assert_close(smaller(x), net(x), rtol=1e-5, atol=1e-6)
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in net.parameters())
 
 
 def test_nan_and_half_precision():

@@ -60,7 +60,8 @@ class heads(_Split):
     ``nn.MultiheadAttention.in_proj_weight``, has n groups too, each of the 3 * d rows of one head. A fused weight that
     keeps the rows of one head together (GPT-NeoX, BLOOM) needs no ``fused``. The output projection (out, n * d) has its
     heads in columns: ``dim=1``. Where keys and values have fewer heads than queries (grouped-query attention), give
-    each projection the number of its own.
+    each projection the number of its own. Hidden units of a recurrent layer are the same thing, one row in each gate:
+    ``heads(hidden_size, fused=4)`` for the weights and biases of an LSTM, ``fused=3`` for those of a GRU.
 
     Args:
         n: heads, at least 1.
