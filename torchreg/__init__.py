@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchreg import schedules
 from torchreg.ablation import Ablation, ablate
+from torchreg.functional.unit_groups import blocks, heads
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.output_channels import transposed_filters
 from torchreg.penalties import (
@@ -45,6 +46,7 @@ from torchreg.training import (
     penalty_metrics,
     register_effective_step,
     sparsity,
+    to_sparse,
     violation,
 )
 from torchreg.weight_rules import register_weights
@@ -82,11 +84,13 @@ __all__ = [
     "at_most",
     "attach",
     "attach_to",
+    "blocks",
     "clip_grad_norm_",
     "columns",
     "copy_zeros",
     "effective_step",
     "filters",
+    "heads",
     "labels",
     "matching",
     "of_type",
@@ -96,6 +100,7 @@ __all__ = [
     "rows",
     "schedules",
     "sparsity",
+    "to_sparse",
     "transposed_filters",
     "violation",
     "weights",

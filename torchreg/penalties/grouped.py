@@ -32,7 +32,7 @@ class Group(Penalty):
 
     Args:
         penalty: a separable penalty of the norm, such as ``L1(alpha)`` or ``MCP(alpha)``.
-        by: ``rows``, ``columns``, ``filters``, ``whole`` or ``labels(index)``.
+        by: ``rows``, ``columns``, ``filters``, ``heads(n)``, ``blocks(k)``, ``whole`` or ``labels(index)``.
         weights: factors on alpha, >= 0: None for sqrt(group size), a number, or one per group;
             0 leaves a group unpenalised, inf forces it to zero.
 
@@ -64,7 +64,9 @@ class Group(Penalty):
                 "Group(L1(a), by) + L1(b) for the sparse group lasso."
             )
         if not isinstance(self.by, Groups):
-            raise TypeError(f"Group needs by=rows, columns, filters, whole or labels(index), got {self.by!r}.")
+            raise TypeError(
+                f"Group needs by=rows, columns, filters, heads(n), blocks(k), whole or labels(index), got {self.by!r}."
+            )
         if isinstance(self.weights, Tensor) and self.weights.dim() > 1:
             raise ValueError(f"Group needs one weight per group, shape (groups,), got {tuple(self.weights.shape)}.")
         if self.weights is not None:

@@ -10,6 +10,7 @@ from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
+from torchreg.training.sparse_layers import to_sparse
 from torchreg.training.sparsity import Sparsity, sparsity
 from torchreg.training.term import Term
 from torchreg.training.violation import violation
@@ -30,5 +31,6 @@ __all__ = [
     "penalty_metrics",
     "register_effective_step",
     "sparsity",
+    "to_sparse",
     "violation",
 ]

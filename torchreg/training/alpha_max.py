@@ -54,7 +54,7 @@ def alpha_max(model: Module, term: Term, loss: Callable[[], Tensor], *, step: fl
     """
     _check(model, term, loss)
     named, penalties = term.parameters, term.penalties
-    with _restored(model, list(named.values())):
+    with restored(model, list(named.values())):
         for name, p in named.items():
             _write(p, _emptied(penalties[name], whole(p.detach())))
         grads = dict(zip(named, _gradients(loss, named), strict=True))
@@ -118,7 +118,7 @@ def _refuse_hidden(reached: dict[str, float]) -> None:
 
 
 @contextmanager
-def _restored(model: Module, penalised: list[Tensor]) -> Iterator[None]:
+def restored(model: Module, penalised: list[Tensor]) -> Iterator[None]:
     """Afterwards all is as before: these weights, gradients, buffers, training modes and the random state."""
     params = list({id(p): p for p in [*penalised, *model.parameters()]}.values())
     weights, grads = [p.detach().clone() for p in penalised], [p.grad for p in params]
