@@ -58,6 +58,8 @@ from torchreg import (
     weights,
     whole,
 )
+from torchreg.functional.largest_entries import keep_largest
+from torchreg.parts import Cut
 
 STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}  # of float64 sums in another order, over a few steps of Adam
@@ -374,6 +376,31 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def ranked() -> None:
+    """The k largest entries of all tensors together: those of one process, of equal ones the first, k in all."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    layouts = [(mesh, [Shard(0)]), (mesh, [Replicate()]), (mesh, [Shard(1)])]
+    if dist.get_world_size() == 4:
+        square = init_device_mesh("cpu", (2, 2))
+        layouts += [(square, p) for p in ([Replicate(), Shard(0)], [Shard(0), Shard(0)], [Shard(0), Shard(1)])]
+    shapes = [(7, 3), (1, 4), (4, 5), (3, 2)]
+    for tied, first, second in itertools.product((True, False), layouts, layouts):
+        scores = [(drawn(torch.empty(shape), k) - 0.3) for k, shape in enumerate(shapes)]
+        scores = [s.mul(5).round() if tied else s.float() for s in scores]
+        scores[0][2], scores[2][1] = torch.nan, torch.inf
+        cut = [distribute_tensor(s, *how) for s, how in zip(scores, (first, second, first), strict=False)]
+        cuts = [*map(Cut, cut), None]
+        by_rows = not any(Shard(1) in how[1] for how in (first, second))
+        for k in (0, 1, 5, 20, 44, 48, 51, 60):
+            masks = keep_largest([*(c.to_local() for c in cut), scores[3]], k, cuts)
+            found = [c.gathered(mask) if c else mask for c, mask in zip(cuts, masks, strict=True)]
+            wanted = keep_largest(scores, k)
+            assert sum(int(f.sum()) for f in found) == min(k, 51), (k, first, second)
+            for f, w, s in zip(found, wanted, scores, strict=True):
+                s = s.nan_to_num(nan=-9.0)  # of equal entries others may be kept where columns are cut
+                assert torch.equal(f, w) if by_rows or not tied else torch.equal(s[f].sort()[0], s[w].sort()[0]), k
+
+
 def clipped() -> None:
     """The norm is that of all parts, and so is what the penalty is scaled by."""
     pair = [sharded(), Net()]
@@ -463,7 +490,19 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, clipped, crossed, flattened):
+    for check in (
+        skipping,
+        halved,
+        strongest,
+        exchanged,
+        scheduled,
+        placed,
+        untouched,
+        ranked,
+        clipped,
+        crossed,
+        flattened,
+    ):
         yield check.__name__, check
 
 
