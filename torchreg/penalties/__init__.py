@@ -1,6 +1,7 @@
 """Penalties: frozen functions of one tensor, with value, proximal map and what follows from them."""
 
 from torchreg.penalties.base import Penalty, Sum
+from torchreg.penalties.cardinality import NM, TopK
 from torchreg.penalties.combinators import NonNegative, Towards
 from torchreg.penalties.concave import L0, MCP, SCAD, LHalf, LogSum, LTwoThirds
 from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
@@ -15,6 +16,7 @@ __all__ = [
     "L1L2",
     "L2",
     "MCP",
+    "NM",
     "SCAD",
     "Group",
     "GroupForm",
@@ -29,6 +31,7 @@ __all__ = [
     "ProxForm",
     "Separable",
     "Sum",
+    "TopK",
     "Towards",
     "Weighted",
 ]
