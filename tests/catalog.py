@@ -15,6 +15,7 @@ from torchreg import (
     L1L2,
     L2,
     MCP,
+    NM,
     SCAD,
     Group,
     LHalf,
@@ -23,6 +24,7 @@ from torchreg import (
     NonNegative,
     Penalty,
     Separable,
+    TopK,
     Towards,
     Weighted,
     columns,
@@ -88,6 +90,7 @@ class Case:
         conjugate: its conjugate is known.
         spares: some entries have weight 0, so no alpha sends all to zero.
         slope: it has a kink at its centre, so that a finite alpha gives zero.
+        constraint: it holds or not, and has no alpha.
     """
 
     id: str
@@ -98,6 +101,7 @@ class Case:
     conjugate: bool = True
     spares: bool = False
     slope: bool = True
+    constraint: bool = False
 
     @property
     def centre(self) -> Tensor:
@@ -216,5 +220,20 @@ SUMS = [
     _rows("Group MCP + L1", lambda: Group(MCP(0.7, 2.5), by=rows) + L1(0.3), **_CONCAVE),
     _rows("Group L1L2 + L1", lambda: Group(L1L2(0.6, 0.4), by=rows) + L1(0.4)),
 ]
+_BOUND = {**_CONCAVE, **_FLAT, "constraint": True}
+COUNTED = [
+    Case("TopK", lambda: TopK(4), **_BOUND),
+    Case("TopK of a share", lambda: TopK(0.4), shape=(5, 3), **_BOUND),
+    Case("NM", lambda: NM(1, 3), shape=(4, 6), **_BOUND),
+    Case("NM of kernels", lambda: NM(1, 2), shape=(3, 4, 2), **_BOUND),
+    _rows("Group TopK", lambda: Group(TopK(2), by=rows), **_BOUND),
+    _rows("Group TopK columns", lambda: Group(TopK(0.4), by=columns), **_BOUND),
+    _rows("Group TopK labels", lambda: Group(TopK(2), by=labels(ENTRY_LABELS)), **_BOUND),
+    Case("Group NM", lambda: Group(NM(1, 2), by=rows), shape=(4, 3), **_BOUND),
+    Case("NonNegative TopK", lambda: NonNegative(TopK(4)), **_BOUND),
+    Case("Towards TopK", lambda: Towards(TopK(4), REFERENCE), **_BOUND),
+    Case("TopK + L2", lambda: TopK(4) + L2(0.4), **_BOUND),
+    _rows("Group TopK + L1", lambda: Group(TopK(2), by=rows) + L1(0.4), **_BOUND),
+]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
-CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS]
+CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS, *COUNTED]

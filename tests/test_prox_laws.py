@@ -91,7 +91,7 @@ def test_an_endless_step_reaches_a_minimiser_of_the_penalty(case):
     assert float(penalty.value(penalty.prox(normal(case.shape), float("inf")))) == 0.0
 
 
-@every()
+@every(constraint=False)
 def test_alpha_zero_shrinks_nothing(case):
     """But for entries that an infinite weight or a constraint forces to the centre."""
     penalty, w = case.make().with_alpha(0.0), normal(case.shape)

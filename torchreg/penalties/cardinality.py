@@ -62,16 +62,19 @@ def projected(w: Tensor, step: Scalar, bound: Cardinality, by: Groups | None = N
     Entries whose step is 0 stay too, and take their places from the others.
     """
     x = widened(w)
-    if not isinstance(step, Tensor) and not step > 0:
-        return w.clone()
-    size = metric_size(x, step) if isinstance(step, Tensor) and step.numel() > 1 else x.abs()
+    if not isinstance(step, Tensor):
+        if not step > 0:
+            return w + 0.0
+        size, fixed = x.abs(), None
+    else:
+        # of one entry, which may be what a process holds of many, a step of its own; else one number is that of all
+        step = step.reshape(()) if step.numel() == 1 < x.numel() else step
+        size, fixed = metric_size(x, step) if step.dim() else x.abs(), ~(step > 0)
     size = size if by is None else by.norms(size)
     kept = bound.keeps(size) | size.isnan()
-    kept = kept if by is None else by.expand(kept, x)
-    if isinstance(step, Tensor):
-        fixed = ~(step > 0)
-        kept = kept | (fixed if step.numel() > 1 else fixed.reshape(()))
-    return torch.where(kept | x.isnan(), w, torch.zeros_like(w)) + 0.0
+    kept = (kept if by is None else by.expand(kept, x)) | x.isnan()
+    kept = kept if fixed is None else kept | fixed
+    return torch.where(kept, w, torch.zeros_like(w)) + 0.0
 
 
 def value_of_groups(w: Tensor, bound: Cardinality, by: Groups) -> Tensor:
@@ -171,7 +174,7 @@ class TopK(Cardinality):
             warnings.warn(
                 f"{self!r} keeps none of {n} {what}, and a layer of zeros passes no gradient on; keep a count, "
                 "TopK(1), a larger share, or attach to larger layers alone.",
-                stacklevel=2,
+                stacklevel=6,  # who calls attach
             )
 
 
