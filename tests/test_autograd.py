@@ -18,7 +18,7 @@ def _alpha(penalty: Penalty) -> torch.Tensor:
     return torch.tensor(float(penalty.alpha) * 1.01, dtype=F64)
 
 
-@every(constraint=False)
+@every()
 def test_gradient_of_value_equals_finite_differences(case):
     penalty = case.make()
     w = penalty.prox(normal(case.shape), 0.1)
@@ -30,7 +30,7 @@ def test_gradient_of_value_equals_finite_differences(case):
     assert gradcheck(value, w, _alpha(penalty))
 
 
-@every(constraint=False)
+@every()
 @loop("step", [0.3, 6.0])
 def test_gradient_of_prox_equals_finite_differences(case, step):
     penalty, w = case.make(), normal(case.shape)
@@ -41,7 +41,7 @@ def test_gradient_of_prox_equals_finite_differences(case, step):
     assert gradcheck(prox, w, _alpha(penalty), torch.tensor(step, dtype=F64))
 
 
-@every(constraint=False)
+@every()
 @loop("seed", [0, 1])
 def test_gradient_of_prox_in_a_metric_equals_finite_differences(case, seed):
     penalty, w, t = case.make(), normal(case.shape, seed), 2.0 * STEPS["adaptive"](case.shape)
@@ -52,7 +52,7 @@ def test_gradient_of_prox_in_a_metric_equals_finite_differences(case, seed):
     assert gradcheck(prox, w, _alpha(penalty), t, fast=True)  # one random direction
 
 
-@every(constraint=False)
+@every()
 @loop("step", ["zero", "one", "huge", "endless", "zero, huge, endless"])
 def test_gradients_are_finite_at_zero_at_nothing_and_at_the_end(case, step):
     """Where derivatives do not exist they still are numbers: one NaN would poison a whole model."""
@@ -67,7 +67,7 @@ def test_gradients_are_finite_at_zero_at_nothing_and_at_the_end(case, step):
         assert alpha.grad is None or alpha.grad.isfinite()
 
 
-@every(constraint=False)
+@every()
 @loop("step", ["zero", "past gamma", "zero, huge, endless"])
 def test_vmap_over_w_and_alpha_equals_a_loop(case, step):
     penalty, t = case.make(), STEPS[step](case.shape)
