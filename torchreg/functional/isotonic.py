@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.sums import wide
+from torchreg.sums import asks_freely, wide
 
 _RUNS = 40  # passes of step 1: random data of 10^6 entries takes about 15
 
@@ -38,12 +38,6 @@ def non_increasing(sums: Tensor, weights: Tensor) -> Tensor:
     zero = torch.zeros_like(values)
     above, below = zero.index_add(0, blocks, wide(sums)), zero.index_add(0, blocks, wide(weights))
     return above[blocks] / below[blocks]
-
-
-def asks_freely(x: Tensor) -> bool:
-    """Whether the host may look at values: on the CPU, outside compiled code and transforms."""
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and not transformed
 
 
 def _pooled(sums: Tensor, weights: Tensor) -> Tensor:

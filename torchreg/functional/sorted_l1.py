@@ -18,13 +18,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.functional.isotonic import asks_freely, non_increasing
+from torchreg.functional.isotonic import non_increasing
 from torchreg.shrinkage import Scalar, moves, scaled
-from torchreg.sums import wide
+from torchreg.sums import asks_freely, wide
 
 _CUTS = 24  # more than 2 log2(n), for values spread over all magnitudes
+_ASIDE = 8.0  # roundings from a block's value where it is cut, above and below in turn: an entry of step 0 is at it
 _STILL = 1e-13  # of a block's levels: a cut that gains less is one of rounding
-_LEAST = 1e-200  # a bound on y where all levels are 0
 
 
 def sorted_l1_prox(x: Tensor, step: Scalar, levels: Tensor) -> Tensor:
@@ -69,27 +69,27 @@ def _in_a_metric(sizes: Tensor, step: Tensor, levels: Tensor) -> Tensor:
 
 def _order(sizes: Tensor, metric: Tensor, levels: Tensor) -> Tensor:
     """The entries in the order of the result, the largest first."""
-    count = sizes.numel()
+    count, aside = sizes.numel(), _ASIDE * torch.finfo(sizes.dtype).eps
     places = torch.arange(count, device=sizes.device)
     order, block = places, torch.zeros_like(places)
     value = torch.zeros_like(sizes)
+    still = 0
     for cuts in range(2 * count.bit_length() + _CUTS):
         best, gain = _best_first(sizes[order], metric[order], levels, value, block)
         order, upper = order[best], _upper(gain, levels, block, places)
         changes = (block[1:] != block[:-1]) | (upper[1:] != upper[:-1])
         before, block = block, torch.nn.functional.pad(changes.long().cumsum(0), (1, 0))
-        if cuts and asks_freely(gain) and bool(block[-1] == before[-1]):
-            break
-        value = _common_value(sizes[order], metric[order], levels, block)
+        if asks_freely(gain):
+            still = still + 1 if cuts and bool(block[-1] == before[-1]) else 0
+            if still == 2:
+                break
+        value = _common_value(sizes[order], metric[order], levels, block) * (1.0 + (-aside if cuts % 2 else aside))
     return order
 
 
-def _best_first(
-    sizes: Tensor, metric: Tensor, levels: Tensor, value: Tensor, block: Tensor
-) -> tuple[Tensor, Tensor]:
+def _best_first(sizes: Tensor, metric: Tensor, levels: Tensor, value: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
     """Each block's entries, those first that are best above its value, and what each adds there."""
-    first = torch.zeros_like(levels).scatter_reduce(0, block, levels, "amax")[block]
-    most = 2.0 * first + _LEAST  # an entry of more than the first level is above in any case: no digits are lost to it
+    most = torch.where(levels[0] > 0, 2.0 * levels[0], 1.0)  # an entry of more is above in any case: no digits are lost
     y = (metric * (sizes - value)).clamp(min=-most, max=most)
     by_gain = y.argsort(descending=True)
     best = by_gain[block[by_gain].argsort(stable=True)]
