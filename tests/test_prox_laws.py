@@ -22,7 +22,7 @@ def test_prox_beats_every_rival(case, step):
     assert float(ours - best) <= ROUNDING * (1.0 + float(best.abs()))
 
 
-@every()
+@every(smooth=True)
 @each_step(*FINITE_STEPS)
 def test_prox_is_stationary_where_the_penalty_is_smooth(case, step):
     """Where u is not at the centre, ``grad R(u) + (u - w) / step = 0``."""

@@ -64,7 +64,7 @@ def test_nan_stays_exactly_where_it_is(case, problem, where):
     assert negative_zeros(p) == 0
 
 
-@every(constraint=False)
+@every(coupled=False)
 def test_a_nan_reaches_no_other_group(case):
     penalty, w = case.make(), normal(case.shape)
     if penalty.groups is None or penalty.groups.count(w) == 1:
