@@ -288,7 +288,7 @@ BAD = [
     (lambda: NM(2, 4).check(torch.ones(3, 6)), ValueError, r"multiple of 4 inputs, got 6.*\(3, 6\).*w\.shape\[1\]"),
     (lambda: NM(2, 4).prox(torch.ones(3, 6), 1.0), ValueError, "multiple of 4 inputs, got 6"),
     (lambda: NM(2, 4).check(torch.ones(8, 3, 3, 3)), ValueError, "got 3"),
-    (lambda: Group(NM(2, 4), by=rows).check(torch.ones(6, 4)), ValueError, "got 6 groups"),
+    (lambda: Group(NM(2, 4), by=rows).check(torch.ones(6, 4)), ValueError, "multiple of 4 groups, got 6"),
     (lambda: Group(TopK(1), by=columns).check(torch.ones(6)), ValueError, "columns"),
     (lambda: TopK(1).check(torch.ones(2, dtype=torch.int64)), TypeError, "real floating"),
     (lambda: Group(TopK(1), by=rows).check(torch.ones(2, dtype=torch.complex64)), TypeError, "real floating"),

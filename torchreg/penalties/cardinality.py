@@ -98,8 +98,9 @@ class TopK(Cardinality):
     ones in their order; at step 0 it changes nothing. In `Group` it keeps the k groups of the largest sum of
     ``w_i^2 / step_i``.
 
-    It holds for each tensor by itself and from the first step on. Entries that it has set to zero return where the
-    optimizer moves them far enough (iterative hard thresholding). An entry that has never met a gradient goes first.
+    It holds for each tensor by itself, not for all layers together, and from the first step on. Entries that it has set
+    to zero return where the optimizer moves them far enough (iterative hard thresholding). One that has never met a
+    gradient goes first, whatever its size.
 
     Args:
         keep: a share of the entries as a float from 0.0 to 1.0, rounded down to whole entries, or how many as an int
@@ -238,25 +239,26 @@ class NM(Cardinality):
         return ((self._blocks(x) != 0).sum(-1) > self.n).any()
 
     def _blocks(self, x: Tensor) -> Tensor:
-        self.check_count(tuple(x.shape), "entries" if x.dim() != 1 else "numbers")
+        self.check_count(tuple(x.shape), "inputs")
         last = x.movedim(_inputs(x), -1)
         return last.unflatten(-1, (last.shape[-1] // self.m, self.m))
 
     def check(self, w: Tensor) -> None:
-        super().check(w)
+        refuse_unreal(w)
         if w.dim() < 2:
             raise ValueError(
                 f"{self!r} acts on blocks of inputs, dimension 1, and a tensor of shape {tuple(w.shape)} has none; "
                 "attach it to weights of linear layers or convolutions."
             )
+        self.check_count(tuple(w.shape), "inputs")
 
     def check_count(self, shape: tuple[int, ...], what: str) -> None:
-        inputs = shape[min(1, len(shape) - 1)] if shape else 1
-        if inputs % self.m or not shape:
+        found = shape[min(1, len(shape) - 1)] if shape else 1
+        if found % self.m or not shape:
             raise ValueError(
-                f"{self!r} needs a multiple of {self.m} inputs, got {inputs} {what} along the inputs of shape {shape}; "
-                "attach it to the layers that have one, {name: w for name, w in weights(model).items() if w.shape[1] "
-                f"% {self.m} == 0}}, or choose another m."
+                f"{self!r} needs a multiple of {self.m} {what}, got {found} in shape {shape}; choose another m, or "
+                "attach it to the layers that fit, {name: w for name, w in weights(model).items() if w.shape[1] "
+                f"% {self.m} == 0}}."
             )
 
 
