@@ -8,7 +8,7 @@ import pytest
 import torch
 from optimizers import RECIPES
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, SparseAdam
+from torch.optim import SGD, Adam, AdamW, SparseAdam
 
 from torchreg import (
     L2,
@@ -168,6 +168,15 @@ def test_a_large_weight_in_pieces_keeps_its_blocks():
     assert torch.equal(w == 0, small == 0)
 
 
+def test_groups_of_a_large_weight_are_counted_over_all_of_it():
+    for foreach in (True, False):
+        w = nn.Parameter(torch.randn(700, 900))
+        opt = ProxOptimizer(AdamW([w], lr=0.01), attach(Group(TopK(10), by=rows), [w]), foreach=foreach)
+        w.grad = torch.linspace(-1.0, 1.0, w.numel()).reshape(w.shape)
+        opt.step()
+        assert int((w != 0).any(1).sum()) == 10
+
+
 def test_few_entries_that_differ_from_a_start():
     model = net()
     start = {name: w.detach().clone() for name, w in weights(model).items()}
@@ -176,10 +185,11 @@ def test_few_entries_that_differ_from_a_start():
     assert all(int((w != start[name]).sum()) == 5 for name, w in weights(model).items())
 
 
-def test_rows_that_no_batch_touches_stay_and_take_their_places():
+@pytest.mark.parametrize("base", [SGD, Adam])
+def test_rows_that_no_batch_touches_stay_and_take_their_places(base):
     table = nn.Embedding(6, 4)
     table.weight.data = torch.arange(1.0, 25.0).reshape(6, 4)
-    opt = ProxOptimizer(SGD(table.parameters(), lr=0.1), attach(TopK(10), {"w": table.weight}, lazy=True))
+    opt = ProxOptimizer(base(table.parameters(), lr=0.1), attach(TopK(10), {"w": table.weight}, lazy=True))
     table(torch.tensor([0, 5])).sum().backward()
     opt.step()
     assert torch.equal(table.weight[1:5], torch.arange(5.0, 21.0).reshape(4, 4))

@@ -72,7 +72,7 @@ def projected(w: Tensor, step: Scalar, bound: Cardinality, by: Groups | None = N
         size, fixed = metric_size(x, step) if step.dim() else x.abs(), ~(step > 0)
     size = size if by is None else by.norms(size)
     kept = bound.keeps(size) | size.isnan()
-    kept = (kept if by is None else by.expand(kept, x)) | x.isnan()
+    kept = kept if by is None else by.expand(kept, x)
     kept = kept if fixed is None else kept | fixed
     return torch.where(kept, w, torch.zeros_like(w)) + 0.0
 
