@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchreg.functional import largest_entries
-from torchreg.functional.largest_entries import keep_largest, metric_size, whole_part
+from torchreg.functional.largest_entries import decimal_ratio, keep_largest, metric_size
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INF, NAN = math.inf, math.nan
@@ -92,7 +92,9 @@ def test_sizes_in_a_metric_have_the_order_of_exact_costs_and_stay_in_range():
     assert torch.equal(metric_size(torch.tensor([3.0]).half(), 4.0), torch.tensor([1.5]))
 
 
-def test_a_share_counts_by_its_decimal_digits():
-    assert [whole_part(k / 100, 100) for k in range(101)] == list(range(101))
-    assert [whole_part(0.1, n) for n in (0, 9, 10, 30, 99)] == [0, 0, 1, 3, 9]
-    assert [int(100 * 0.29), whole_part(0.29, 100)] == [28, 29]
+def test_a_share_is_the_ratio_that_its_decimal_digits_say():
+    for percent in range(101):
+        above, below = decimal_ratio(percent / 100)
+        assert above * 100 == percent * below
+    assert decimal_ratio(0.29) == (29, 100)
+    assert int(100 * 0.29) == 28

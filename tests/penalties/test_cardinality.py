@@ -327,6 +327,22 @@ def test_two_of_four_is_the_pattern_of_sparse_tensor_cores():
     assert torch.equal(kept[:, :, 1, 2], NM(2, 4).prox(conv[:, :, 1, 2].contiguous(), 1.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_torchs_compressed_form_of_two_of_four_gives_back_every_entry(dtype):
+    """The layout of `to_sparse_semi_structured`, which itself needs CUDA; of another matrix it loses entries."""
+    from torch.sparse import _semi_structured_conversions as torchs
+
+    for w in (normal((64, 128)), normal((32, 64, 3, 3)), 0.0 * normal((32, 64))):
+        kept, dense = (x.to(dtype).movedim(1, -1).flatten(1) for x in (NM(2, 4).prox(w, 1.0), w))
+        back = torchs.sparse_semi_structured_to_dense_cutlass(*torchs.sparse_semi_structured_from_dense_cutlass(kept))
+        assert torch.equal(back, kept)
+        if w.any():
+            lost = torchs.sparse_semi_structured_to_dense_cutlass(
+                *torchs.sparse_semi_structured_from_dense_cutlass(dense)
+            )
+            assert not torch.equal(lost, dense)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_torch_takes_two_of_four_on_cuda():
     w = NM(2, 4).prox(torch.randn(128, 256, device="cuda").half(), 1.0)

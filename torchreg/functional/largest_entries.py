@@ -37,12 +37,6 @@ def decimal_ratio(share: float) -> tuple[int, int]:
     return Fraction(repr(float(share))).as_integer_ratio()
 
 
-def whole_part(share: float, n: int) -> int:
-    """How many of n entries are at most a share of them, by its `decimal_ratio`: 29 are 0.29 of 100."""
-    above, below = decimal_ratio(share)
-    return n * above // below
-
-
 def keep_largest(scores: Sequence[Tensor], k: int | Tensor, cuts: Sequence[Cut | None] = ()) -> list[Tensor]:
     """The k largest entries of all tensors together, as a mask for each.
 

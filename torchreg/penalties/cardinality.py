@@ -61,7 +61,7 @@ def projected(w: Tensor, step: Scalar, bound: Cardinality, by: Groups | None = N
 
     Entries whose step is 0 stay too, and take their places from the others.
     """
-    x = widened(w)
+    x = widened(w.detach())
     if not isinstance(step, Tensor):
         if not step > 0:
             return w + 0.0
