@@ -37,11 +37,13 @@ from torchreg import (
     L1L2,
     L2,
     MCP,
+    NM,
     Group,
     NonNegative,
     Penalty,
     PenaltyScheduler,
     ProxOptimizer,
+    TopK,
     Towards,
     Weighted,
     alpha_max,
@@ -58,6 +60,8 @@ from torchreg import (
     weights,
     whole,
 )
+from torchreg.functional.largest_entries import keep_largest
+from torchreg.parts import Cut
 
 STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}  # of float64 sums in another order, over a few steps of Adam
@@ -124,6 +128,14 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
     "own": Largest(ALPHA),
+    "TopK": TopK(0.3),
+    "TopK + L1": TopK(0.5) + L1(ALPHA),
+    "TopK of rows": Group(TopK(2), by=rows),
+    "TopK of columns": Group(TopK(0.5), by=columns),
+    "NonNegative TopK": NonNegative(TopK(9)),
+    "Towards TopK": lambda name, p: Towards(TopK(9), p),
+    "NM": lambda name, p: NM(1, {2: 2, 28: 4, 5: 5, 7: 7, 6: 3, 8: 4}[p.shape[1]]),
+    "NM of rows": lambda name, p: Group(NM(1, len(p)), by=rows),
 }
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
@@ -213,7 +225,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns")
+    assert wanted.zeros > 0 or kind in ("own", "whole", "labels") or kind.startswith("Towards")
 
 
 def in_the_loss(wrap: str, kind: str) -> None:
@@ -374,6 +386,31 @@ def placed() -> None:
         L1(1.0)(partial)
 
 
+def ranked() -> None:
+    """The k largest entries of all tensors together: those of one process, of equal ones the first, k in all."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    layouts = [(mesh, [Shard(0)]), (mesh, [Replicate()]), (mesh, [Shard(1)])]
+    if dist.get_world_size() == 4:
+        square = init_device_mesh("cpu", (2, 2))
+        layouts += [(square, p) for p in ([Replicate(), Shard(0)], [Shard(0), Shard(0)], [Shard(0), Shard(1)])]
+    shapes = [(7, 3), (1, 4), (4, 5), (3, 2)]
+    for tied, first, second in itertools.product((True, False), layouts, layouts):
+        scores = [(drawn(torch.empty(shape), k) - 0.3) for k, shape in enumerate(shapes)]
+        scores = [s.mul(5).round() if tied else s.float() for s in scores]
+        scores[0][2], scores[2][1] = torch.nan, torch.inf
+        cut = [distribute_tensor(s, *how) for s, how in zip(scores, (first, second, first), strict=False)]
+        cuts = [*map(Cut, cut), None]
+        by_rows = not any(Shard(1) in how[1] for how in (first, second))
+        for k in (0, 1, 5, 20, 44, 48, 51, 60):
+            masks = keep_largest([*(c.to_local() for c in cut), scores[3]], k, cuts)
+            found = [c.gathered(mask) if c else mask for c, mask in zip(cuts, masks, strict=True)]
+            wanted = keep_largest(scores, k)
+            assert sum(int(f.sum()) for f in found) == min(k, 51), (k, first, second)
+            for f, w, s in zip(found, wanted, scores, strict=True):
+                s = s.nan_to_num(nan=-9.0)  # of equal entries others may be kept where columns are cut
+                assert torch.equal(f, w) if by_rows or not tied else torch.equal(s[f].sort()[0], s[w].sort()[0]), k
+
+
 def clipped() -> None:
     """The norm is that of all parts, and so is what the penalty is scaled by."""
     pair = [sharded(), Net()]
@@ -393,7 +430,9 @@ def untouched() -> None:
     w = drawn(torch.empty(5, 7), 1) + 0.5
     idle = torch.tensor([True, False, True, False, True])
     for placement in (Shard(0), Shard(1), Replicate()):
-        for kind, lazy, base in itertools.product(("L1", "rows", "columns", "Weighted", "own"), (False, True), BASES):
+        for kind, lazy, base in itertools.product(
+            ("L1", "rows", "columns", "Weighted", "own", "TopK"), (False, True), BASES
+        ):
             results = []
             for p in (nn.Parameter(distribute_tensor(w.clone(), mesh, [placement])), nn.Parameter(w.clone())):
                 chosen = PENALTIES[kind]
@@ -407,6 +446,8 @@ def untouched() -> None:
             torch.testing.assert_close(*results, **TOLERANCE, msg=lambda m, k=kind: f"{k}: {m}")
             if lazy and kind != "own":  # whose prox takes one step for all
                 assert torch.equal(results[0][idle], w[idle])
+            elif base == "Adam" and kind == "TopK":  # the others are more than it keeps
+                assert not results[0][idle].any()
             elif base == "Adam" and kind != "own":
                 assert float((results[0][idle] - w[idle]).abs().max()) < 0.1
 
@@ -421,7 +462,7 @@ def crossed() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
 
-    for kind in ("L1", "Weighted", "rows", "columns", "sparse columns", "own"):
+    for kind in ("L1", "Weighted", "rows", "columns", "sparse columns", "own", "TopK", "TopK of rows"):
         results = []
         for cut in (True, False):
             model = small()
@@ -463,7 +504,19 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
-    for check in (skipping, halved, strongest, exchanged, scheduled, placed, untouched, clipped, crossed, flattened):
+    for check in (
+        skipping,
+        halved,
+        strongest,
+        exchanged,
+        scheduled,
+        placed,
+        untouched,
+        ranked,
+        clipped,
+        crossed,
+        flattened,
+    ):
         yield check.__name__, check
 
 

@@ -15,7 +15,7 @@ FLOOR_ONE = {
     *(f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "parts", "text_table")),
     *(f"torchreg.{n}" for n in ("select", "selected", "weight_rules", "effective_weights", "layers")),
     *(f"torchreg.{n}" for n in ("output_channels", "functional", "functional.concave_shrinkage")),
-    "torchreg.functional.unit_groups",
+    *(f"torchreg.functional.{n}" for n in ("unit_groups", "largest_entries")),
 }
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")

@@ -125,6 +125,18 @@ class Cut:
         known = self.reduced(x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), dist.ReduceOp.MAX)
         return torch.where(self.reduced(x.isnan().float(), dist.ReduceOp.MAX) > 0, torch.nan, known)
 
+    def before(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum over the parts before this one, in the order of the processes, and that over all parts."""
+        mesh, place, count = self.like.device_mesh, 0, 1
+        for dimension, placement in enumerate(self.like.placements):
+            if not placement.is_replicate():
+                place = place * mesh.size(dimension) + mesh.get_local_rank(dimension)
+                count *= mesh.size(dimension)
+        each = x.new_zeros(count, *x.shape)
+        each[place] = x
+        each = self.reduced(each, dist.ReduceOp.SUM)
+        return each[:place].sum(0), each.sum(0)
+
     def reduced(self, x: Tensor, how: Any) -> Tensor:
         """A tensor reduced over the processes that hold different parts; replicas of a part count once."""
         x = x.detach().clone()
