@@ -6,6 +6,7 @@ from torchreg.penalties.concave import L0, MCP, SCAD, LHalf, LogSum, LTwoThirds
 from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
 from torchreg.penalties.grouped import Group
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
+from torchreg.penalties.spectral import Nuclear, Orthogonality, Rank, Spectral
 from torchreg.penalties.strength import NoConjugate, NoExactProx
 from torchreg.penalties.weighted import Weighted
 
@@ -25,9 +26,13 @@ __all__ = [
     "NoConjugate",
     "NoExactProx",
     "NonNegative",
+    "Nuclear",
+    "Orthogonality",
     "Penalty",
     "ProxForm",
+    "Rank",
     "Separable",
+    "Spectral",
     "Sum",
     "Towards",
     "Weighted",

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -30,15 +30,16 @@ Grain = Literal["entry", "row", "tensor"]
 class Penalty(ABC):
     """A penalty ``R(w)`` with strength ``alpha``: its value, its proximal map and what follows.
 
-    A subclass of your own writes two methods, ``value`` and ``prox``; if it acts on each entry
-    alone, derive from `Separable` and write ``phi`` and ``shrink``. The other methods have
-    defaults that follow from these two; the built-in penalties replace a default only by a closed
-    form that the tests prove equal to it.
+    A subclass of your own writes two methods, ``value`` and ``prox``; if it acts on each entry alone, derive from
+    `Separable` and write ``phi`` and ``shrink``. The other methods have defaults that follow from these two; the
+    built-in penalties replace a default only by a closed form that the tests prove equal to it.
 
     A penalty is never scaled by the number of samples or by the learning rate: losses are means.
     """
 
     alpha: Scalar
+    prox_steps: ClassVar[Literal["entry", "tensor", "none"]] = "entry"  # what prox takes; "none": there is no prox
+    fuses: ClassVar[bool] = False  # whether it depends on differences alone and falls as entries become equal
 
     @property
     def convex(self) -> bool:

@@ -23,11 +23,26 @@ def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
         for first, second in (rest, rest[::-1]):
             if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4
                 return first, second
+            if first.fuses and _is_alike(second):  # Friedman et al., Ann. Appl. Stat. 1, 2007, proposition 1
+                return first, second
     raise NoExactProx(
-        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2 and "
-        "Group(...) + L1. Join strengths of the same kind into one penalty, or keep one penalty in the prox and add "
-        "the other to the loss: loss + penalty(model)."
+        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2, "
+        "Group(...) + L1 and TotalVariation(...) + L1. Join strengths of the same kind into one penalty, or keep one "
+        "penalty in the prox and add the other to the loss: loss + penalty(model)."
     )
+
+
+def inner_penalties(penalty: Penalty) -> list[Penalty]:
+    """The penalties that one is made of, themselves alone: the terms of a sum, what a combinator is put around."""
+    held = [x for field in vars(penalty).values() for x in (field if isinstance(field, tuple) else (field,))]
+    return [x for x in held if hasattr(x, "prox_steps")]
+
+
+def _is_alike(penalty: Penalty) -> bool:
+    """Whether a penalty acts on each entry alone, on all alike, and its prox keeps their order."""
+    fields = [penalty, *inner_penalties(penalty)]
+    weighted = any(isinstance(x, Tensor) and x.dim() for p in fields for x in vars(p).values())
+    return penalty.convex and penalty.grain == "entry" and not weighted
 
 
 def form_of_sum(penalty: Penalty, forms: list[Form], ridges: list[Scalar]) -> Form:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import Scalar
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 
 
 def marked(rule: StepRule, penalty: Penalty) -> StepRule:
-    """The rule, with a minus before the steps of entries without a gradient, where the penalty has groups."""
+    """The rule, with a minus before the steps of entries without a gradient, where the penalty acts on many at once."""
     unmet = rule.unmet
-    if penalty.groups is None or unmet is None:
+    if unmet is None or (penalty.groups is None and not takes_one_step(penalty)):
         return rule
 
     def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:

@@ -1,0 +1,49 @@
+"""What a penalty's proximal map takes: one step for a tensor, a step for each entry, or nothing, as there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from torchreg.penalties.base import Penalty
+from torchreg.penalties.joint import inner_penalties
+from torchreg.penalties.strength import NoExactProx
+from torchreg.shrinkage import Scalar
+
+
+def parts_of(penalty: Penalty) -> Iterator[Penalty]:
+    """A penalty and all that it is made of."""
+    yield penalty
+    for inner in inner_penalties(penalty):
+        yield from parts_of(inner)
+
+
+def takes_one_step(penalty: Penalty) -> bool:
+    """Whether its proximal map is known for one step per tensor alone."""
+    return any(p.prox_steps == "tensor" for p in parts_of(penalty))
+
+
+def one_step(penalty: Penalty, step: Scalar) -> Scalar:
+    """The step as a number or a 0-d tensor.
+
+    Raises:
+        NoExactProx: for a step for each entry.
+    """
+    if not isinstance(step, Tensor):
+        return step
+    if step.numel() != 1:
+        raise NoExactProx(
+            f"{penalty} has no proximal map in closed form for a step per entry, got one of shape {tuple(step.shape)}; "
+            "give one step for the tensor. ProxOptimizer does, and moves the weights by it too."
+        )
+    return step.reshape(())
+
+
+def refuse_without_prox(penalty: Penalty) -> None:
+    """Raise NoExactProx for a penalty that is for the loss alone."""
+    for part in parts_of(penalty):
+        if part.prox_steps == "none":
+            raise NoExactProx(
+                f"{part} has no proximal map, so no optimizer can step it; add it to the loss: loss + penalty(model)."
+            )
