@@ -29,6 +29,7 @@ from torchreg.penalties import (
     Separable,
     Spectral,
     Sum,
+    TotalVariation,
     Towards,
     Weighted,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "Spectral",
     "Sum",
     "Term",
+    "TotalVariation",
     "Towards",
     "Weighted",
     "__version__",

@@ -8,6 +8,7 @@ from torchreg.penalties.grouped import Group
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
 from torchreg.penalties.spectral import Nuclear, Orthogonality, Rank, Spectral
 from torchreg.penalties.strength import NoConjugate, NoExactProx
+from torchreg.penalties.structure import TotalVariation
 from torchreg.penalties.weighted import Weighted
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Separable",
     "Spectral",
     "Sum",
+    "TotalVariation",
     "Towards",
     "Weighted",
 ]

@@ -15,7 +15,7 @@ from torchreg.groups import Groups
 from torchreg.output_channels import by_output_channel
 from torchreg.parts import Cut
 from torchreg.penalties.forms import Form, ProxForm
-from torchreg.penalties.joint import form_of_sum, ordered
+from torchreg.penalties.joint import form_of_sum, joint_step, ordered
 from torchreg.penalties.normalised import is_normalised, refuse_several
 from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength, zeros_decide
@@ -270,7 +270,7 @@ class Sum(Penalty):
         return torch.zeros_like(together) if nothing else self.alpha * together
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        x, rest = widened(w), scaled(self.alpha, step)
+        x, rest = widened(w), scaled(self.alpha, joint_step(self, step))
         for ridge in self._ridges:
             factor, rest = ridge_step(rest, ridge)
             x = x * factor + 0.0

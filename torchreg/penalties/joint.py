@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.one_step import inner_penalties, is_fused, one_step
 from torchreg.penalties.strength import NoExactProx
 from torchreg.shrinkage import Scalar
 
@@ -32,10 +33,9 @@ def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
     )
 
 
-def inner_penalties(penalty: Penalty) -> list[Penalty]:
-    """The penalties that one is made of, themselves alone: the terms of a sum, what a combinator is put around."""
-    held = [x for field in vars(penalty).values() for x in (field if isinstance(field, tuple) else (field,))]
-    return [x for x in held if hasattr(x, "prox_steps")]
+def joint_step(penalty: Penalty, step: Scalar) -> Scalar:
+    """The step of a sum; of a fused lasso it has to be one for the tensor, so that equal entries stay equal."""
+    return one_step(penalty, step) if is_fused(penalty) else step
 
 
 def _is_alike(penalty: Penalty) -> bool:

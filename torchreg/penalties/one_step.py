@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from torchreg.penalties.base import Penalty
-from torchreg.penalties.joint import inner_penalties
 from torchreg.penalties.strength import NoExactProx
 from torchreg.shrinkage import Scalar
+
+if TYPE_CHECKING:
+    from torchreg.penalties.base import Penalty
+
+
+def inner_penalties(penalty: Penalty) -> list[Penalty]:
+    """The penalties that one is made of, itself not: the terms of a sum, what a combinator is put around."""
+    held = [x for field in vars(penalty).values() for x in (field if isinstance(field, tuple) else (field,))]
+    return list({id(x): x for x in held if hasattr(x, "prox_steps")}.values())
+
+
+def is_fused(penalty: Penalty) -> bool:
+    """Whether this is a sum of a penalty of differences and one of each entry alone."""
+    kinked = [p for p in inner_penalties(penalty) if p.ridge is None]
+    return len(kinked) > 1 and any(p.fuses for p in kinked)
 
 
 def parts_of(penalty: Penalty) -> Iterator[Penalty]:
@@ -21,7 +35,7 @@ def parts_of(penalty: Penalty) -> Iterator[Penalty]:
 
 def takes_one_step(penalty: Penalty) -> bool:
     """Whether its proximal map is known for one step per tensor alone."""
-    return any(p.prox_steps == "tensor" for p in parts_of(penalty))
+    return any(p.prox_steps == "tensor" or is_fused(p) for p in parts_of(penalty))
 
 
 def one_step(penalty: Penalty, step: Scalar) -> Scalar:
