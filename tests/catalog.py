@@ -21,8 +21,12 @@ from torchreg import (
     LogSum,
     LTwoThirds,
     NonNegative,
+    Nuclear,
+    Orthogonality,
     Penalty,
     Separable,
+    Spectral,
+    TotalVariation,
     Towards,
     Weighted,
     columns,
@@ -32,6 +36,7 @@ from torchreg import (
     transposed_filters,
     whole,
 )
+from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import filled
 from torchreg.sums import widened
 
@@ -88,6 +93,7 @@ class Case:
         conjugate: its conjugate is known.
         spares: some entries have weight 0, so no alpha sends all to zero.
         slope: it has a kink at its centre, so that a finite alpha gives zero.
+        kinks: it has kinks away from its centre too, where its slope is one of many.
     """
 
     id: str
@@ -98,11 +104,17 @@ class Case:
     conjugate: bool = True
     spares: bool = False
     slope: bool = True
+    kinks: bool = False
 
     @property
     def centre(self) -> Tensor:
         """Where the penalty is zero."""
         return getattr(self.make(), "reference", torch.zeros(self.shape, dtype=torch.float64))
+
+    @property
+    def metric(self) -> bool:
+        """Whether its prox takes a step per entry."""
+        return not takes_one_step(self.make())
 
 
 def _entry(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
@@ -216,5 +228,27 @@ SUMS = [
     _rows("Group MCP + L1", lambda: Group(MCP(0.7, 2.5), by=rows) + L1(0.3), **_CONCAVE),
     _rows("Group L1L2 + L1", lambda: Group(L1L2(0.6, 0.4), by=rows) + L1(0.4)),
 ]
+MATRICES = [
+    _rows("Nuclear", lambda: Nuclear(0.4), kinks=True),
+    Case("Nuclear of filters", lambda: Nuclear(0.4), shape=(4, 2, 3), kinks=True),
+    _rows("Nuclear + L2", lambda: Nuclear(0.6) + L2(0.4), kinks=True, conjugate=False),
+    _rows("Towards Nuclear", lambda: Towards(Nuclear(0.4), REFERENCE_ROWS), kinks=True),
+]
+_KINKS = {"kinks": True, "conjugate": False}
+NEIGHBOURS = [
+    Case("TotalVariation", lambda: TotalVariation(0.4), **_FLAT, **_KINKS),
+    _rows("TotalVariation along rows", lambda: TotalVariation(0.4, dim=1), **_FLAT, **_KINKS),
+    _rows("TotalVariation along dim 0", lambda: TotalVariation(0.4, dim=0), **_FLAT, **_KINKS),
+    _rows("TotalVariation + L2", lambda: TotalVariation(0.6) + L2(0.4), **_FLAT, **_KINKS),
+    _rows("Towards TotalVariation", lambda: Towards(TotalVariation(0.4), REFERENCE_ROWS), **_FLAT, **_KINKS),
+    Case("fused lasso", lambda: TotalVariation(0.7) + L1(0.3), **_KINKS),
+    _rows("L1L2 + TotalVariation", lambda: L1L2(0.3, 0.5) + TotalVariation(0.7, dim=0), **_KINKS),
+    _rows(
+        "TotalVariation + NonNegative L1",
+        lambda: TotalVariation(0.7) + NonNegative(L1(0.3)),
+        **_KINKS,
+    ),
+]
+WITHOUT_PROX = [Spectral(0.4), Spectral(0.4, power=2), Orthogonality(0.4)]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
-CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS]
+CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS, *MATRICES, *NEIGHBOURS]

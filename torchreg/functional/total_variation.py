@@ -9,7 +9,8 @@ dynamic programme are maps ``v -> clip(v + b, low, high)``, which are closed und
    the bracket of its values;
 3. one parallel prefix over the maps, from both ends, tells for each entry whether ``u_i > c``;
 4. where neighbours differ in that, the sign of their jump is known, and the segment is cut: its ends pay ``level``;
-5. a segment that its own mean does not cut is a piece of the solution; when all are, the signs are exact;
+5. a segment that its own mean does not cut, as a tie to rounding, or thresholds on both sides of it, is a piece of the
+   solution; when all are, the signs are exact;
 6. the values are the pieces' means, which carry the gradients.
 Middles halve every bracket, so that a fixed number of rounds ends at rounding, for any input; on the CPU, where asking
 is free, it stops as soon as nothing was cut: after some ten rounds for noise, twenty for a random walk.
@@ -20,12 +21,15 @@ divide and conquer of Kumar and Bach, arXiv 1503.01563; the chain's messages: Jo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 _PATTERN = 3  # of so many thresholds one is the middle of the bracket
-_SPARE = 4  # rounds of the pattern beyond the digits of a number
-_ROUNDINGS = 16.0  # of the sum of a segment's slopes: below it a cut is a tie
+_SPARE = 6  # rounds of the pattern beyond the digits of a number
+_ULPS = 4.0  # beside the mean, where rounding of the mean itself decides
+_ROUNDINGS = 16.0  # of the sum of what a segment's messages add up: below it a cut is a tie
 
 Maps = tuple[Tensor, Tensor, Tensor]  # v -> clip(v + b, low, high) for each entry of the last dimension
 
@@ -57,29 +61,42 @@ def jump_signs(x: Tensor, weight: Tensor, level: Tensor) -> Tensor:
 
     An operator of its own, which a compiler takes as it is.
     """
-    wait_free = x.device.type != "cpu"
     signs = x.new_zeros(x.shape[0], x.shape[1] + 1)
     ends = torch.zeros_like(signs, dtype=torch.bool)
     ends[:, :1] = ends[:, -1:] = True
-    low, high = (f(-1, keepdim=True).expand_as(x) if x.shape[1] else x for f in (x.amin, x.amax))
-    digits = 2 - torch.tensor(torch.finfo(x.dtype).eps).log2().int().item()
-    for k in range(_PATTERN * (int(digits) + _SPARE)):
+    cuts, label = ends, _labels(ends)
+    low, high = (f(-1, keepdim=True).expand_as(x) for f in (x.amin, x.amax))
+    eps = torch.finfo(x.dtype).eps
+    for k in range(_PATTERN * (_SPARE - round(math.log2(eps)))):
         by_mean = k % _PATTERN < _PATTERN - 1
-        cuts = ends | (signs != 0)
         edge = level * (signs[:, :-1] - signs[:, 1:])
-        label = _labels(cuts)
-        mean = (_within(weight * x - edge, label) / _within(weight, label)) if by_mean else (low + high) / 2.0
-        c = torch.minimum(torch.maximum(mean, low), high)
-        slope = weight * (c - x) + edge
+        room = _ULPS * eps * torch.maximum(low.abs(), high.abs())
+        c = _mean_inside(weight * x - edge, weight, label, low, high, room) if by_mean else (low + high) / 2.0
+        push = weight * (c - x)
         free = torch.where(cuts, torch.zeros_like(level), level)
-        excess = _messages(slope, free[:, :-1]) + _messages(slope.flip(-1), free[:, 1:].flip(-1)).flip(-1) - slope
-        above = excess < -_ROUNDINGS * torch.finfo(x.dtype).eps * _within(slope.abs(), label)
-        low, high = torch.where(above, torch.maximum(low, c), low), torch.where(above, high, torch.minimum(high, c))
-        new = torch.where(cuts[:, 1:-1], 0.0, above.to(x.dtype).diff(dim=-1))
+        left = _messages(push + edge, free[:, :-1])
+        right = _messages((push + edge).flip(-1), free[:, 1:].flip(-1)).flip(-1)
+        excess = left + right - (push + edge)
+        tie = _ROUNDINGS * eps * _within(torch.minimum(push.abs(), 2.0 * level) + edge.abs(), label)
+        new = _jumps(excess < 0, left, right, level + tie) * ~cuts[:, 1:-1]
         signs[:, 1:-1] += new
-        if by_mean and not wait_free and not bool(new.any()):
+        cuts = ends | (signs != 0)
+        settled = (excess.abs() <= tie) | (high - low <= 2.0 * room)
+        if by_mean and _may_wait(x) and not bool(new.any()) and bool(settled.all()):
             break
+        label = _labels(cuts)
+        share = _within((excess < 0).to(x.dtype), label) / _within(torch.ones_like(x), label)
+        low, high = torch.where(share == 1.0, c, low), torch.where(share == 0.0, c, high)
     return signs[:, 1:-1].to(torch.int8)
+
+
+def _jumps(above: Tensor, left: Tensor, right: Tensor, level: Tensor) -> Tensor:
+    """Signs of the jumps at ``c``: where both sides would rather pay for one, by more than rounding."""
+    over = torch.minimum(left[:, :-1] - level[:, :-1], -right[:, 1:] - level[:, 1:])
+    under = torch.minimum(-left[:, :-1] - level[:, :-1], right[:, 1:] - level[:, 1:])
+    rises = ~above[:, :-1] & above[:, 1:] & (over > 0)
+    falls = above[:, :-1] & ~above[:, 1:] & (under > 0)
+    return rises.to(left.dtype) - falls.to(left.dtype)
 
 
 @jump_signs.register_fake
@@ -98,6 +115,11 @@ def _batched(info: object, in_dims: tuple[int | None, ...], *given: Tensor) -> t
     return signs.reshape(size, -1, signs.shape[-1]), 0
 
 
+def _may_wait(x: Tensor) -> bool:
+    """Whether asking for a number keeps nobody waiting."""
+    return x.device.type == "cpu"
+
+
 def _labels(cuts: Tensor) -> Tensor:
     """The number of each entry's segment, counted through all rows; ``cuts`` are those before and after entries."""
     first = cuts[..., :-1].clone()
@@ -109,6 +131,14 @@ def _within(x: Tensor, label: Tensor) -> Tensor:
     """The sum over its segment, at each entry."""
     at = label.reshape(-1)
     return torch.zeros_like(x).reshape(-1).index_add(0, at, x.reshape(-1))[at].reshape(x.shape)
+
+
+def _mean_inside(pull: Tensor, weight: Tensor, label: Tensor, low: Tensor, high: Tensor, room: Tensor) -> Tensor:
+    """The segments' means within their brackets: a little inside where a threshold there has been tried."""
+    mean = _within(pull, label) / _within(weight, label)
+    return torch.where(
+        mean <= low, torch.minimum(low + room, high), torch.where(mean >= high, torch.maximum(high - room, low), mean)
+    )
 
 
 def _messages(slope: Tensor, level: Tensor) -> Tensor:

@@ -118,12 +118,6 @@ class TotalVariation(Penalty):
         largest = sums.abs().amax() if grad.numel() else sums.sum()
         return torch.where(self._balanced(x), largest, math.inf).to(x.dtype)
 
-    def conjugate(self, z: Tensor) -> Tensor:
-        x = widened(z)
-        sums = self._rows(wide(x)).cumsum(-1)[:, :-1] if z.numel() else wide(x)
-        inside = self._balanced(x) & (sums.abs() <= self.alpha).all()
-        return torch.where(inside, 0.0, math.inf).to(x.dtype)
-
     def _balanced(self, x: Tensor) -> Tensor:
         """Whether every row sums to 0, to rounding."""
         rows = self._rows(wide(x)) if x.numel() else wide(x).reshape(1, -1)
