@@ -16,18 +16,28 @@ from torchreg import (
     L2,
     MCP,
     SCAD,
+    SLOPE,
+    Box,
     Group,
+    Groups,
+    L1Ball,
+    L2Ball,
     LHalf,
+    LInf,
     LogSum,
     LTwoThirds,
+    MaxNorm,
     NonNegative,
     Nuclear,
     Orthogonality,
     Penalty,
+    Rank,
     Separable,
+    Simplex,
     Spectral,
     TotalVariation,
     Towards,
+    UnitNorm,
     Weighted,
     columns,
     filters,
@@ -93,7 +103,10 @@ class Case:
         conjugate: its conjugate is known.
         spares: some entries have weight 0, so no alpha sends all to zero.
         slope: it has a kink at its centre, so that a finite alpha gives zero.
-        kinks: it has kinks away from its centre too, where its slope is one of many.
+        constraint: it is 0 or infinite, and has no strength.
+        smooth: it has a gradient where no entry is at its centre.
+        form: solvers know it exactly, if it is convex, and not by its prox alone.
+        inside: a point that fulfils a constraint, if 0 does not.
     """
 
     id: str
@@ -104,11 +117,16 @@ class Case:
     conjugate: bool = True
     spares: bool = False
     slope: bool = True
-    kinks: bool = False
+    constraint: bool = False
+    smooth: bool = True
+    form: bool = True
+    inside: Callable[[], Tensor] | None = None
 
     @property
     def centre(self) -> Tensor:
         """Where the penalty is zero."""
+        if self.inside is not None:
+            return self.inside()
         return getattr(self.make(), "reference", torch.zeros(self.shape, dtype=torch.float64))
 
     @property
@@ -125,8 +143,17 @@ def _rows(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
     return Case(name, make, shape=(5, 3), **flags)
 
 
+def _one_hot(by: Groups, radius: float) -> Callable[[], Tensor]:
+    """The radius at the first entry of each group of 5 x 3 entries, and 0 elsewhere."""
+    places = torch.arange(15.0, dtype=torch.float64).reshape(5, 3)
+    first = by.expand(by.extreme(places, largest=False), places)
+    return lambda: radius * (places == first).double()
+
+
 _CONCAVE = {"convex": False, "conjugate": False}
 _FLAT = {"slope": False}
+_ORDER = {"smooth": False, "form": False}
+_BOUND = {"slope": False, "constraint": True, **_ORDER}
 INF = math.inf
 MASK = torch.tensor([0.0, INF, 1.0, 0.5, 2.0, 0.0, INF, 1.0, 3.0], dtype=torch.float64)
 SOFT_MASK = torch.tensor([0.2, 3.0, 1.0, 0.5, 2.0, 0.7, 4.0, 1.0, 3.0], dtype=torch.float64)
@@ -135,6 +162,7 @@ REFERENCE = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.1, -0.2, 1.5, -3.0, 0.7], dtype
 REFERENCE_ROWS = torch.linspace(-1.0, 2.0, 15, dtype=torch.float64).reshape(5, 3)
 ENTRY_LABELS = torch.tensor([[0, 1, 2], [1, 1, 0], [2, 0, 1], [4, 4, 2], [0, 4, 2]])  # group 3 is empty
 SLICE_LABELS = torch.tensor([0, 0, 2, 1, 2])
+FALLING = torch.linspace(3.0, 0.0, 15, dtype=torch.float64)
 
 PLAIN = [
     _entry("L1", lambda: L1(0.4)),
@@ -228,27 +256,86 @@ SUMS = [
     _rows("Group MCP + L1", lambda: Group(MCP(0.7, 2.5), by=rows) + L1(0.3), **_CONCAVE),
     _rows("Group L1L2 + L1", lambda: Group(L1L2(0.6, 0.4), by=rows) + L1(0.4)),
 ]
-MATRICES = [
-    _rows("Nuclear", lambda: Nuclear(0.4), kinks=True),
-    Case("Nuclear of filters", lambda: Nuclear(0.4), shape=(4, 2, 3), kinks=True),
-    _rows("Nuclear + L2", lambda: Nuclear(0.6) + L2(0.4), kinks=True, conjugate=False),
-    _rows("Towards Nuclear", lambda: Towards(Nuclear(0.4), REFERENCE_ROWS), kinks=True),
+ORDERED = [
+    _rows("LInf", lambda: LInf(0.9), **_ORDER),
+    _rows("LInf rows", lambda: LInf(0.5, by=rows), **_ORDER),
+    _rows("LInf columns", lambda: LInf(0.5, by=columns), **_ORDER),
+    _rows("LInf labels of entries", lambda: LInf(0.5, by=labels(ENTRY_LABELS)), **_ORDER),
+    Case("LInf filters", lambda: LInf(0.5, by=filters), shape=(4, 2, 3), **_ORDER),
+    _rows("SLOPE", lambda: SLOPE(0.2), **_ORDER),
+    _rows("SLOPE of own weights", lambda: SLOPE(0.3, FALLING), **_ORDER),
+    _rows("SLOPE of a single weight", lambda: SLOPE(0.9, (FALLING > 2.9).double()), **_ORDER),
+    _rows("NonNegative LInf", lambda: NonNegative(LInf(0.5, by=rows)), **_ORDER),
+    _rows("NonNegative SLOPE", lambda: NonNegative(SLOPE(0.2)), **_ORDER),
+    _rows("SLOPE + L2", lambda: SLOPE(0.2) + L2(0.8), **_ORDER),
+    _rows("Towards SLOPE", lambda: Towards(SLOPE(0.2), REFERENCE_ROWS), **_ORDER),
 ]
-_KINKS = {"kinks": True, "conjugate": False}
+BOUNDED = [
+    _entry("Box", lambda: Box(-1.0, 0.7), **_BOUND),
+    _entry("Box, one-sided", lambda: Box(-INF, 0.7), **_BOUND),
+    _entry("Box of tensors", lambda: Box(-SOFT_MASK, MASK), **_BOUND),
+    _rows("Simplex", lambda: Simplex(1.3), inside=_one_hot(whole, 1.3), **_BOUND),
+    _rows("Simplex rows", lambda: Simplex(by=rows), inside=_one_hot(rows, 1.0), **_BOUND),
+    _rows("L1Ball", lambda: L1Ball(2.5), **_BOUND),
+    _rows("L1Ball columns", lambda: L1Ball(2.5, by=columns), **_BOUND),
+    _rows("L1Ball labels of entries", lambda: L1Ball(1.5, by=labels(ENTRY_LABELS)), **_BOUND),
+    _rows("L2Ball", lambda: L2Ball(2.5), **_BOUND),
+    _rows("MaxNorm", lambda: MaxNorm(1.5), **_BOUND),
+    _rows("MaxNorm labels of slices", lambda: MaxNorm(1.5, by=labels(SLICE_LABELS)), **_BOUND),
+    _rows("UnitNorm", UnitNorm, inside=_one_hot(rows, 1.0), **{**_BOUND, **_CONCAVE}),
+    _rows(
+        "UnitNorm labels of entries",
+        lambda: UnitNorm(by=labels(ENTRY_LABELS)),
+        inside=_one_hot(labels(ENTRY_LABELS), 1.0),
+        **{**_BOUND, **_CONCAVE},
+    ),
+    _rows("NonNegative L1Ball", lambda: NonNegative(L1Ball(2.5)), **{**_BOUND, "conjugate": False}),
+    _rows("NonNegative MaxNorm", lambda: NonNegative(MaxNorm(1.5)), **{**_BOUND, "conjugate": False}),
+    _rows("Towards L2Ball", lambda: Towards(L2Ball(1.5), REFERENCE_ROWS), **_BOUND),
+]
+BOUNDED_SUMS = [
+    _rows("L1 + L2Ball", lambda: L1(1.0) + L2Ball(2.5), conjugate=False, slope=False, **_ORDER),
+    _rows("MaxNorm + L1", lambda: MaxNorm(1.5) + L1(1.0), conjugate=False, slope=False, **_ORDER),
+]
+MATRICES = [
+    _rows("Nuclear", lambda: Nuclear(0.4), **_ORDER),
+    Case("Nuclear of filters", lambda: Nuclear(0.4), shape=(4, 2, 3), **_ORDER),
+    _rows("Nuclear + L2", lambda: Nuclear(0.6) + L2(0.4), conjugate=False, **_ORDER),
+    _rows("Towards Nuclear", lambda: Towards(Nuclear(0.4), REFERENCE_ROWS), **_ORDER),
+]
+_FUSED = {"conjugate": False, **_ORDER}
 NEIGHBOURS = [
-    Case("TotalVariation", lambda: TotalVariation(0.4), **_FLAT, **_KINKS),
-    _rows("TotalVariation along rows", lambda: TotalVariation(0.4, dim=1), **_FLAT, **_KINKS),
-    _rows("TotalVariation along dim 0", lambda: TotalVariation(0.4, dim=0), **_FLAT, **_KINKS),
-    _rows("TotalVariation + L2", lambda: TotalVariation(0.6) + L2(0.4), **_FLAT, **_KINKS),
-    _rows("Towards TotalVariation", lambda: Towards(TotalVariation(0.4), REFERENCE_ROWS), **_FLAT, **_KINKS),
-    Case("fused lasso", lambda: TotalVariation(0.7) + L1(0.3), **_KINKS),
-    _rows("L1L2 + TotalVariation", lambda: L1L2(0.3, 0.5) + TotalVariation(0.7, dim=0), **_KINKS),
+    Case("TotalVariation", lambda: TotalVariation(0.4), **_FLAT, **_FUSED),
+    _rows("TotalVariation along rows", lambda: TotalVariation(0.4, dim=1), **_FLAT, **_FUSED),
+    _rows("TotalVariation along dim 0", lambda: TotalVariation(0.4, dim=0), **_FLAT, **_FUSED),
+    _rows("TotalVariation + L2", lambda: TotalVariation(0.6) + L2(0.4), **_FLAT, **_FUSED),
+    _rows("Towards TotalVariation", lambda: Towards(TotalVariation(0.4), REFERENCE_ROWS), **_FLAT, **_FUSED),
+    Case("fused lasso", lambda: TotalVariation(0.7) + L1(0.3), **_FUSED),
+    _rows("L1L2 + TotalVariation", lambda: L1L2(0.3, 0.5) + TotalVariation(0.7, dim=0), **_FUSED),
     _rows(
         "TotalVariation + NonNegative L1",
         lambda: TotalVariation(0.7) + NonNegative(L1(0.3)),
-        **_KINKS,
+        **_FUSED,
     ),
+]
+RANKS = [
+    _rows("Rank", lambda: Rank(1), **{**_BOUND, **_CONCAVE}),
+    Case("Rank of filters", lambda: Rank(2), shape=(4, 2, 3), **{**_BOUND, **_CONCAVE}),
+    _rows("Rank 0", lambda: Rank(0), **{**_BOUND, **_CONCAVE}),
 ]
 WITHOUT_PROX = [Spectral(0.4), Spectral(0.4, power=2), Orthogonality(0.4)]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
-CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS, *MATRICES, *NEIGHBOURS]
+CATALOG = [
+    *PLAIN,
+    *WEIGHTED,
+    *CONSTRAINED,
+    *GROUPED,
+    *MOVED,
+    *SUMS,
+    *ORDERED,
+    *BOUNDED,
+    *BOUNDED_SUMS,
+    *MATRICES,
+    *NEIGHBOURS,
+    *RANKS,
+]

@@ -35,7 +35,7 @@ def _fitted(case, problem):
     if isinstance(step, list):
         step = torch.tensor((step * 2)[:count], dtype=torch.promote_types(dtype, torch.float32)).reshape(case.shape)
     penalty = case.make()
-    return penalty if alpha is None else penalty.with_alpha(alpha), w, step
+    return penalty if alpha is None or case.constraint else penalty.with_alpha(alpha), w, step
 
 
 @every()

@@ -3,8 +3,11 @@
 from torchreg.penalties.base import Penalty, Sum
 from torchreg.penalties.combinators import NonNegative, Towards
 from torchreg.penalties.concave import L0, MCP, SCAD, LHalf, LogSum, LTwoThirds
+from torchreg.penalties.constraints import Box, L1Ball, Simplex
 from torchreg.penalties.forms import GroupForm, L1Form, ProxForm
 from torchreg.penalties.grouped import Group
+from torchreg.penalties.norm_constraints import L2Ball, MaxNorm, UnitNorm
+from torchreg.penalties.order_norms import SLOPE, LInf
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
 from torchreg.penalties.spectral import Nuclear, Orthogonality, Rank, Spectral
 from torchreg.penalties.strength import NoConjugate, NoExactProx
@@ -18,12 +21,18 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "SLOPE",
+    "Box",
     "Group",
     "GroupForm",
+    "L1Ball",
     "L1Form",
+    "L2Ball",
     "LHalf",
+    "LInf",
     "LTwoThirds",
     "LogSum",
+    "MaxNorm",
     "NoConjugate",
     "NoExactProx",
     "NonNegative",
@@ -33,9 +42,11 @@ __all__ = [
     "ProxForm",
     "Rank",
     "Separable",
+    "Simplex",
     "Spectral",
     "Sum",
     "TotalVariation",
     "Towards",
+    "UnitNorm",
     "Weighted",
 ]

@@ -9,9 +9,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from torchreg.penalties.base import Penalty
-from torchreg.shrinkage import Scalar
-from torchreg.sums import refuse_unreal, wide, wide_dtype, widened
+from torchreg.groups import Groups
+from torchreg.penalties.base import Grain, Penalty
+from torchreg.shrinkage import Scalar, moves
+from torchreg.sums import narrowed, refuse_unreal, wide, wide_dtype, widened
 
 _ROUNDINGS = 4.0  # of the dtype: half of one for each entry of a result, and those of the norm that is compared
 
@@ -47,6 +48,50 @@ class Constraint(Penalty):
 
     def check(self, w: Tensor) -> None:
         refuse_unreal(w)
+
+
+class GroupConstraint(Constraint):
+    """A bound that each group of entries must keep."""
+
+    by: Groups
+
+    @property
+    def grain(self) -> Grain:
+        return "row" if self.by.by_row else "tensor"
+
+    def _settle(self) -> None:
+        """Check the fields; the constructor's."""
+        name = type(self).__name__
+        if not isinstance(self.by, Groups):
+            raise TypeError(f"{name} needs by=rows, columns, filters, whole or labels(index), got {self.by!r}.")
+        if hasattr(self, "radius"):
+            object.__setattr__(self, "radius", bound(name, "radius", self.radius))
+
+    @abstractmethod
+    def nearest(self, x: Tensor, step: Scalar) -> Tensor:
+        """The projection of a finite tensor, in the metric ``1 / step``; entries of step 0 stay."""
+
+    @abstractmethod
+    def breaks(self, x: Tensor, rounding: float) -> Tensor:
+        """Which groups are outside."""
+
+    def outside(self, x: Tensor, rounding: float) -> Tensor:
+        if not x.numel():
+            return torch.zeros((), dtype=torch.bool, device=x.device)
+        return (self.breaks(x, rounding) & (self.by.sum(torch.ones_like(x)) > 0)).any()
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        x = widened(w)
+        if not w.numel():
+            return w.clone()
+        step = step.reshape(()) if isinstance(step, Tensor) and step.numel() == 1 else step
+        broken = self.by.expand(self.by.sum((~x.isfinite()).to(x.dtype)), x) > 0  # a group with a NaN stays
+        nearest = self.nearest(torch.where(broken, torch.zeros_like(x), x), step)
+        return narrowed(torch.where(broken | ~torch.as_tensor(moves(step), device=x.device), x, nearest.to(x.dtype)), w)
+
+    def check(self, w: Tensor) -> None:
+        Constraint.check(self, w)
+        self.by.check(w)
 
 
 def rounding_of(w: Tensor) -> float:
