@@ -134,6 +134,10 @@ class Case:
         """Whether its prox takes a step per entry."""
         return not takes_one_step(self.make())
 
+    def step(self, t: Tensor) -> Tensor:
+        """A step per entry, or the first one, where its prox takes no more."""
+        return t if self.metric or not t.numel() else t.reshape(-1)[0]
+
 
 def _entry(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
     return Case(name, make, entry=True, **flags)
@@ -326,16 +330,6 @@ RANKS = [
 WITHOUT_PROX = [Spectral(0.4), Spectral(0.4, power=2), Orthogonality(0.4)]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
 CATALOG = [
-    *PLAIN,
-    *WEIGHTED,
-    *CONSTRAINED,
-    *GROUPED,
-    *MOVED,
-    *SUMS,
-    *ORDERED,
-    *BOUNDED,
-    *BOUNDED_SUMS,
-    *MATRICES,
-    *NEIGHBOURS,
-    *RANKS,
+    *[*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS],
+    *[*ORDERED, *BOUNDED, *BOUNDED_SUMS, *MATRICES, *NEIGHBOURS, *RANKS],
 ]

@@ -24,7 +24,7 @@ def _alpha(penalty: Penalty) -> torch.Tensor:
     return torch.tensor(float(penalty.alpha) * 1.01, dtype=F64)
 
 
-@every(kinks=False)
+@every(smooth=True)
 def test_gradient_of_value_equals_finite_differences(case):
     penalty = case.make()
     w = penalty.prox(normal(case.shape), 0.1)

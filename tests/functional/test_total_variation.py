@@ -41,7 +41,7 @@ def by_partitions(w: np.ndarray, t: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def residual(w: torch.Tensor, t: torch.Tensor, alpha: float, u: torch.Tensor) -> float:
-    """How far u is from optimality, in units of alpha: y = cumsum((w - u) / t) lies within alpha, at it at each jump."""
+    """In units of alpha, how far u is from optimality: y = cumsum((w - u) / t) is within alpha, and at it at jumps."""
     y, jump = ((w - u) / t).cumsum(-1), u.diff(dim=-1)
     inside = (y.abs().amax() - alpha).clamp(min=0.0)
     at_jumps = torch.where(jump != 0, (y[..., :-1] + alpha * jump.sign()).abs(), 0.0).amax()
@@ -134,9 +134,7 @@ def test_the_fused_lasso_satisfies_its_optimality_condition(inner):
     between = TotalVariation(0.5).prox(w, 1.0)
     y = (w - between).cumsum(-1)[:-1]
     jump = u.diff()
-    assert (
-        float(torch.where(jump != 0, (y + 0.5 * jump.sign()).abs(), 0.0).max()) < 1e-13
-    )  # y is a subgradient at u too
+    assert float(torch.where(jump != 0, (y + 0.5 * jump.sign()).abs(), 0.0).max()) < 1e-13
     assert torch.equal(inner.prox(between, 1.0), u)
 
 

@@ -46,12 +46,12 @@ def one_step(penalty: Penalty, step: Scalar) -> Scalar:
     """
     if not isinstance(step, Tensor):
         return step
-    if step.numel() != 1:
+    if step.numel() > 1:
         raise NoExactProx(
             f"{penalty} has no proximal map in closed form for a step per entry, got one of shape {tuple(step.shape)}; "
             "give one step for the tensor. ProxOptimizer does, and moves the weights by it too."
         )
-    return step.reshape(())
+    return step.reshape(()) if step.numel() else 0.0
 
 
 def refuse_without_prox(penalty: Penalty) -> None:

@@ -73,9 +73,9 @@ class Nuclear(Penalty):
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x = widened(w)
-        threshold = filled(scaled(self.alpha, one_step(self, step)), x)
         if not w.numel():
             return w.clone()
+        threshold = filled(scaled(self.alpha, one_step(self, step)), x)
         return narrowed(shrunk(as_matrix(x), threshold).reshape(w.shape), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
@@ -255,10 +255,10 @@ class Rank(Constraint):
         return s.isnan().any() | ((s > least).sum() > self.r)  # NaN: of an infinite entry
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        x, step = widened(w), one_step(self, step)
+        x = widened(w)
         if not w.numel():
             return w.clone()
-        still = filled(step, x) <= 0
+        still = filled(one_step(self, step), x) <= 0
         return narrowed(torch.where(still, x, truncated(as_matrix(x), self.r).reshape(w.shape)), w)
 
     def check(self, w: Tensor) -> None:
