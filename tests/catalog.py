@@ -269,9 +269,9 @@ ORDERED = [
     _rows("SLOPE", lambda: SLOPE(0.2), **_ORDER),
     _rows("SLOPE of own weights", lambda: SLOPE(0.3, FALLING), **_ORDER),
     _rows("SLOPE of a single weight", lambda: SLOPE(0.9, (FALLING > 2.9).double()), **_ORDER),
-    _rows("NonNegative LInf", lambda: NonNegative(LInf(0.5, by=rows)), **_ORDER),
-    _rows("NonNegative SLOPE", lambda: NonNegative(SLOPE(0.2)), **_ORDER),
-    _rows("SLOPE + L2", lambda: SLOPE(0.2) + L2(0.8), **_ORDER),
+    _rows("NonNegative LInf", lambda: NonNegative(LInf(0.5, by=rows)), conjugate=False, **_ORDER),
+    _rows("NonNegative SLOPE", lambda: NonNegative(SLOPE(0.2)), conjugate=False, **_ORDER),
+    _rows("SLOPE + L2", lambda: SLOPE(0.2) + L2(0.8), conjugate=False, **_ORDER),
     _rows("Towards SLOPE", lambda: Towards(SLOPE(0.2), REFERENCE_ROWS), **_ORDER),
 ]
 BOUNDED = [
@@ -298,8 +298,8 @@ BOUNDED = [
     _rows("Towards L2Ball", lambda: Towards(L2Ball(1.5), REFERENCE_ROWS), **_BOUND),
 ]
 BOUNDED_SUMS = [
-    _rows("L1 + L2Ball", lambda: L1(1.0) + L2Ball(2.5), conjugate=False, slope=False, **_ORDER),
-    _rows("MaxNorm + L1", lambda: MaxNorm(1.5) + L1(1.0), conjugate=False, slope=False, **_ORDER),
+    _rows("L1 + L2Ball", lambda: L1(1.0) + L2Ball(2.5), conjugate=False, **_ORDER),
+    _rows("MaxNorm + L1", lambda: MaxNorm(1.5) + L1(1.0), conjugate=False, **_ORDER),
 ]
 MATRICES = [
     _rows("Nuclear", lambda: Nuclear(0.4), **_ORDER),

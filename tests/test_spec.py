@@ -107,7 +107,10 @@ def test_repr_names_every_field_and_reads_back_where_it_holds_no_tensor(case):
     penalty = case.make()
     assert type(penalty).__name__ in repr(penalty) or " + " in repr(penalty)
     if "tensor" not in repr(penalty) and "labels" not in repr(penalty):
-        assert eval(repr(penalty), {**vars(torchreg), "OwnLogSum": OwnLogSum, "Pinball": Pinball}) == penalty
+        assert (
+            eval(repr(penalty), {**vars(torchreg), "OwnLogSum": OwnLogSum, "Pinball": Pinball, "inf": math.inf})
+            == penalty
+        )
     else:
         assert "tensor(" in repr(penalty) or "labels(" in repr(penalty)
         assert len(repr(penalty)) < 200  # shapes, not contents

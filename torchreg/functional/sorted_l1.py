@@ -45,8 +45,7 @@ def sorted_l1_prox(x: Tensor, step: Scalar, levels: Tensor) -> Tensor:
         step = step.reshape(()) if isinstance(step, Tensor) else step
         sizes = _with_one_step(flat.abs(), scaled(levels, step))
     result = (sizes.to(x.dtype) * flat.sign()).reshape(x.shape)
-    still = broken | ~torch.as_tensor(moves(step), device=x.device)
-    return torch.where(still, x, result)
+    return torch.where(moves(step) & ~broken, result, x)
 
 
 def _with_one_step(sizes: Tensor, taken: Scalar) -> Tensor:

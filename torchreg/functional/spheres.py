@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Groups, root
-from torchreg.shrinkage import Scalar, moves
+from torchreg.shrinkage import Scalar
 from torchreg.sums import asks_freely, wide
 
 _STEPS = 20  # of Newton: relative error 1e-14 at a condition of 1e12, 1e-12 at that of an endless step
@@ -37,8 +37,9 @@ def nearest_of_norm(x: Tensor, step: Scalar, radius: Scalar, by: Groups, *, with
     if one_step:
         share, room = torch.ones_like(z), by.sum(torch.zeros_like(z)) + radius
     else:
-        moving = torch.broadcast_to(torch.as_tensor(moves(step)), z.shape)
-        share, room = _shares(wide(step).broadcast_to(z.shape), by), _room(z, moving, radius, by)  # type: ignore[arg-type]
+        step = wide(step).broadcast_to(z.shape)
+        moving = step > 0
+        share, room = _shares(step, by), _room(z, moving, radius, by)
         z = torch.where(moving, z, torch.zeros_like(z))
     norm = root(by.sum(z * z))
     solved = (room > 0) & ((norm > room) if within else (norm > 0))

@@ -87,7 +87,7 @@ class GroupConstraint(Constraint):
         step = step.reshape(()) if isinstance(step, Tensor) and step.numel() == 1 else step
         broken = self.by.expand(self.by.sum((~x.isfinite()).to(x.dtype)), x) > 0  # a group with a NaN stays
         nearest = self.nearest(torch.where(broken, torch.zeros_like(x), x), step)
-        return narrowed(torch.where(broken | ~torch.as_tensor(moves(step), device=x.device), x, nearest.to(x.dtype)), w)
+        return narrowed(torch.where(moves(step) & ~broken, nearest.to(x.dtype), x), w)
 
     def check(self, w: Tensor) -> None:
         Constraint.check(self, w)

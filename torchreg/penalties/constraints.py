@@ -75,7 +75,7 @@ class Box(Constraint):
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x = widened(w)
         clipped = torch.clamp(x, min=filled(self.low, x), max=filled(self.high, x))
-        return narrowed(torch.where(torch.as_tensor(moves(step), device=x.device), clipped, x), w)
+        return narrowed(torch.where(moves(step) & ~x.isnan(), clipped, x), w)
 
     def conjugate(self, z: Tensor) -> Tensor:
         x = widened(z)

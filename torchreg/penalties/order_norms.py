@@ -85,9 +85,9 @@ class LInf(Penalty):
             return w.clone()
         broken = self.by.expand(self.by.sum((~x.isfinite()).to(x.dtype)), x) > 0  # a group with a NaN stays
         sizes = torch.where(broken, torch.zeros_like(x), x.abs())
-        moving = torch.as_tensor(moves(step), device=x.device)
+        moving = moves(step) & ~broken
         cut = self.by.expand(self._cut(sizes, step, moving), x)
-        return narrowed(torch.where((sizes > cut) & moving & ~broken, cut * x.sign(), x), w)
+        return narrowed(torch.where((sizes > cut) & moving, cut * x.sign(), x), w)
 
     def _cut(self, sizes: Tensor, step: Scalar, moving: Tensor) -> Tensor:
         """The size that each group is cut down to."""
