@@ -55,9 +55,20 @@ def one_step(penalty: Penalty, step: Scalar) -> Scalar:
 
 
 def refuse_without_prox(penalty: Penalty) -> None:
-    """Raise NoExactProx for a penalty that is for the loss alone."""
+    """Raise NoExactProx for a penalty that no optimizer can step."""
     for part in parts_of(penalty):
         if part.prox_steps == "none":
             raise NoExactProx(
                 f"{part} has no proximal map, so no optimizer can step it; add it to the loss: loss + penalty(model)."
             )
+        inner = inner_penalties(part)
+        if any(takes_one_step(p) for p in inner) and any(isinstance(p.ridge, Tensor) and p.ridge.dim() for p in inner):
+            raise NoExactProx(f"{part} has no proximal map: its ridge differs between entries, and all take one step.")
+
+
+def refuse_rows(penalty: Penalty, lazy: bool) -> None:
+    """Raise NoExactProx where a lazy term is to step some rows of what a penalty takes as a whole."""
+    if lazy and takes_one_step(penalty):
+        raise NoExactProx(
+            f"{penalty} acts on all rows together, so lazy=True cannot step some of them."
+        )

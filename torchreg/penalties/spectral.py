@@ -215,8 +215,7 @@ class Rank(Constraint):
     """The constraint that a matrix has rank ``r`` at most: a proximal step keeps the ``r`` largest singular values.
 
     ``R(W) = 0`` if at most ``r`` singular values are not zero, else inf. A tensor of more dimensions is the matrix (dim
-    0, all others). A
-    singular value is zero below 4 max(shape) eps(dtype) s_max.
+    0, all others). Zero is a singular value that rounding the entries to their dtype can make, eps |W|_F.
 
     Not convex: training finds a stationary point. It costs one singular value decomposition per step, and like
     `Nuclear` takes one step for the matrix.
@@ -250,9 +249,12 @@ class Rank(Constraint):
         object.__setattr__(self, "r", int(self.r))
 
     def outside(self, x: Tensor, rounding: float) -> Tensor:
-        s = singular_values(as_matrix(x)) if x.numel() else x.reshape(-1)
-        least = smallest(as_matrix(x), s, rounding) if x.numel() else 0.0
-        return s.isnan().any() | ((s > least).sum() > self.r)  # NaN: of an infinite entry
+        if not x.numel():
+            return torch.zeros((), dtype=torch.bool, device=x.device)
+        s, eps = singular_values(as_matrix(x)), rounding / 4.0
+        decomposed = smallest(as_matrix(x), s, min(eps, torch.finfo(torch.float32).eps))
+        above = s > eps * s.square().sum().sqrt() + decomposed  # what rounding of the entries adds, and of the prox
+        return s.isnan().any() | (above.sum() > self.r)  # NaN: of an infinite entry
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         x = widened(w)
