@@ -15,6 +15,7 @@ FLOOR_ONE = {
     *(f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "parts", "text_table")),
     *(f"torchreg.{n}" for n in ("select", "selected", "weight_rules", "effective_weights", "layers")),
     *(f"torchreg.{n}" for n in ("output_channels", "functional", "functional.concave_shrinkage")),
+    *(f"torchreg.functional.{n}" for n in ("singular_values", "total_variation", "torch_private")),
 }
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")

@@ -43,6 +43,7 @@ from torchreg.penalties import (
 )
 from torchreg.select import matching, of_type, weights
 from torchreg.training import (
+    ActivityTerm,
     Attachment,
     PenaltyScheduler,
     ProxOptimizer,
@@ -51,6 +52,7 @@ from torchreg.training import (
     alpha_max,
     at_most,
     attach,
+    attach_activity,
     attach_to,
     clip_grad_norm_,
     copy_zeros,
@@ -72,6 +74,7 @@ __all__ = [
     "SCAD",
     "SLOPE",
     "Ablation",
+    "ActivityTerm",
     "Attachment",
     "Box",
     "Group",
@@ -107,6 +110,7 @@ __all__ = [
     "alpha_max",
     "at_most",
     "attach",
+    "attach_activity",
     "attach_to",
     "clip_grad_norm_",
     "columns",

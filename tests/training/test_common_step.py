@@ -89,12 +89,13 @@ def nuclear_gap(w: Tensor, decades: float) -> float:
     return cost(w) - cost(nuclear_oracle(decades))
 
 
-PLAIN = [r for r in RECIPES if "decay" not in r.id and r.id not in ("SGD dampening", "RMSprop centered momentum")]
+KINDS = ("SGD momentum", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad")
+PLAIN = [r for r in RECIPES if r.id in KINDS]
 
 
 @pytest.mark.parametrize("recipe", PLAIN, ids=lambda r: r.id)
 def test_every_optimizer_reaches_the_nuclear_norms_minimiser_with_its_rank(recipe: Recipe):
-    w, opt = train(recipe.make, Nuclear(ALPHA), min(recipe.steps, 4000), 0.3)
+    w, opt = train(recipe.make, Nuclear(ALPHA), 1000, 0.3)
     assert -1e-12 < nuclear_gap(w, 0.3) < 1e-8
     assert np.linalg.matrix_rank(w.numpy(), tol=1e-9) == np.linalg.matrix_rank(nuclear_oracle(0.3).numpy()) == 2
     assert violation(*opt.terms) < 1e-3  # of a first-order condition, where the gap is of second order
@@ -106,16 +107,16 @@ def test_the_proximal_map_of_what_the_base_has_made_is_another_problem():
     def mean(group, state, p):
         return float((group["lr"] / ((state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8)).mean())
 
-    w, _ = train(lambda p: Adam(p, lr=0.1), Nuclear(ALPHA), 3000, 0.3, metric=mean)
+    w, _ = train(lambda p: Adam(p, lr=0.1), Nuclear(ALPHA), 600, 0.3, metric=mean)
     assert nuclear_gap(w, 0.3) > 1e-3
 
 
 @pytest.mark.parametrize(("tv", "l1"), [(0.3, 0.0), (0.3, 0.05)], ids=["total variation", "fused lasso"])
-@pytest.mark.parametrize("make", [lambda p: AdamW(p, lr=0.05, weight_decay=0.0), lambda p: SGD(p, lr=0.2)])
+@pytest.mark.parametrize("make", [lambda p: AdamW(p, lr=0.2, weight_decay=0.0), lambda p: SGD(p, lr=0.3)])
 def test_neighbours_fuse_as_in_the_dual_solvers_minimiser(tv, l1, make):
     """Total variation in the metric itself, the fused lasso with the common step."""
     penalty = TotalVariation(tv, dim=0) + L1(l1) if l1 else TotalVariation(tv, dim=0)
-    w, _ = train(make, penalty, 4000, 0.3)
+    w, _ = train(make, penalty, 400, 0.3)
     oracle = fused_oracle(tv, l1)
     cost = lambda x: loss(x, 0.3) + float(tv * x.diff(dim=0).abs().sum() + l1 * x.abs().sum())  # noqa: E731
     assert -1e-11 < cost(w) - cost(oracle) < 1e-8
@@ -128,11 +129,11 @@ def test_neighbours_fuse_as_in_the_dual_solvers_minimiser(tv, l1, make):
 @pytest.mark.parametrize("make", [lambda p: Adam(p, lr=0.05), lambda p: SGD(p, lr=0.5)], ids=["Adam", "SGD"])
 def test_a_rank_is_kept_and_the_nearest_matrix_found(make):
     """``|W - B|^2 / 2`` subject to rank 2: numpy's truncated decomposition of B."""
-    target = normal((ROWS, COLUMNS))
+    target = normal((ROWS, 2), 1) @ normal((2, COLUMNS), 2) + 0.1 * normal((ROWS, COLUMNS))
     w = Parameter(normal((ROWS, COLUMNS), 9))
     opt = ProxOptimizer(make([w]), attach(Rank(2), {"w": w}))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 3000)
-    for _ in range(3000):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 600)
+    for _ in range(600):
         w.grad = w.detach() - target
         opt.step()
         schedule.step()
@@ -142,19 +143,17 @@ def test_a_rank_is_kept_and_the_nearest_matrix_found(make):
     assert np.linalg.norm(w.detach().numpy() - target.numpy()) ** 2 - np.linalg.norm(best - target.numpy()) ** 2 < 1e-8
 
 
-def test_dead_inputs_do_not_slow_the_others():
-    """Two rows never meet a gradient: they have no metric, and go to zero as the nuclear norm has it."""
-    gram, moment = (x.clone() for x in problem(0.3))
-    gram[:2], gram[:, :2], moment[:2] = 0.0, 0.0, 0.0
-    w = Parameter(normal((ROWS, COLUMNS), 5))
-    opt = ProxOptimizer(Adam([w], lr=0.1), attach(Nuclear(ALPHA), {"w": w}))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 3000)
-    for _ in range(3000):
-        w.grad = gram @ w.detach() - moment
-        opt.step()
-        schedule.step()
-    assert float(w[:2].detach().abs().max()) < 1e-9
-    assert violation(*opt.terms) < 1e-6
+def test_entries_without_a_gradient_do_not_slow_the_others():
+    """Rows of dead inputs have no metric: the others move as if they were not there."""
+    alone, beside = Parameter(normal((5, 4))), Parameter(torch.cat([normal((5, 4)), torch.zeros(3, 4, dtype=F64)]))
+    for w in (alone, beside):
+        opt = ProxOptimizer(Adam([w], lr=0.1), attach(Nuclear(0.3), {"w": w}))
+        for k in range(20):
+            w.grad = torch.zeros_like(w)
+            w.grad[:5] = 1e-4 * normal((5, 4), k)  # far below 1: a step of lr would weigh heavily in the mean
+            opt.step()
+    assert torch.allclose(beside[:5], alone, rtol=1e-12, atol=1e-12)
+    assert not beside[5:].any()
 
 
 def stepped(wrap, steps: int = 6, dtype: torch.dtype = torch.float32, compiled: bool = False) -> list[Tensor]:

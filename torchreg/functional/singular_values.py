@@ -73,7 +73,7 @@ def truncated(x: Tensor, rank: int) -> Tensor:
         u, s, vt = torch.linalg.svd(safe, full_matrices=False)
         kept = (torch.arange(s.shape[-1], device=s.device) < rank).to(s.dtype)
         dropped = s * (1.0 - kept)
-        left = safe - (u * dropped) @ vt if rank else torch.zeros_like(safe)
+        left = (u * (s * kept)) @ vt  # of that rank to the rounding of a product; a difference has that of s
         moves = known & (dropped.amax() > smallest(x, s))
     if torch.is_grad_enabled():
         left = left + _along(safe - safe.detach(), u, s, vt, s * kept, kept)

@@ -69,6 +69,4 @@ def refuse_without_prox(penalty: Penalty) -> None:
 def refuse_rows(penalty: Penalty, lazy: bool) -> None:
     """Raise NoExactProx where a lazy term is to step some rows of what a penalty takes as a whole."""
     if lazy and takes_one_step(penalty):
-        raise NoExactProx(
-            f"{penalty} acts on all rows together, so lazy=True cannot step some of them."
-        )
+        raise NoExactProx(f"{penalty} acts on all rows together, so lazy=True cannot step some of them.")
