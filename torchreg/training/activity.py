@@ -39,6 +39,7 @@ class ActivityTerm:
         self._collected: list[Collected] = []
         self._without_graph: set[str] = set()
         self._names = {id(module): name for name, module in modules.items()}
+        self._active = True
         self._handles = [module.register_forward_hook(self._collect) for module in modules.values()]
 
     @property
@@ -76,7 +77,7 @@ class ActivityTerm:
         """Take the hooks off the modules; what was not read is forgotten."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._active = False
         self.clear()
 
     def __enter__(self) -> Self:
@@ -91,7 +92,7 @@ class ActivityTerm:
 
     def _collect(self, module: Module, args: Any, output: Any) -> None:
         """The hook: a recomputed forward pass does the same work, which checkpointing counts on, and keeps nothing."""
-        if not (self._handles and module.training):
+        if not (self._active and module.training):
             return
         name = self._names[id(module)]
         again = in_backward()
