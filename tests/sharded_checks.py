@@ -39,9 +39,11 @@ from torchreg import (
     MCP,
     Group,
     NonNegative,
+    Nuclear,
     Penalty,
     PenaltyScheduler,
     ProxOptimizer,
+    TotalVariation,
     Towards,
     Weighted,
     alpha_max,
@@ -123,8 +125,14 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "sparse rows": Group(L1(ALPHA / 2), by=rows) + L1(ALPHA / 2),
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
+    "nuclear": Nuclear(4 * ALPHA),
+    "variation": TotalVariation(ALPHA),
+    "variation along rows": TotalVariation(ALPHA, dim=1),
+    "fused lasso": TotalVariation(ALPHA, dim=0) + L1(ALPHA),
     "own": Largest(ALPHA),
 }
+VARIATIONS = ("variation", "variation along rows")
+WITHOUT_ZEROS = ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns", "nuclear", *VARIATIONS)
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
 
@@ -213,7 +221,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns")
+    assert wanted.zeros > 0 or kind in WITHOUT_ZEROS
 
 
 def in_the_loss(wrap: str, kind: str) -> None:
