@@ -29,10 +29,15 @@ from torchreg import (
     LTwoThirds,
     MaxNorm,
     NonNegative,
+    Nuclear,
+    Orthogonality,
     Penalty,
+    Rank,
     Separable,
     Simplex,
+    Spectral,
     TopK,
+    TotalVariation,
     Towards,
     UnitNorm,
     Weighted,
@@ -45,6 +50,7 @@ from torchreg import (
     transposed_filters,
     whole,
 )
+from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import filled
 from torchreg.sums import widened
 
@@ -128,6 +134,15 @@ class Case:
         if self.inside is not None:
             return self.inside()
         return getattr(self.make(), "reference", torch.zeros(self.shape, dtype=torch.float64))
+
+    @property
+    def metric(self) -> bool:
+        """Whether its prox takes a step per entry."""
+        return not takes_one_step(self.make())
+
+    def step(self, t: Tensor) -> Tensor:
+        """A step per entry, or the first one, where its prox takes no more."""
+        return t if self.metric or not t.numel() else t.reshape(-1)[0]
 
 
 def _entry(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
@@ -313,5 +328,35 @@ COUNTED = [
     Case("TopK + L2", lambda: TopK(4) + L2(1.0), coupled=True, **_CONCAVE, **_FLAT),
     _rows("Group TopK + L1", lambda: Group(TopK(2), by=rows) + L1(1.0), coupled=True, **_CONCAVE),
 ]
+MATRICES = [
+    _rows("Nuclear", lambda: Nuclear(0.4), **_ORDER),
+    Case("Nuclear of filters", lambda: Nuclear(0.4), shape=(4, 2, 3), **_ORDER),
+    _rows("Nuclear + L2", lambda: Nuclear(0.6) + L2(0.4), conjugate=False, **_ORDER),
+    _rows("Towards Nuclear", lambda: Towards(Nuclear(0.4), REFERENCE_ROWS), **_ORDER),
+]
+_FUSED = {"conjugate": False, **_ORDER}
+NEIGHBOURS = [
+    Case("TotalVariation", lambda: TotalVariation(0.4), **_FLAT, **_FUSED),
+    _rows("TotalVariation along rows", lambda: TotalVariation(0.4, dim=1), **_FLAT, **_FUSED),
+    _rows("TotalVariation along dim 0", lambda: TotalVariation(0.4, dim=0), **_FLAT, **_FUSED),
+    _rows("TotalVariation + L2", lambda: TotalVariation(0.6) + L2(0.4), **_FLAT, **_FUSED),
+    _rows("Towards TotalVariation", lambda: Towards(TotalVariation(0.4), REFERENCE_ROWS), **_FLAT, **_FUSED),
+    Case("fused lasso", lambda: TotalVariation(0.7) + L1(0.3), **_FUSED),
+    _rows("L1L2 + TotalVariation", lambda: L1L2(0.3, 0.5) + TotalVariation(0.7, dim=0), **_FUSED),
+    _rows(
+        "TotalVariation + NonNegative L1",
+        lambda: TotalVariation(0.7) + NonNegative(L1(0.3)),
+        **_FUSED,
+    ),
+]
+RANKS = [
+    _rows("Rank", lambda: Rank(1), **{**_BOUND, **_CONCAVE}),
+    Case("Rank of filters", lambda: Rank(2), shape=(4, 2, 3), **{**_BOUND, **_CONCAVE}),
+    _rows("Rank 0", lambda: Rank(0), **{**_BOUND, **_CONCAVE}),
+]
+WITHOUT_PROX = [Spectral(0.4), Spectral(0.4, power=2), Orthogonality(0.4)]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
-CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS, *ORDERED, *BOUNDED, *BOUNDED_SUMS, *COUNTED]
+CATALOG = [
+    *[*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS],
+    *[*ORDERED, *BOUNDED, *BOUNDED_SUMS, *COUNTED, *MATRICES, *NEIGHBOURS, *RANKS],
+]

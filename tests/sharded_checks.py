@@ -40,10 +40,12 @@ from torchreg import (
     NM,
     Group,
     NonNegative,
+    Nuclear,
     Penalty,
     PenaltyScheduler,
     ProxOptimizer,
     TopK,
+    TotalVariation,
     Towards,
     Weighted,
     alpha_max,
@@ -127,6 +129,10 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "sparse rows": Group(L1(ALPHA / 2), by=rows) + L1(ALPHA / 2),
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
+    "nuclear": Nuclear(4 * ALPHA),
+    "variation": TotalVariation(ALPHA),
+    "variation along rows": TotalVariation(ALPHA, dim=1),
+    "fused lasso": TotalVariation(ALPHA, dim=0) + L1(ALPHA),
     "own": Largest(ALPHA),
     "TopK": TopK(0.3),
     "TopK + L1": TopK(0.5) + L1(ALPHA),
@@ -137,6 +143,18 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "NM": lambda name, p: NM(1, {2: 2, 28: 4, 5: 5, 7: 7, 6: 3, 8: 4}[p.shape[1]]),
     "NM of rows": lambda name, p: Group(NM(1, len(p)), by=rows),
 }
+VARIATIONS = ("variation", "variation along rows")
+WITHOUT_ZEROS = (
+    "own",
+    "whole",
+    "labels",
+    "Towards",
+    "Towards another",
+    "Towards, columns",
+    "Towards TopK",
+    "nuclear",
+    *VARIATIONS,
+)
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
 
@@ -225,7 +243,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in ("own", "whole", "labels") or kind.startswith("Towards")
+    assert wanted.zeros > 0 or kind in WITHOUT_ZEROS
 
 
 def in_the_loss(wrap: str, kind: str) -> None:

@@ -45,7 +45,7 @@ def test_prox_in_place_of_a_list_equals_a_loop_and_writes_no_step(case, steps, d
     numbers = [0.0, 0.3, 6.0, math.inf]
     wide = torch.promote_types(dtype, torch.float32)
     as_tensor = [torch.tensor(t, dtype=wide) for t in numbers]
-    spread = [torch.full(case.shape, t, dtype=wide) for t in numbers]
+    spread = [case.step(torch.full(case.shape, t, dtype=wide)) for t in numbers]
     given_steps = {"numbers": numbers, "0-d": as_tensor, "entries": spread, "mixed": [0.0, *as_tensor[1:3], spread[3]]}
     chosen = given_steps[steps]
     copies = [t.clone() if isinstance(t, torch.Tensor) else t for t in chosen]

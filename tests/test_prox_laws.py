@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from catalog import CATALOG, UNCENTRED
+from catalog import CATALOG, UNCENTRED, WITHOUT_PROX
 from helpers import F64, FINITE_STEPS, STEPS, bits, each_step, every, loop, moves, normal, objective
 
-from torchreg import L0, L1, MCP, SCAD, Group, Penalty, columns, filters, rows
+from torchreg import L0, L1, MCP, SCAD, Group, NoExactProx, Penalty, columns, filters, rows
 
 ROUNDING = 1e-11  # float64 rounding of an objective of order 1 to 10 summed over 15 entries, with a margin
 
@@ -72,7 +72,7 @@ def test_at_the_centre_value_is_zero_and_prox_the_identity(case, step):
 @loop("dtype", [F64, torch.float32, torch.bfloat16, torch.float16])
 def test_step_zero_changes_no_bit(case, dtype):
     w = normal(case.shape).to(dtype)
-    for step in (0.0, torch.tensor(0.0), torch.zeros(case.shape)):
+    for step in (0.0, torch.tensor(0.0), *[torch.zeros(case.shape)] * case.metric):
         assert torch.equal(bits(case.make().prox(w, step)), bits(w))
 
 
@@ -109,6 +109,10 @@ def test_a_step_as_number_as_0d_tensor_and_per_entry_agree(case, t):
     penalty, w = case.make(), normal(case.shape)
     as_number = penalty.prox(w, t)
     assert torch.allclose(penalty.prox(w, torch.tensor(t, dtype=F64)), as_number, rtol=1e-14, atol=1e-15)
+    if not case.metric:
+        with pytest.raises(NoExactProx, match="one step for the tensor"):
+            penalty.prox(w, torch.full(case.shape, t, dtype=F64))
+        return
     per_entry = penalty.prox(w, torch.full(case.shape, t, dtype=F64))
     # 1e-12: the metric prox of groups iterates to 1e-14, then divides by sums of 15 entries
     assert torch.allclose(per_entry, as_number, rtol=1e-12, atol=1e-14)
@@ -143,5 +147,5 @@ def test_catalogue_covers_every_public_penalty():
     public = {k for k in subclasses(Penalty) if k.__module__.startswith("torchreg") and not k.__abstractmethods__}
     named = {k for k in public if not k.__name__.startswith("_")}
     assert {k.__name__ for k in named} <= set(torchreg.__all__)
-    assert {type(case.make()) for case in CATALOG} >= named
+    assert {*(type(case.make()) for case in CATALOG), *map(type, WITHOUT_PROX)} >= named
     assert len({case.id for case in CATALOG}) == len(CATALOG)

@@ -34,6 +34,7 @@ def _fitted(case, problem):
     w = torch.tensor((entries * 2)[:count], dtype=F64).to(dtype).reshape(case.shape)
     if isinstance(step, list):
         step = torch.tensor((step * 2)[:count], dtype=torch.promote_types(dtype, torch.float32)).reshape(case.shape)
+        step = case.step(step)
     penalty = case.make()
     return penalty if alpha is None or case.constraint else penalty.with_alpha(alpha), w, step
 
@@ -128,7 +129,7 @@ def test_a_transposed_or_strided_tensor_is_like_its_copy(case):
     room[..., ::2] = w
     strided = room[..., ::2]
     assert not strided.is_contiguous()
-    step = torch.linspace(0.0, 2.0, w.numel(), dtype=F64).reshape(case.shape)
+    step = case.step(torch.linspace(0.3, 2.0, w.numel(), dtype=F64).reshape(case.shape))
     assert torch.equal(penalty.prox(strided, step), penalty.prox(w, step))
     assert torch.allclose(penalty.prox(strided, 0.7), penalty.prox(w, 0.7), rtol=1e-15, atol=0)  # order of sums
     assert torch.allclose(penalty.value(strided), penalty.value(w), rtol=1e-15, atol=0, equal_nan=True)

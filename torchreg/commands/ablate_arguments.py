@@ -14,7 +14,7 @@ from torchreg.ablation import logspace
 from torchreg.ablation.function import Run
 from torchreg.commands import argument_types as types
 from torchreg.groups import columns, filters, rows
-from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, SLOPE, Group, LInf, Penalty
+from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, SLOPE, Group, LInf, Nuclear, Penalty, TotalVariation
 
 PENALTIES: Mapping[str, Penalty] = {
     "l0": L0(1.0),
@@ -28,6 +28,8 @@ PENALTIES: Mapping[str, Penalty] = {
     "columns": Group(L1(1.0), by=columns),
     "filters": Group(L1(1.0), by=filters),
     "linf_rows": LInf(1.0, by=rows),
+    "nuclear": Nuclear(1.0),
+    "tv": TotalVariation(1.0),
 }
 
 

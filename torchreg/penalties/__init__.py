@@ -10,7 +10,9 @@ from torchreg.penalties.grouped import Group
 from torchreg.penalties.norm_constraints import L2Ball, MaxNorm, UnitNorm
 from torchreg.penalties.order_norms import SLOPE, LInf
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
+from torchreg.penalties.spectral import Nuclear, Orthogonality, Rank, Spectral
 from torchreg.penalties.strength import NoConjugate, NoExactProx
+from torchreg.penalties.structure import TotalVariation
 from torchreg.penalties.weighted import Weighted
 
 __all__ = [
@@ -36,12 +38,17 @@ __all__ = [
     "NoConjugate",
     "NoExactProx",
     "NonNegative",
+    "Nuclear",
+    "Orthogonality",
     "Penalty",
     "ProxForm",
+    "Rank",
     "Separable",
     "Simplex",
+    "Spectral",
     "Sum",
     "TopK",
+    "TotalVariation",
     "Towards",
     "UnitNorm",
     "Weighted",

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torchreg.groups import Groups
 from torchreg.output_channels import by_output_channel
 from torchreg.parts import Cut
 from torchreg.penalties.forms import Form, ProxForm
-from torchreg.penalties.joint import form_of_sum, ordered
+from torchreg.penalties.joint import form_of_sum, joint_step, ordered
 from torchreg.penalties.normalised import is_normalised, refuse_several
 from torchreg.penalties.spec import canonical, describe, short
 from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength, zeros_decide
@@ -30,15 +30,16 @@ Grain = Literal["entry", "row", "tensor"]
 class Penalty(ABC):
     """A penalty ``R(w)`` with strength ``alpha``: its value, its proximal map and what follows.
 
-    A subclass of your own writes two methods, ``value`` and ``prox``; if it acts on each entry
-    alone, derive from `Separable` and write ``phi`` and ``shrink``. The other methods have
-    defaults that follow from these two; the built-in penalties replace a default only by a closed
-    form that the tests prove equal to it.
+    A subclass of your own writes two methods, ``value`` and ``prox``; if it acts on each entry alone, derive from
+    `Separable` and write ``phi`` and ``shrink``. The other methods have defaults that follow from these two; the
+    built-in penalties replace a default only by a closed form that the tests prove equal to it.
 
     A penalty is never scaled by the number of samples or by the learning rate: losses are means.
     """
 
     alpha: Scalar
+    prox_steps: ClassVar[Literal["entry", "tensor", "none"]] = "entry"  # what prox takes; "none": there is no prox
+    fuses: ClassVar[bool] = False  # whether it depends on differences alone and falls as entries become equal
 
     @property
     def convex(self) -> bool:
@@ -269,7 +270,7 @@ class Sum(Penalty):
         return torch.zeros_like(together) if nothing else self.alpha * together
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        x, rest = widened(w), scaled(self.alpha, step)
+        x, rest = widened(w), scaled(self.alpha, joint_step(self, step))
         for ridge in self._ridges:
             factor, rest = ridge_step(rest, ridge)
             x = x * factor + 0.0

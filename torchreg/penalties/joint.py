@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.one_step import inner_penalties, is_fused, one_step
 from torchreg.penalties.strength import NoExactProx
 from torchreg.shrinkage import Scalar
 
@@ -23,11 +24,25 @@ def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
         for first, second in (rest, rest[::-1]):
             if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4; `Cardinality.radial`
                 return first, second
+            if first.fuses and _is_alike(second):  # Friedman et al., Ann. Appl. Stat. 1, 2007, proposition 1
+                return first, second
     raise NoExactProx(
         f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2, "
-        "Group(...) + L1, and TopK or NM + L1. Join strengths of the same kind into one penalty, or keep one penalty "
-        "in the prox and add the other to the loss: loss + penalty(model)."
+        "Group(...) + L1, TotalVariation(...) + L1, and TopK or NM + L1. Join strengths of the same kind into one "
+        "penalty, or keep one penalty in the prox and add the other to the loss: loss + penalty(model)."
     )
+
+
+def joint_step(penalty: Penalty, step: Scalar) -> Scalar:
+    """The step of a sum; of a fused lasso it has to be one for the tensor, so that equal entries stay equal."""
+    return one_step(penalty, step) if is_fused(penalty) else step
+
+
+def _is_alike(penalty: Penalty) -> bool:
+    """Whether a penalty acts on each entry alone, on all alike, and its prox keeps their order."""
+    fields = [penalty, *inner_penalties(penalty)]
+    weighted = any(isinstance(x, Tensor) and x.dim() for p in fields for x in vars(p).values())
+    return penalty.convex and penalty.grain == "entry" and not weighted
 
 
 def form_of_sum(penalty: Penalty, forms: list[Form], ridges: list[Scalar]) -> Form:

@@ -1,5 +1,6 @@
 """Penalties in training loops: terms, the proximal optimizer, sparsity."""
 
+from torchreg.training.activity import ActivityTerm, attach_activity
 from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
@@ -16,6 +17,7 @@ from torchreg.training.term import Term
 from torchreg.training.violation import violation
 
 __all__ = [
+    "ActivityTerm",
     "Attachment",
     "PenaltyScheduler",
     "ProxOptimizer",
@@ -24,6 +26,7 @@ __all__ = [
     "alpha_max",
     "at_most",
     "attach",
+    "attach_activity",
     "attach_to",
     "clip_grad_norm_",
     "copy_zeros",

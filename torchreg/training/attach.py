@@ -10,6 +10,7 @@ from torch.nn import Module
 
 from torchreg.output_channels import by_output_channel
 from torchreg.penalties import Penalty
+from torchreg.penalties.one_step import refuse_rows
 from torchreg.penalties.spec import canonical
 from torchreg.select import Target, by_name
 from torchreg.training.model_names import ModelNames
@@ -67,6 +68,7 @@ def attach(penalty: Penalty | PenaltyFor, target: Target, *, lazy: bool = False)
         chosen = penalty if isinstance(penalty, Penalty) else penalty(name, p)
         bound = by_output_channel(chosen, blocks.get(name))
         _check(bound, name, p)
+        refuse_rows(bound, lazy)
         key = (_key(chosen), None if bound is chosen else blocks.get(name))
         parts.setdefault(key, Part(bound, {}, lazy)).known[name] = p
     term = Term(list(parts.values()), ModelNames(target, named) if isinstance(target, Module) else None)

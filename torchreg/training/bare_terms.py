@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.one_step import refuse_without_prox
 from torchreg.training.attach import attach
 from torchreg.training.refusals import refuse_group
 from torchreg.training.term import Term
@@ -45,6 +46,8 @@ def joined_terms(base: Optimizer, terms: Sequence[Term | Penalty]) -> list[Term]
     for term in terms:
         if not isinstance(term, (Term, Penalty)):
             raise TypeError(f"Terms and penalties are stepped, got {type(term).__name__}; use attach(...).")
+    for penalty in (p for t in terms for p in ([t] if isinstance(t, Penalty) else [part.penalty for part in t.parts])):
+        refuse_without_prox(penalty)
     return [bare_term(base, t) if isinstance(t, Penalty) else t for t in terms]
 
 

@@ -20,15 +20,18 @@ from torch import Tensor
 
 from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
+from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import Scalar
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 
 
 def marked(rule: StepRule, penalty: Penalty) -> StepRule:
-    """The rule, with a minus before the steps of entries without a gradient, where the penalty has groups."""
+    """The rule, with a minus before the steps of entries without a gradient, where the penalty acts on many at once."""
     if ranks(penalty):
         return ranked(rule)
-    return rule if penalty.groups is None else _told(rule, _negated)
+    if penalty.groups is None and not takes_one_step(penalty):
+        return rule
+    return _told(rule, _negated)
 
 
 def ranked(rule: StepRule) -> StepRule:

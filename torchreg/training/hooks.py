@@ -12,6 +12,7 @@ from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
 from torchreg.training.clipping import as_clipped
+from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.proximal_step import prox_step
@@ -56,6 +57,7 @@ class Attachment:
         self.positions = ParamPositions(base, terms)
         self._checks = StepChecks(self.positions.slots, base)
         check_metric(base, metric)
+        self._before: Copies = []
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)
         for term in terms:
@@ -66,7 +68,8 @@ class Attachment:
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""
         rule = as_clipped(rule_for(self.base, self.metric), self)
-        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
+        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach, self._before)
+        self._before = []
 
     def remove(self) -> None:
         """Take the hooks off the optimizer and let the terms go; weights and strengths stay as they are."""
@@ -81,6 +84,7 @@ class Attachment:
         """The hook: finds parameters that have moved, before anything is stepped."""
         self.positions.ready(self)
         self._checks.before(self.positions.slots, self.base)
+        self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: what `ProxOptimizer` does after the base's step."""

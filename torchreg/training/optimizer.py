@@ -14,6 +14,7 @@ from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
 from torchreg.training.clipping import as_clipped, forget_clipping
+from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
@@ -119,6 +120,7 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
+        self._before: Copies = []
         self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
         for term in self.terms:
@@ -164,6 +166,7 @@ class ProxOptimizer(AroundBase):
 
     def _both(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
+        self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
         if closure is None:
             self.positions.refuse_sparse()
             loss = self.base.step()
@@ -179,7 +182,8 @@ class ProxOptimizer(AroundBase):
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
         rule = as_clipped(rule_for(self.base, self.metric), self)
-        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
+        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach, self._before)
+        self._before = []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchreg.parts import is_cut
 from torchreg.penalties import Penalty
 from torchreg.pieces import ENTRIES
+from torchreg.training.common_step import Copies, copied, is_common, step_in_common
 from torchreg.training.group_steps import marked, prox_
 from torchreg.training.lazy_rows import lazily
 from torchreg.training.param_positions import Slot
@@ -23,19 +24,24 @@ _BUCKET = 1 << 20  # entries of one bucket of small tensors, whose temporaries s
 _DEVICE_BUCKET = 1 << 24  # on an accelerator, where a launch costs as much as a million entries: temporaries of 64 MiB
 
 
-def prox_step(base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: bool | None) -> None:
-    """Apply each part's proximal map to the parameters that the base has just stepped."""
+def prox_step(
+    base: Optimizer, slots: Sequence[Slot], rule: StepRule, foreach: bool | None, before: Copies | None = None
+) -> None:
+    """Apply each part's proximal map to what the base has just stepped; ``before`` is what `copies_for` gave then."""
     with torch.no_grad():  # not as a decorator: torch.compile looks into functions that name torch, and fuses all this
-        for slot in slots:
-            _step_slot(base, slot, rule, foreach)
+        for slot, copies in zip(slots, before or [[] for _ in slots], strict=True):
+            _step_slot(base, slot, rule, foreach, copies)
 
 
-def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None) -> None:
+def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None, copies: list[Tensor]) -> None:
     group = base.param_groups[slot.group]
     stepped = [p for p in slot.parameters(base) if p.grad is not None]
     if rule.shape == "entry":
         stepped = [p for p in stepped if p in base.state]  # without state it was never stepped
     places: list[Place] = [(p, base.state.get(p, {})) for p in stepped]
+    if is_common(slot.part.penalty, rule):
+        step_in_common(copied(places, slot, base, copies), group, slot.part.penalty, rule)
+        return
     if slot.part.lazy:
         places, rule = lazily(places, group, slot.part.penalty, rule)
     rule = marked(rule, slot.part.penalty)

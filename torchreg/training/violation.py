@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 
 from torchreg.parts import Cut, any_entry, is_cut, read, whole
 from torchreg.penalties import Penalty
+from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import Scalar
 from torchreg.sums import wide
+from torchreg.training.common_step import common
 from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
 from torchreg.training.optimizer import ProxOptimizer
@@ -164,6 +166,7 @@ def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> Tensor:
     assert p.grad is not None
     w, g = wide(whole(p)), wide(whole(p.grad if p.grad.layout is torch.strided else p.grad.to_dense()))
     t = wide(step) if isinstance(step, Tensor) else step
+    t = common(t) if isinstance(t, Tensor) and takes_one_step(penalty) else t  # any step > 0 tells a stationary point
     moved = (w - penalty.prox(w - t * g, t)) / t
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
 
