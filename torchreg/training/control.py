@@ -164,6 +164,8 @@ def proximal_half(owner: Any) -> None:
     if not controlled(owner):
         prox_step(owner.base, owner.positions.slots, rule, owner.foreach)
         return
+    for p in (p for group in owner.base.param_groups for p in group["params"] if p.grad is not None):
+        owner.base.state.setdefault(p, {})  # torch.distributed.checkpoint wants a state of all or of none
     with torch.no_grad():
         for controls, slots in _by_term(owner):
             _taken(owner, controls, slots, rule)()

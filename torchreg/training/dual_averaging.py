@@ -68,10 +68,7 @@ class DualAveraging:
             if DUAL in site.state:
                 w, s, most = _tensors(site)
                 by = site.part.penalty.groups
-                if by is None:
-                    end = torch.where(w > 0, most, torch.where(w < 0, -most, s))
-                else:
-                    end = dual_groups.ends(by, w, s, most)
+                end = _ends(w, s, most) if by is None else dual_groups.ends(by, w, s, most)
                 _write(site, s=torch.where(end.isnan(), 0.0, end))
 
     def after(self, sites: Sequence[Site], shrink: Callable[[], None]) -> None:
@@ -105,7 +102,7 @@ def _step(site: Site) -> None:
     step = step if local is not None else whole_step(Cut(site.param), step)
     form = penalty.form(site.here if local is not None else whole(site.param))
     if isinstance(form, L1Form):
-        more = filled(scaled(form.l1, step), site.here)
+        more = filled(scaled(form.l1, step), site.here).to(site.here.dtype)  # amp's is a float64 number
         _make_threshold(site, more)
         _write(site, *_entries(*_tensors(site), form, step, more))
     elif isinstance(form, GroupForm):
@@ -124,10 +121,14 @@ def _entries(
     after = before + KEPT * more
     summed = (s + off) * _known(after / (before + more), 1.0)
     summed = torch.clamp(summed, -after if signed else torch.full_like(after, -math.inf), after)
-    if signed:
-        return x, summed, after
-    moved = filled(step, y) > 0
-    return torch.where(moved, x, y), torch.where(moved, summed, s), after
+    if not signed:
+        moved = filled(step, y) > 0
+        x, summed = torch.where(moved, x, y), torch.where(moved, summed, s)
+    return x, _ends(x, summed, after), after
+
+
+def _ends(w: Tensor, s: Tensor, most: Tensor) -> Tensor:
+    return torch.where(w > 0, most, torch.where(w < 0, -most, s))
 
 
 def _known(x: Tensor, otherwise: float) -> Tensor:

@@ -48,7 +48,7 @@ def step(
     born = norm_prox(s + y, most, ones, form.by) * ridge_step(step, form.l2 / 2.0)[0]
     x = torch.where(_each(form.by, lived < 0, y), born, penalty.prox(y, step))
     x = torch.where(_each(form.by, alive, y) | y.isnan(), x, 0.0)
-    return x, (s + y) * torch.nan_to_num(after / most, nan=1.0), after
+    return x, ends(form.by, x, (s + y) * torch.nan_to_num(after / most, nan=1.0), after), after
 
 
 def _mean(s: Tensor, most: Tensor) -> Tensor:
