@@ -202,6 +202,7 @@ def test_with_masters_it_is_the_rounding_of_the_float32_run(make, dtype):
     assert all(opts[0].state[p]["dense"].dtype is torch.float32 for p in half)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
 @pytest.mark.parametrize("made", ["ProxOptimizer", "attach_to"])
 def test_a_compiled_step_is_the_step(made):
     runs = []
