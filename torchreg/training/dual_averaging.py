@@ -32,6 +32,7 @@ from torchreg.training import dual_groups
 from torchreg.training.part_step import whole_step
 
 if TYPE_CHECKING:
+    from torchreg.penalties import Penalty
     from torchreg.training.control import Site
     from torchreg.training.term import Term
 
@@ -50,7 +51,7 @@ class DualAveraging:
         """Raise ValueError for a penalty whose zeros are not decided by one slope, or sums in half precision."""
         for part in term.parts:
             for name, p in part.parameters.items():
-                if not _has_one_slope(part.penalty.form(whole(p.detach()))):
+                if not _has_one_slope(part.penalty.form(_like(p))):
                     raise ValueError(
                         f"mode='dual_averaging' takes L1, alone, with L2, Weighted or NonNegative, and Group(L1), got "
                         f"{part.penalty!r} for {name!r}: only a slope that is the same wherever w > 0 can be summed. "
@@ -100,7 +101,7 @@ def _step(site: Site) -> None:
     penalty = site.part.penalty if local is None else local
     step = site.step() if by is None else site.group_step()
     step = step if local is not None else whole_step(Cut(site.param), step)
-    form = penalty.form(site.here if local is not None else whole(site.param))
+    form = penalty.form(site.here if local is not None else _like(site.param))
     if isinstance(form, L1Form):
         more = filled(scaled(form.l1, step), site.here).to(site.here.dtype)  # amp's is a float64 number
         _make_threshold(site, more)
@@ -131,12 +132,17 @@ def _ends(w: Tensor, s: Tensor, most: Tensor) -> Tensor:
     return torch.where(w > 0, most, torch.where(w < 0, -most, s))
 
 
+def _like(p: Tensor) -> Tensor:
+    """A plain tensor of the whole parameter's shape, without its memory."""
+    return here(p.detach()).new_zeros(()).expand(p.shape)
+
+
 def _known(x: Tensor, otherwise: float) -> Tensor:
     """With a number for what is not known: inf - inf, 0 / 0."""
     return torch.where(x.isnan(), otherwise, x)
 
 
-def _local(site: Site) -> object:
+def _local(site: Site) -> Penalty | None:
     """The penalty of the part that lies here, None where it needs the other processes' parts."""
     return site.part.penalty.part(Cut(site.param)) if is_cut(site.param) else site.part.penalty
 

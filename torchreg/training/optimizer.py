@@ -38,7 +38,7 @@ class ProxOptimizer(AroundBase):
 
     It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with the base, whose
     ``param_groups``, ``state`` and ``defaults`` it shares. Checkpoints of the bare base and of the wrapped one load
-    each other. Nothing is written before the base's step, and it adds no buffer of the parameters' size.
+    each other. Nothing is written before the base's step, and mode "prox" adds no buffer of the parameters' size.
 
     Args:
         base: the optimizer to wrap.
@@ -58,6 +58,10 @@ class ProxOptimizer(AroundBase):
             tells of the first, ``opt.skipped`` counts steps and parameters. It reads all gradients once and waits for
             the device at each step, and cannot be compiled or captured. A closure is called once and before the
             base's step, which then gets none. False, the default, steps as the base does, and waits for nothing.
+        mode: "prox" lets one gradient take a weight from zero; "dual_averaging" only the mean of all so far, late ones
+            counting more: under mini-batches zeros stay zero, and are those of the minimiser (L1, elastic net, their
+            weights, Group(L1)). In the state: "dual", 4 bytes an entry, and "threshold", as many or, with SGD, one
+            number. Checkpoints of both modes load each other; sums that are missing start anew.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -68,7 +72,7 @@ class ProxOptimizer(AroundBase):
         A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
         where a gradient is left on it, torch's optimizers go on moving it. An entry that has met no gradient but
         zeros has no metric yet: its step is ``lr``, in a group that of the others. With mini-batch noise zeros
-        flicker: let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
+        flicker: use "dual_averaging", or let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
 
         ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
         no longer there is refused at the next step. Of optimizers made for one term the last takes it over.
