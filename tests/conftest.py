@@ -30,3 +30,24 @@ def out(tmp_path):
 def log(tmp_path):
     """Where runs of an ablation note by themselves that they ran."""
     return tmp_path / "log of runs"
+
+
+@pytest.fixture(params=["prox", "dual_averaging", "dense copies"])
+def every_control(request, monkeypatch):
+    """Each way to decide on zeros, as the default of optimizers and terms."""
+    from controls import LargerHalf
+
+    from torchreg import ProxOptimizer, Term, attach_to
+
+    if request.param == "dense copies":
+        made = Term.__init__
+
+        def controlled(self, *args, **kwargs):
+            made(self, *args, **kwargs)
+            self.control = LargerHalf()
+
+        monkeypatch.setattr(Term, "__init__", controlled)
+    else:
+        for function in (ProxOptimizer.__init__, attach_to):
+            monkeypatch.setitem(function.__kwdefaults__, "mode", request.param)
+    return request.param

@@ -64,6 +64,7 @@ from torchreg import (
 )
 from torchreg.functional.largest_entries import keep_largest
 from torchreg.parts import Cut
+from torchreg.training import dense_copy
 
 STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}  # of float64 sums in another order, over a few steps of Adam
@@ -244,6 +245,47 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.groups,
     )
     assert wanted.zeros > 0 or kind in WITHOUT_ZEROS
+
+
+class Large:
+    """A control: entries of the dense copy above a size stay."""
+
+    def check(self, term, *, masters) -> None:
+        pass
+
+    def before(self, sites) -> None:
+        dense_copy.renew(sites)
+
+    def undo(self, sites) -> None:
+        dense_copy.take_back(sites)
+
+    def after(self, sites, shrink) -> None:
+        for site in sites:
+            z = dense_copy.dense(site)
+            dense_copy.keep(site, z.abs() > 0.1, z)
+
+
+def controlled(wrap: str, base: str, kind: str) -> None:
+    """Dual averaging and dense copies: weights and states are those of one process; states go on after a load."""
+    runs = []
+    for model, share in ((WRAPPED[wrap](), mine), (Net(), lambda batch: batch)):
+        chosen = PENALTIES["L1" if kind == "dense" else kind]
+        term = attach(chosen, weights(model))
+        term.control = Large() if kind == "dense" else None
+        mode = "prox" if kind == "dense" else "dual_averaging"
+        opt = ProxOptimizer(BASES[base](model.parameters()), term, mode=mode)
+        train(model, opt, share, range(2 * STEPS))
+        opt.load_state_dict(opt.state_dict())
+        train(model, opt, share, range(2 * STEPS, 3 * STEPS))
+        runs.append((model, term, opt))
+    (model, term, opt), (alone, lone, other) = runs
+    same_weights(model, alone)
+    assert sparsity(term).zeros == sparsity(lone).zeros > 0
+    for p, q in zip(term.parameters.values(), lone.parameters.values(), strict=True):
+        for key in ("dual", "threshold", "dense"):
+            assert (key in opt.state[p]) == (key in other.state[q])
+            if key in opt.state[p]:
+                torch.testing.assert_close(full(opt.state[p][key]), full(other.state[q][key]), **TOLERANCE)
 
 
 def in_the_loss(wrap: str, kind: str) -> None:
@@ -522,6 +564,8 @@ def checks() -> Iterator[tuple[str, Callable[[], None]]]:
         for kind in ["L1", "Weighted", "Towards", "rows", "columns", "sparse columns"]:
             yield f"{wrap}, in the loss, {kind}", lambda w=wrap, k=kind: in_the_loss(w, k)
         yield f"{wrap}, accumulated", lambda w=wrap: accumulated(w)
+        for base, kind in itertools.product(bases, ["L1", "Weighted", "rows", "columns", "dense"]):
+            yield f"{wrap}, {base}, controlled, {kind}", lambda w=wrap, b=base, k=kind: controlled(w, b, k)
     for check in (
         skipping,
         halved,

@@ -49,6 +49,7 @@ def accelerated(make, every: int, clip: float | None, autocast: bool, told: bool
 @pytest.mark.parametrize(("clip", "told"), [(None, False), (0.5, False), (0.5, True)], ids=["", "clipped", "told"])
 @pytest.mark.parametrize("every", [1, 3], ids=["", "accumulated"])
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.usefixtures("every_control")
 def test_the_weights_are_those_of_the_plain_loop(make, every, clip, told, autocast):
     wanted, lone, count = plain(make, every, clip, autocast=autocast, told=told)
     found, term, ramp = accelerated(make, every, clip, autocast, told)
@@ -58,6 +59,7 @@ def test_the_weights_are_those_of_the_plain_loop(make, every, clip, told, autoca
     assert sparsity(term) == sparsity(lone)
 
 
+@pytest.mark.usefixtures("every_control")
 def test_a_saved_run_goes_on_bit_for_bit(tmp_path):
     def run(start: int, stop: int, load: bool, save: bool):
         accelerator = accelerate.Accelerator(cpu=True)

@@ -24,6 +24,7 @@ def three() -> list[nn.Parameter]:
 
 @pytest.mark.parametrize("closure", [False, True], ids=["plain", "closure"])
 @every_recipe
+@pytest.mark.usefixtures("every_control")
 def test_the_steps_are_those_of_prox_optimizer(recipe, closure):
     wrapped, raw = three(), three()
     opt, base = ProxOptimizer(recipe.make(wrapped), L1(0.1)), recipe.make(raw)

@@ -72,6 +72,7 @@ def fit(model: Model, tmp_path, *, epochs: int = 1, ckpt=None, **options) -> L.T
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
 @pytest.mark.parametrize("every", [1, 3], ids=["", "accumulated"])
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.usefixtures("every_control")
 def test_automatic_optimisation_is_the_plain_loop(make, every, clip, tmp_path):
     wanted, lone, count = plain(make, every, clip)
     model = Model(make)
@@ -100,6 +101,7 @@ def test_clipping_that_the_penalty_is_told_of(hook, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["manual", "hook"])
+@pytest.mark.usefixtures("every_control")
 def test_manual_optimisation_and_attach_to_are_the_plain_loop(kind, tmp_path):
     wanted, lone, _ = plain(MAKES["AdamW"])
     model = Model(MAKES["AdamW"], manual=kind == "manual", hook=kind == "hook")
@@ -110,6 +112,7 @@ def test_manual_optimisation_and_attach_to_are_the_plain_loop(kind, tmp_path):
     assert sparsity(lone).zeros > 0
 
 
+@pytest.mark.usefixtures("every_control")
 def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     wanted, lone, _ = plain(MAKES["AdamW"], epochs=2)
     trainer = fit(Model(MAKES["AdamW"]), tmp_path)

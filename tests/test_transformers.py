@@ -138,6 +138,7 @@ def test_clipping_that_the_penalty_is_told_of(every, tmp_path):
         trainer(net, tmp_path, optimizers=(opt, falling(opt)), callbacks=clips).train()
 
 
+@pytest.mark.usefixtures("every_control")
 def test_a_hook_on_the_raw_optimizer_is_the_plain_loop(tmp_path):
     wanted, lone, _ = plain("AdamW")
     net = model()
@@ -166,6 +167,7 @@ def test_the_factory_builds_the_same_optimizer(base, tmp_path):
     assert sparsity(term).zeros > 0
 
 
+@pytest.mark.usefixtures("every_control")
 def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     wanted, lone, _ = plain("AdamW")
     net = model()

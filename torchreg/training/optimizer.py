@@ -9,25 +9,23 @@ import torch
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
-from torchreg.training.amp import unless_skipped
 from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
-from torchreg.training.clipping import as_clipped, forget_clipping
-from torchreg.training.common_step import Copies, copies_for
-from torchreg.training.effective_step import Metric, check_metric, rule_for
+from torchreg.training.clipping import forget_clipping
+from torchreg.training.control import Mode, around, check_controls, proximal_half
+from torchreg.training.effective_step import Metric, check_metric
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
-from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base
 from torchreg.training.rollback import Rollback
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
-_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
+_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode")
 
 
 class ProxOptimizer(AroundBase):
@@ -40,7 +38,7 @@ class ProxOptimizer(AroundBase):
 
     It is an `Optimizer`: schedulers, hooks, closures, accumulation and checkpoints work as with the base, whose
     ``param_groups``, ``state`` and ``defaults`` it shares. Checkpoints of the bare base and of the wrapped one load
-    each other. Nothing is written before the base's step, and it adds no buffer of the parameters' size.
+    each other. Nothing is written before the base's step, and mode "prox" adds no buffer of the parameters' size.
 
     Args:
         base: the optimizer to wrap.
@@ -60,6 +58,10 @@ class ProxOptimizer(AroundBase):
             tells of the first, ``opt.skipped`` counts steps and parameters. It reads all gradients once and waits for
             the device at each step, and cannot be compiled or captured. A closure is called once and before the
             base's step, which then gets none. False, the default, steps as the base does, and waits for nothing.
+        mode: "prox" lets one gradient take a weight from zero; "dual_averaging" only the mean of all so far, late ones
+            counting more: under mini-batches zeros stay zero, and are those of the minimiser (L1, elastic net, their
+            weights, Group(L1)). In the state: "dual", 4 bytes an entry, and "threshold", as many or, with SGD, one
+            number. Checkpoints of both modes load each other; sums that are missing start anew.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -70,7 +72,7 @@ class ProxOptimizer(AroundBase):
         A parameter without a gradient is not stepped by the base and not shrunk. A frozen one is not shrunk either;
         where a gradient is left on it, torch's optimizers go on moving it. An entry that has met no gradient but
         zeros has no metric yet: its step is ``lr``, in a group that of the others. With mini-batch noise zeros
-        flicker: let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
+        flicker: use "dual_averaging", or let a schedule end at 1 % of the rate, not at 0, where the threshold is 0 too.
 
         ``param_groups`` may be edited: a parameter is known by its tensor, not by its place. One that is trained and
         no longer there is refused at the next step. Of optimizers made for one term the last takes it over.
@@ -96,6 +98,7 @@ class ProxOptimizer(AroundBase):
     masters: bool
     skip_nonfinite: bool
     skipped: Skipped
+    mode: Mode = "prox"  # of what was pickled without it
 
     def __init__(
         self,
@@ -105,13 +108,15 @@ class ProxOptimizer(AroundBase):
         foreach: bool | None = None,
         masters: bool = False,
         skip_nonfinite: bool = False,
+        mode: Mode = "prox",
     ) -> None:
         refuse_base(base, ProxOptimizer, lazy=all_lazy(terms))
         joined = joined_terms(base, terms)
         check_metric(base, metric)
+        check_controls(joined, mode, masters=masters)
         if not masters:
             warn_of_half(joined)
-        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped()
+        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode
         self._restore(dict(zip(_FIELDS, fields, strict=True)))
 
     def _restore(self, fields: dict[str, Any]) -> None:
@@ -120,7 +125,6 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
-        self._before: Copies = []
         self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
         for term in self.terms:
@@ -165,8 +169,10 @@ class ProxOptimizer(AroundBase):
         return loss
 
     def _both(self, closure: Callable[[], Any] | None) -> Any:
+        return around(self, self._halves, closure)
+
+    def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
-        self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
         if closure is None:
             self.positions.refuse_sparse()
             loss = self.base.step()
@@ -181,9 +187,7 @@ class ProxOptimizer(AroundBase):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = as_clipped(rule_for(self.base, self.metric), self)
-        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach, self._before)
-        self._before = []
+        proximal_half(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
@@ -210,6 +214,7 @@ class ProxOptimizer(AroundBase):
             1
         """
         (joined,) = joined_terms(self.base, [term])
+        check_controls([joined], self.mode, masters=self.masters)
         terms = [*(t for t in self.terms if t is not joined), joined]
         self.positions, self.terms = self.positions.of(terms), terms
         joined.own(self)
