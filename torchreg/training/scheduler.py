@@ -149,6 +149,8 @@ def _check(term: Any, schedule: Any, optimizer: Any) -> None:
         raise ValueError(
             f"This term is owned by a {type(owner).__name__}, whose steps are counted; leave optimizer= out."
         )
+    if term.target is not None:
+        raise ValueError(f"{term.target!r} moves this term already, and a term takes one; thaw(term) ends a target.")
     term.alpha  # noqa: B018  raises where the term has several
 
 

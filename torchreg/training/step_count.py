@@ -22,6 +22,7 @@ class StepCount(ABC):
     """
 
     count: int
+    target = False  # whether it is a `TargetSparsity`, beside which nothing else may move a term
     _compiled = _captured = False
 
     @abstractmethod
@@ -46,6 +47,13 @@ class StepCount(ABC):
         self._captured = is_capturing()
         if not self._captured and moves(optimizer):
             self._move(self.count + 1)
+
+    def release(self) -> None:  # noqa: B027  most listen to no one
+        """Stop listening to an optimizer that does not own the term."""
+
+    def put_back(self, fields: dict[str, Any]) -> None:
+        """Be what it was, after a load that failed."""
+        vars(self).update(fields)
 
 
 def moves(optimizer: Optimizer) -> bool:
