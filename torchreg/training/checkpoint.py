@@ -47,7 +47,7 @@ def strengths(terms: list[Term]) -> list[Saved]:
             "names": list(part.parameters),
             "count": None if term.scheduler is None else term.scheduler.count,
             **({"target": term.scheduler.saved()} if term.target is not None else {}),
-            **({"frozen": True} if term.frozen else {}),
+            "frozen": term.frozen,
         }
         for term in terms
         for part in term.parts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from torchreg.parts import here, read
@@ -49,10 +48,10 @@ class TargetHistory:
 
     def records(self) -> list[TargetRecord]:
         """All of it, for which the host waits."""
-        told = read([torch.as_tensor(value) for *_, zeros, _, alpha in self._rows for value in (zeros, alpha)])
-        counts, alphas = told[::2], told[1::2]
-        rows = zip(self._rows, counts, alphas, strict=True)
-        return [TargetRecord(row[0], row[1], round(zeros) / row[3], float(alpha)) for row, zeros, alpha in rows]
+        rows = zip(
+            self._rows, _numbers([row[2] for row in self._rows]), _numbers([row[4] for row in self._rows]), strict=True
+        )
+        return [TargetRecord(row[0], row[1], zeros / row[3], alpha) for row, zeros, alpha in rows]
 
     def saved(self) -> list[tuple[int, float, int, int, float]]:
         """As plain numbers."""
@@ -62,3 +61,10 @@ class TargetHistory:
     def load(self, saved: Any) -> None:
         """Take what was saved."""
         self._rows = [tuple(row) for row in saved]
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Numbers as they are, and what 0-d tensors hold, for which the host waits once."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    held = iter(read(tensors))
+    return [next(held) if isinstance(value, Tensor) else value for value in values]

@@ -186,7 +186,7 @@ class TargetSparsity(StepCount):
         self._at(count)
         self._history.load(target["history"])
         if self._alpha is not None:
-            self._set(torch.as_tensor(alpha))
+            self._set(alpha)
         return ""
 
     def differs(self, saved: dict[str, Any] | None) -> str:
@@ -218,7 +218,8 @@ class TargetSparsity(StepCount):
         if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
             self._predict()
         if count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps):
-            self._history.add(count, self.wanted(count), self.term, 0.0 if self._alpha is None else self._alpha)
+            alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
+            self._history.add(count, self.wanted(count), self.term, alpha)
 
     def _at(self, count: int) -> None:
         """Be at a count, with what the next step does and how much it keeps."""
@@ -244,10 +245,9 @@ class TargetSparsity(StepCount):
             if any(site.stepped for site in sites):
                 self._set(predictive_alpha(sites, lambda n: share_of(share, n), horizon))
 
-    def _set(self, alpha: Tensor) -> None:
-        assert self._alpha is not None
+    def _set(self, alpha: Tensor | float) -> None:
         if isinstance(self._alpha, Tensor):
-            self._alpha.copy_(alpha)
+            self._alpha.fill_(alpha)
         else:
             self._alpha = float(alpha)
             self.term.turn(self._alpha)
