@@ -217,7 +217,8 @@ class TargetSparsity(StepCount):
         self._at(count)
         if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
             self._predict()
-        if count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps):
+        at_its_time = count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps)
+        if at_its_time and count <= self.steps:
             alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
             self._history.add(count, self.wanted(count), self.term, alpha)
 
