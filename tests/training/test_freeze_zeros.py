@@ -105,9 +105,10 @@ def test_zeros_of_now_are_those_that_the_penalty_has_made(make):
     freeze_zeros(term)  # a second time changes nothing
     thaw(term)
     assert not term.frozen
-    run(params, opt, range(14, 15))
     assert all("support" not in state for state in opt.state.values())
-    assert [int((p == 0).sum()) for p in params] != [int((~m).sum()) for m in masks]
+    run(params, opt, range(14, 17))
+    run(plain, ProxOptimizer(base, attach(L1(2.0), plain)), range(14, 17))
+    assert same(params, plain)  # the penalty acts again
 
 
 @pytest.mark.parametrize("at", [0, 1, 4])

@@ -79,7 +79,7 @@ def least(share: float, number: int) -> int:
 
 
 @pytest.mark.parametrize("scope", ["global", "parameter"])
-@pytest.mark.parametrize("share", [0.01, 0.37, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("share", [0.01, 0.9, 1.0])
 @pytest.mark.parametrize("kind", PENALTIES)
 @each_method
 def test_the_count_of_zeros_is_exact_from_the_freeze_on(method, kind, share, scope):
@@ -203,26 +203,28 @@ def test_before_the_ramp_and_after_the_freeze_nothing_is_shrunk():
     assert same(weights_of(model), weights_of(plain))
 
 
-@pytest.mark.parametrize("hook", [False, True], ids=["wrapped", "attached"])
-@pytest.mark.parametrize("kind", ["L1", "columns"])
-@each_base
+@pytest.mark.parametrize(
+    ("make", "kind", "hook"),
+    [("AdamW", "columns", False), ("SGD", "L1", True), ("plain SGD", "L1", False)],
+)
 @each_method
 def test_a_run_goes_on_to_the_bit_after_a_load_at_any_step(method, make, kind, hook):
     def fresh():
         model = net()
         term = attach(PENALTIES[kind], model)
-        base = make(model.parameters())
+        base = BASES[make](model.parameters())
         opt = base if hook else ProxOptimizer(base, term)
         if hook:
             attach_to(base, term)
-        return model, opt, TargetSparsity(term, 0.8, steps=STEPS, method=method)
+        every = 3 if method == "feedback" else None
+        return model, opt, TargetSparsity(term, 0.8, steps=STEPS, method=method, every=every)
 
     whole, opt, target = fresh()
     states = {}
     for k in range(STEPS):
         states[k] = through_disk({"model": whole.state_dict(), "opt": opt.state_dict()})
         train(whole, opt, range(k, k + 1))
-    for at in (0, 1, 2, 7, 12, 14, 15, 16, 17, 19):
+    for at in (0, 1, 7, 15, 16, 17):
         model, opt, again = fresh()
         model.load_state_dict(states[at]["model"])
         opt.load_state_dict(states[at]["opt"])

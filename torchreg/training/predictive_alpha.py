@@ -57,7 +57,7 @@ class _Asked:
     """A parameter, from where and how far its proximal step goes in the steps to come."""
 
     def __init__(self, site: Site, horizon: int) -> None:
-        penalty, w = site.part.penalty, widened(site.here)
+        penalty, w = site.part.penalty, widened(part_of_state(site.state).get("master", site.here))
         self.units = Units(site.param, penalty.groups)
         alive = self.units.spread(self.units.sizes(w.abs()) > 0, w)
         step = filled(site.step(), w)
