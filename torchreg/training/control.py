@@ -16,6 +16,7 @@ from torchreg.training.amp import unless_skipped
 from torchreg.training.clipping import as_clipped
 from torchreg.training.dual_averaging import DualAveraging
 from torchreg.training.effective_step import rule_for
+from torchreg.training.group_steps import marked
 from torchreg.training.param_positions import Slot
 from torchreg.training.part_step import part_of_step
 from torchreg.training.proximal_step import prox_step
@@ -66,6 +67,10 @@ class Site:
         """The effective step of the entries that lie here, a number or a new tensor; 0 in a skipped step."""
         return part_of_step(self.param, self.state, self.group, self.rule)
 
+    def group_step(self) -> Scalar:
+        """`step` with a minus before entries without a gradient, for `torchreg.training.group_steps.settled`."""
+        return part_of_step(self.param, self.state, self.group, marked(self.rule, self.part.penalty))
+
 
 class Control(Protocol):
     """What a term's parameters take in place of the plain proximal step; assigned to ``term.control``.
@@ -113,10 +118,12 @@ def around(owner: Any, run: Callable[[Any], Any], closure: Any) -> Any:
     if torch.compiler.is_compiling():
         return run(closure)
     try:
-        return run(closure)
+        result = run(closure)
     except BaseException:
         give_up(owner)
         raise
+    done(owner)
+    return result
 
 
 def controlled(owner: Any) -> bool:
@@ -125,39 +132,45 @@ def controlled(owner: Any) -> bool:
 
 
 def begin(owner: Any) -> None:
-    """Before the base's step; a step that was begun and broke off before is undone."""
+    """Before the base's step; one that was begun and broke off before, in a hook's optimizer, is undone."""
     if not controlled(owner):
         return
     if getattr(owner, _BEGUN, False):
         give_up(owner)
-    with torch.no_grad():
-        for controls, slots in _by_term(owner):
-            for control in controls:
-                control.before(_sites(owner, slots, _rule(owner), stepped=False))
+    _each(owner, "before")
     if not torch.compiler.is_compiling():
         setattr(owner, _BEGUN, True)
 
 
+def done(owner: Any) -> None:
+    """After both halves of a step."""
+    if getattr(owner, _BEGUN, False):
+        setattr(owner, _BEGUN, False)
+
+
 def give_up(owner: Any) -> None:
     """After a step that raised."""
-    with torch.no_grad():
-        for controls, slots in _by_term(owner):
-            for control in controls:
-                control.undo(_sites(owner, slots, _rule(owner), stepped=False))
-    setattr(owner, _BEGUN, False)
+    _each(owner, "undo")
+    done(owner)
+
+
+@torch.no_grad()
+def _each(owner: Any, do: str) -> None:
+    rule = rule_for(owner.base, owner.metric)
+    for controls, slots in _by_term(owner):
+        for control in controls:
+            getattr(control, do)(_sites(owner, slots, rule, stepped=False))
 
 
 def proximal_half(owner: Any) -> None:
     """The proximal half of a step, for the parameters that the base has just stepped."""
-    rule = unless_skipped(as_clipped(_rule(owner), owner), owner.base)
+    rule = unless_skipped(as_clipped(rule_for(owner.base, owner.metric), owner), owner.base)
     if not controlled(owner):
         prox_step(owner.base, owner.positions.slots, rule, owner.foreach)
         return
     with torch.no_grad():
         for controls, slots in _by_term(owner):
             _taken(owner, controls, slots, rule)()
-    if not torch.compiler.is_compiling():
-        setattr(owner, _BEGUN, False)
 
 
 def _taken(owner: Any, controls: list[Control], slots: list[Slot], rule: StepRule) -> Callable[[], None]:
@@ -181,14 +194,10 @@ def _of_term(term: Term, mode: Mode) -> list[Control]:
     return [*([] if term.control is None else [term.control]), *([] if mode == "prox" else [DualAveraging()])]
 
 
-def _rule(owner: Any) -> StepRule:
-    return rule_for(owner.base, owner.metric)
-
-
 def sites_of(owner: Any, term: Term) -> list[Site]:
     """The sites of a term between two steps, those marked that have a state."""
     slots = [slot for slot in owner.positions.slots if any(slot.part is part for part in term.parts)]
-    return _sites(owner, slots, _rule(owner), stepped=False)
+    return _sites(owner, slots, rule_for(owner.base, owner.metric), stepped=False)
 
 
 def _sites(owner: Any, slots: Sequence[Slot], rule: StepRule, *, stepped: bool) -> list[Site]:

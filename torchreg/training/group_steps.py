@@ -34,7 +34,7 @@ def marked(rule: StepRule, penalty: Penalty) -> StepRule:
 
 def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
     """The penalty's proximal map in place, at the steps of a `marked` rule."""
-    penalty.prox_(tensors, [_settled(penalty, p, t) for p, t in zip(tensors, steps, strict=True)])
+    penalty.prox_(tensors, [settled(penalty, p, t) for p, t in zip(tensors, steps, strict=True)])
 
 
 def _negated(step: Scalar, unmet: Tensor) -> Scalar:
@@ -47,7 +47,8 @@ def _may(told: Callable[[], Tensor]) -> bool:
     return answer is None or answer.device.type != "cpu" or bool(answer)
 
 
-def _settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
+def settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
+    """A step of a `marked` rule with a step for the entries that have met no gradient: that of their group."""
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step

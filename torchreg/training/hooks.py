@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
-from torchreg.training.control import Mode, begin, check_controls, proximal_half
+from torchreg.training.control import Mode, begin, check_controls, done, proximal_half
 from torchreg.training.effective_step import Metric, check_metric
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.rollback import Rollback
@@ -88,6 +88,7 @@ class Attachment:
         """The hook: what `ProxOptimizer` does after the base's step."""
         self.positions.refuse_sparse()
         self.prox()
+        done(self)
         for term in self.terms:
             term.stepped(optimizer)
 
