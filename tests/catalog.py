@@ -15,15 +15,26 @@ from torchreg import (
     L1L2,
     L2,
     MCP,
+    NM,
     SCAD,
+    SLOPE,
+    Box,
     Group,
+    Groups,
+    L1Ball,
+    L2Ball,
     LHalf,
+    LInf,
     LogSum,
     LTwoThirds,
+    MaxNorm,
     NonNegative,
     Penalty,
     Separable,
+    Simplex,
+    TopK,
     Towards,
+    UnitNorm,
     Weighted,
     columns,
     filters,
@@ -88,6 +99,11 @@ class Case:
         conjugate: its conjugate is known.
         spares: some entries have weight 0, so no alpha sends all to zero.
         slope: it has a kink at its centre, so that a finite alpha gives zero.
+        constraint: it is 0 or infinite, and has no strength.
+        smooth: it has a gradient where no entry is at its centre.
+        form: solvers know it exactly, if it is convex, and not by its prox alone.
+        inside: a point that fulfils a constraint, if 0 does not.
+        coupled: its entries, or groups, are compared, so that one decides over others.
     """
 
     id: str
@@ -98,10 +114,17 @@ class Case:
     conjugate: bool = True
     spares: bool = False
     slope: bool = True
+    constraint: bool = False
+    smooth: bool = True
+    form: bool = True
+    inside: Callable[[], Tensor] | None = None
+    coupled: bool = False
 
     @property
     def centre(self) -> Tensor:
         """Where the penalty is zero."""
+        if self.inside is not None:
+            return self.inside()
         return getattr(self.make(), "reference", torch.zeros(self.shape, dtype=torch.float64))
 
 
@@ -113,8 +136,17 @@ def _rows(name: str, make: Callable[[], Penalty], **flags: bool) -> Case:
     return Case(name, make, shape=(5, 3), **flags)
 
 
+def _one_hot(by: Groups, radius: float) -> Callable[[], Tensor]:
+    """The radius at the first entry of each group of 5 x 3 entries, and 0 elsewhere."""
+    places = torch.arange(15.0, dtype=torch.float64).reshape(5, 3)
+    first = by.expand(by.extreme(places, largest=False), places)
+    return lambda: radius * (places == first).double()
+
+
 _CONCAVE = {"convex": False, "conjugate": False}
 _FLAT = {"slope": False}
+_ORDER = {"smooth": False, "form": False}
+_BOUND = {"slope": False, "constraint": True, **_ORDER}
 INF = math.inf
 MASK = torch.tensor([0.0, INF, 1.0, 0.5, 2.0, 0.0, INF, 1.0, 3.0], dtype=torch.float64)
 SOFT_MASK = torch.tensor([0.2, 3.0, 1.0, 0.5, 2.0, 0.7, 4.0, 1.0, 3.0], dtype=torch.float64)
@@ -123,6 +155,7 @@ REFERENCE = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.1, -0.2, 1.5, -3.0, 0.7], dtype
 REFERENCE_ROWS = torch.linspace(-1.0, 2.0, 15, dtype=torch.float64).reshape(5, 3)
 ENTRY_LABELS = torch.tensor([[0, 1, 2], [1, 1, 0], [2, 0, 1], [4, 4, 2], [0, 4, 2]])  # group 3 is empty
 SLICE_LABELS = torch.tensor([0, 0, 2, 1, 2])
+FALLING = torch.linspace(3.0, 0.0, 15, dtype=torch.float64)
 
 PLAIN = [
     _entry("L1", lambda: L1(0.4)),
@@ -216,5 +249,61 @@ SUMS = [
     _rows("Group MCP + L1", lambda: Group(MCP(0.7, 2.5), by=rows) + L1(0.3), **_CONCAVE),
     _rows("Group L1L2 + L1", lambda: Group(L1L2(0.6, 0.4), by=rows) + L1(0.4)),
 ]
+ORDERED = [
+    _rows("LInf", lambda: LInf(0.9), **_ORDER),
+    _rows("LInf rows", lambda: LInf(0.5, by=rows), **_ORDER),
+    _rows("LInf columns", lambda: LInf(0.5, by=columns), **_ORDER),
+    _rows("LInf labels of entries", lambda: LInf(0.5, by=labels(ENTRY_LABELS)), **_ORDER),
+    Case("LInf filters", lambda: LInf(0.5, by=filters), shape=(4, 2, 3), **_ORDER),
+    _rows("SLOPE", lambda: SLOPE(0.2), **_ORDER),
+    _rows("SLOPE of own weights", lambda: SLOPE(0.3, FALLING), **_ORDER),
+    _rows("SLOPE of a single weight", lambda: SLOPE(0.9, (FALLING > 2.9).double()), **_ORDER),
+    _rows("NonNegative LInf", lambda: NonNegative(LInf(0.5, by=rows)), **_ORDER),
+    _rows("NonNegative SLOPE", lambda: NonNegative(SLOPE(0.2)), **_ORDER),
+    _rows("SLOPE + L2", lambda: SLOPE(0.2) + L2(0.8), **_ORDER),
+    _rows("Towards SLOPE", lambda: Towards(SLOPE(0.2), REFERENCE_ROWS), **_ORDER),
+]
+BOUNDED = [
+    _entry("Box", lambda: Box(-1.0, 0.7), **_BOUND),
+    _entry("Box, one-sided", lambda: Box(-INF, 0.7), **_BOUND),
+    _entry("Box of tensors", lambda: Box(-SOFT_MASK, MASK), **_BOUND),
+    _rows("Simplex", lambda: Simplex(1.3), inside=_one_hot(whole, 1.3), **_BOUND),
+    _rows("Simplex rows", lambda: Simplex(by=rows), inside=_one_hot(rows, 1.0), **_BOUND),
+    _rows("L1Ball", lambda: L1Ball(2.5), **_BOUND),
+    _rows("L1Ball columns", lambda: L1Ball(2.5, by=columns), **_BOUND),
+    _rows("L1Ball labels of entries", lambda: L1Ball(1.5, by=labels(ENTRY_LABELS)), **_BOUND),
+    _rows("L2Ball", lambda: L2Ball(2.5), **_BOUND),
+    _rows("MaxNorm", lambda: MaxNorm(1.5), **_BOUND),
+    _rows("MaxNorm labels of slices", lambda: MaxNorm(1.5, by=labels(SLICE_LABELS)), **_BOUND),
+    _rows("UnitNorm", UnitNorm, inside=_one_hot(rows, 1.0), **{**_BOUND, **_CONCAVE}),
+    _rows(
+        "UnitNorm labels of entries",
+        lambda: UnitNorm(by=labels(ENTRY_LABELS)),
+        inside=_one_hot(labels(ENTRY_LABELS), 1.0),
+        **{**_BOUND, **_CONCAVE},
+    ),
+    _rows("NonNegative L1Ball", lambda: NonNegative(L1Ball(2.5)), **{**_BOUND, "conjugate": False}),
+    _rows("NonNegative MaxNorm", lambda: NonNegative(MaxNorm(1.5)), **{**_BOUND, "conjugate": False}),
+    _rows("Towards L2Ball", lambda: Towards(L2Ball(1.5), REFERENCE_ROWS), **_BOUND),
+]
+BOUNDED_SUMS = [
+    _rows("L1 + L2Ball", lambda: L1(1.0) + L2Ball(2.5), conjugate=False, slope=False, **_ORDER),
+    _rows("MaxNorm + L1", lambda: MaxNorm(1.5) + L1(1.0), conjugate=False, slope=False, **_ORDER),
+]
+_COUNT = {**_CONCAVE, **_FLAT, "constraint": True, "coupled": True}
+COUNTED = [
+    Case("TopK", lambda: TopK(4), **_COUNT),
+    Case("TopK of a share", lambda: TopK(0.4), shape=(5, 3), **_COUNT),
+    Case("NM", lambda: NM(1, 3), shape=(4, 6), **_COUNT),
+    Case("NM of kernels", lambda: NM(1, 2), shape=(3, 4, 2), **_COUNT),
+    _rows("Group TopK", lambda: Group(TopK(2), by=rows), **_COUNT),
+    _rows("Group TopK columns", lambda: Group(TopK(0.4), by=columns), **_COUNT),
+    _rows("Group TopK labels", lambda: Group(TopK(2), by=labels(ENTRY_LABELS)), **_COUNT),
+    Case("Group NM", lambda: Group(NM(1, 2), by=rows), shape=(4, 3), **_COUNT),
+    Case("NonNegative TopK", lambda: NonNegative(TopK(4)), **_COUNT),
+    Case("Towards TopK", lambda: Towards(TopK(4), REFERENCE), **_COUNT),
+    Case("TopK + L2", lambda: TopK(4) + L2(1.0), coupled=True, **_CONCAVE, **_FLAT),
+    _rows("Group TopK + L1", lambda: Group(TopK(2), by=rows) + L1(1.0), coupled=True, **_CONCAVE),
+]
 UNCENTRED = [_entry("Towards L1 + L2", lambda: Towards(L1(0.4), REFERENCE) + L2(0.6))]  # never zero
-CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS]
+CATALOG = [*PLAIN, *WEIGHTED, *CONSTRAINED, *GROUPED, *MOVED, *SUMS, *ORDERED, *BOUNDED, *BOUNDED_SUMS, *COUNTED]

@@ -117,6 +117,9 @@ def moves(case: Case, w: Tensor, p: Tensor, step: float | Tensor) -> Tensor:
         rivals += [p + noise, torch.where(sparse, p + noise, p), torch.where(sparse, p, centre) + 0.0]
     us = torch.cat(rivals)
     us = torch.where(torch.as_tensor(step, dtype=F64) == 0, w, us)
+    if case.constraint:  # rivals that keep it: others are infinite
+        moving = (torch.as_tensor(step, dtype=F64).broadcast_to(w.shape) > 0).double()
+        us = torch.cat([us, torch.vmap(lambda u: case.make().prox(u, moving))(us)])
     return torch.cat([us, us.clamp(min=0.0)]) if "NonNegative" in case.id else us
 
 

@@ -37,11 +37,13 @@ from torchreg import (
     L1L2,
     L2,
     MCP,
+    NM,
     Group,
     NonNegative,
     Penalty,
     PenaltyScheduler,
     ProxOptimizer,
+    TopK,
     Towards,
     Weighted,
     alpha_max,
@@ -126,6 +128,14 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
     "own": Largest(ALPHA),
+    "TopK": TopK(0.3),
+    "TopK + L1": TopK(0.5) + L1(ALPHA),
+    "TopK of rows": Group(TopK(2), by=rows),
+    "TopK of columns": Group(TopK(0.5), by=columns),
+    "NonNegative TopK": NonNegative(TopK(9)),
+    "Towards TopK": lambda name, p: Towards(TopK(9), p),
+    "NM": lambda name, p: NM(1, {2: 2, 28: 4, 5: 5, 7: 7, 6: 3, 8: 4}[p.shape[1]]),
+    "NM of rows": lambda name, p: Group(NM(1, len(p)), by=rows),
 }
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
@@ -215,7 +225,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns")
+    assert wanted.zeros > 0 or kind in ("own", "whole", "labels") or kind.startswith("Towards")
 
 
 def in_the_loss(wrap: str, kind: str) -> None:
@@ -420,7 +430,9 @@ def untouched() -> None:
     w = drawn(torch.empty(5, 7), 1) + 0.5
     idle = torch.tensor([True, False, True, False, True])
     for placement in (Shard(0), Shard(1), Replicate()):
-        for kind, lazy, base in itertools.product(("L1", "rows", "columns", "Weighted", "own"), (False, True), BASES):
+        for kind, lazy, base in itertools.product(
+            ("L1", "rows", "columns", "Weighted", "own", "TopK"), (False, True), BASES
+        ):
             results = []
             for p in (nn.Parameter(distribute_tensor(w.clone(), mesh, [placement])), nn.Parameter(w.clone())):
                 chosen = PENALTIES[kind]
@@ -434,6 +446,8 @@ def untouched() -> None:
             torch.testing.assert_close(*results, **TOLERANCE, msg=lambda m, k=kind: f"{k}: {m}")
             if lazy and kind != "own":  # whose prox takes one step for all
                 assert torch.equal(results[0][idle], w[idle])
+            elif base == "Adam" and kind == "TopK":  # the others are more than it keeps
+                assert not results[0][idle].any()
             elif base == "Adam" and kind != "own":
                 assert float((results[0][idle] - w[idle]).abs().max()) < 0.1
 
@@ -448,7 +462,7 @@ def crossed() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
 
-    for kind in ("L1", "Weighted", "rows", "columns", "sparse columns", "own"):
+    for kind in ("L1", "Weighted", "rows", "columns", "sparse columns", "own", "TopK", "TopK of rows"):
         results = []
         for cut in (True, False):
             model = small()

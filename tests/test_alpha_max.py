@@ -24,7 +24,7 @@ def _left(case, penalty, grad, step, alpha):
     return int(((p != case.centre) & ~free).sum())
 
 
-@every()
+@every(constraint=False)
 @loop("seed", [0, 1])
 @loop("with_step", [True, False])
 def test_alpha_max_is_tight(case, seed, with_step):
@@ -57,7 +57,7 @@ def test_a_closed_form_equals_the_bisection_of_the_base_class(case):
     assert torch.allclose(penalty.alpha_max(grad, STEP), Penalty.alpha_max(penalty, grad, STEP), rtol=1e-9, atol=0.0)
 
 
-@every()
+@every(constraint=False)
 def test_alpha_max_is_homogeneous_in_the_gradient_and_zero_at_zero(case):
     penalty, grad = case.make(), normal(case.shape)
     step = None if case.slope else STEP

@@ -1,6 +1,7 @@
 """Derivatives of value and prox equal finite differences; vmap equals a loop."""
 
 import torch
+from catalog import Case
 from helpers import F64, STEPS, every, loop, normal
 
 from torchreg import Penalty
@@ -14,6 +15,11 @@ def gradcheck(function, *inputs, fast=False):
     )
 
 
+def at(case: Case, alpha: torch.Tensor | float) -> Penalty:
+    """The penalty of this strength; a constraint, which has none, as it is."""
+    return case.make() if case.constraint else case.make().with_alpha(alpha)
+
+
 def _alpha(penalty: Penalty) -> torch.Tensor:
     return torch.tensor(float(penalty.alpha) * 1.01, dtype=F64)
 
@@ -25,7 +31,7 @@ def test_gradient_of_value_equals_finite_differences(case):
     kept = w != case.centre  # differences across a kink or a constraint are none
 
     def value(x, alpha):
-        return penalty.with_alpha(alpha).value(torch.where(kept, x, w))
+        return at(case, alpha).value(torch.where(kept, x, w))
 
     assert gradcheck(value, w, _alpha(penalty))
 
@@ -36,7 +42,7 @@ def test_gradient_of_prox_equals_finite_differences(case, step):
     penalty, w = case.make(), normal(case.shape)
 
     def prox(x, alpha, t):
-        return penalty.with_alpha(alpha).prox(x, t)
+        return at(case, alpha).prox(x, t)
 
     assert gradcheck(prox, w, _alpha(penalty), torch.tensor(step, dtype=F64))
 
@@ -47,7 +53,7 @@ def test_gradient_of_prox_in_a_metric_equals_finite_differences(case, seed):
     penalty, w, t = case.make(), normal(case.shape, seed), 2.0 * STEPS["adaptive"](case.shape)
 
     def prox(x, alpha, step):
-        return penalty.with_alpha(alpha).prox(x, step)
+        return at(case, alpha).prox(x, step)
 
     assert gradcheck(prox, w, _alpha(penalty), t, fast=True)  # one random direction
 
@@ -56,12 +62,12 @@ def test_gradient_of_prox_in_a_metric_equals_finite_differences(case, seed):
 @loop("step", ["zero", "one", "huge", "endless", "zero, huge, endless"])
 def test_gradients_are_finite_at_zero_at_nothing_and_at_the_end(case, step):
     """Where derivatives do not exist they still are numbers: one NaN would poison a whole model."""
-    penalty, alpha = case.make(), _alpha(case.make()).requires_grad_()
+    alpha = _alpha(case.make()).requires_grad_()
     t = torch.as_tensor(STEPS[step](case.shape), dtype=F64)
     w = normal(case.shape)
     w[:2] = 0.0
     w.requires_grad_()
-    penalty.with_alpha(alpha).prox(w, t).sum().backward()
+    at(case, alpha).prox(w, t).sum().backward()
     assert w.grad.isfinite().all()
     if t.isfinite().all():  # alpha * step has no derivative at an endless step
         assert alpha.grad is None or alpha.grad.isfinite()
@@ -70,17 +76,17 @@ def test_gradients_are_finite_at_zero_at_nothing_and_at_the_end(case, step):
 @every()
 @loop("step", ["zero", "past gamma", "zero, huge, endless"])
 def test_vmap_over_w_and_alpha_equals_a_loop(case, step):
-    penalty, t = case.make(), STEPS[step](case.shape)
+    t = STEPS[step](case.shape)
     ws = torch.stack([normal(case.shape, s) for s in range(5)])
     alphas = torch.tensor([0.0, 0.05, 0.4, 1.0, 3.0], dtype=F64)
 
     def both(w, alpha):
-        strong = penalty.with_alpha(alpha)
+        strong = at(case, alpha)
         return strong.value(w), strong.prox(w, t)
 
     values, proxes = torch.vmap(both)(ws, alphas)
     for i, (w, alpha) in enumerate(zip(ws, alphas.tolist(), strict=True)):
-        strong = penalty.with_alpha(alpha)
+        strong = at(case, alpha)
         assert torch.allclose(values[i], strong.value(w), rtol=1e-13, atol=1e-14, equal_nan=True)
         # 1e-9: radial_prox bisects a multiplier, so its last digits depend on the order of sums
         assert torch.allclose(proxes[i], strong.prox(w, t), rtol=1e-9, atol=1e-12)

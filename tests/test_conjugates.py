@@ -45,7 +45,7 @@ def test_conjugate_at_zero_is_zero_and_supports_vmap(case):
     assert torch.allclose(torch.vmap(penalty.conjugate)(vs), torch.stack([penalty.conjugate(v) for v in vs]))
 
 
-@every(conjugate=True)
+@every(conjugate=True, constraint=False)
 def test_conjugate_of_alpha_zero_is_finite_at_zero_alone(case):
     penalty = case.make().with_alpha(0.0)
     assert float(penalty.conjugate(torch.zeros(case.shape, dtype=F64))) == 0.0

@@ -22,7 +22,7 @@ def test_prox_beats_every_rival(case, step):
     assert float(ours - best) <= ROUNDING * (1.0 + float(best.abs()))
 
 
-@every()
+@every(smooth=True)
 @each_step(*FINITE_STEPS)
 def test_prox_is_stationary_where_the_penalty_is_smooth(case, step):
     """Where u is not at the centre, ``grad R(u) + (u - w) / step = 0``."""
@@ -91,7 +91,7 @@ def test_an_endless_step_reaches_a_minimiser_of_the_penalty(case):
     assert float(penalty.value(penalty.prox(normal(case.shape), float("inf")))) == 0.0
 
 
-@every()
+@every(constraint=False)
 def test_alpha_zero_shrinks_nothing(case):
     """But for entries that an infinite weight or a constraint forces to the centre."""
     penalty, w = case.make().with_alpha(0.0), normal(case.shape)

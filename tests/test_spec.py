@@ -58,7 +58,7 @@ def test_numbers_of_any_kind_are_one_number():
     assert MCP(1, 3) == MCP(1.0, 3.0)
 
 
-@every()
+@every(constraint=False)
 def test_with_alpha_is_a_new_object_and_changes_nothing(case):
     penalty = case.make()
     before, w = penalty.spec(), normal(case.shape).abs()
@@ -71,7 +71,7 @@ def test_with_alpha_is_a_new_object_and_changes_nothing(case):
     assert torch.allclose(stronger.with_alpha(penalty.alpha).prox(w, 0.7), penalty.prox(w, 0.7), rtol=0, atol=0)
 
 
-@every()
+@every(constraint=False)
 def test_alpha_can_be_a_tensor(case):
     penalty, w = case.make(), normal(case.shape).abs()
     as_tensor = penalty.with_alpha(torch.tensor(float(penalty.alpha), dtype=torch.float64))

@@ -116,9 +116,13 @@ def _differentiates(w: Tensor) -> bool:
 
 
 def _splits(w: Tensor) -> bool:
-    large = w.device.type == "cpu" and w.numel() > LONG and w.is_contiguous()
+    return w.numel() > LONG and w.is_contiguous() and asks_freely(w)
+
+
+def asks_freely(w: Tensor) -> bool:
+    """Whether the host may look at values at no price: on the CPU, outside compiled code and transforms."""
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return large and not transformed
+    return w.device.type == "cpu" and not transformed
 
 
 def _gather(sums: Iterable[Tensor], w: Tensor) -> Tensor:

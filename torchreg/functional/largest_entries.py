@@ -6,7 +6,6 @@ exactly, also where it is found by bisection: over processes that each hold a pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -33,12 +32,15 @@ def metric_size(w: Tensor, step: Scalar) -> Tensor:
     return torch.where((size == 0) | size.isinf(), size, size * filled(step, size).rsqrt())
 
 
-def whole_part(share: float, n: int) -> int:
-    """How many of n entries are at most a share of them, of which the decimal digits count: 29 are 0.29 of 100.
+def decimal_ratio(share: float) -> tuple[int, int]:
+    """A share as the ratio of whole numbers that its decimal digits say: 0.29 as 29 / 100, which in binary is less."""
+    return Fraction(repr(float(share))).as_integer_ratio()
 
-    The rest are ``ceil((1 - share) * n)``. In binary, ``0.29 * 100`` is below 29.
-    """
-    return math.floor(Fraction(repr(float(share))) * n)
+
+def whole_part(share: float, n: int) -> int:
+    """How many of n entries are at most a share of them, by its `decimal_ratio`: 29 are 0.29 of 100."""
+    above, below = decimal_ratio(share)
+    return n * above // below
 
 
 def keep_largest(scores: Sequence[Tensor], k: int | Tensor, cuts: Sequence[Cut | None] = ()) -> list[Tensor]:

@@ -1,22 +1,26 @@
-"""Group penalties: a separable penalty of the norm of each group, so that groups vanish whole."""
+"""Group penalties: a penalty of the norm of each group, or a bound on their number, so that groups vanish whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from torchreg.groups import Groups
+from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
+from torchreg.penalties.cardinality import Cardinality, projected, value_of_groups
 from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
+from torchreg.penalties.spec import short
 from torchreg.penalties.weighted import Weighing, check_device, factors_for
 from torchreg.pieces import LONG, row_blocks
 from torchreg.shrinkage import Scalar, filled, moves, ridge_step
-from torchreg.sums import narrowed, wide_dtype, widened
+from torchreg.sums import narrowed, refuse_unreal, wide_dtype, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,18 +31,20 @@ class Group(Penalty):
     for a group, ``prox`` scales it: ``w_g * shrink(||w_g||) / ||w_g||``. With a step per entry
     (an adaptive optimizer's) it solves the exact problem in that metric.
 
+    With `TopK` or `NM` it keeps so many groups: in a proximal step those with the largest ``sum w_i^2 / step_i``.
+
     By default a group's strength is ``alpha * sqrt(group size)``, the usual choice; celer and
     skglm use weights=1.0.
 
     Args:
-        penalty: a separable penalty of the norm, such as ``L1(alpha)`` or ``MCP(alpha)``.
+        penalty: a separable penalty of the norm, such as ``L1(alpha)`` or ``MCP(alpha)``, or ``TopK`` or ``NM``.
         by: ``rows``, ``columns``, ``filters``, ``whole`` or ``labels(index)``.
         weights: factors on alpha, >= 0: None for sqrt(group size), a number, or one per group;
-            0 leaves a group unpenalised, inf forces it to zero.
+            0 leaves a group unpenalised, inf forces it to zero. TopK and NM take none.
 
     Raises:
-        TypeError: if ``penalty`` is not separable or ``by`` is no grouper.
-        ValueError: if a weight is negative or NaN; at attach, if the groups do not fit.
+        TypeError: if ``penalty`` is not separable, TopK or NM, or ``by`` is no grouper.
+        ValueError: if a weight is negative or NaN, or given to TopK or NM; at attach, if the groups do not fit.
 
     Source:
         Yuan and Lin, JRSS B 68, 2006; in a diagonal metric: Deleu and Bengio, arXiv 2102.03869.
@@ -52,19 +58,24 @@ class Group(Penalty):
                 [ 0.0000,  0.0000]])
     """
 
-    penalty: Separable
+    penalty: Separable | Cardinality
     by: Groups
     weights: Tensor | float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.penalty, Separable):
+        if not isinstance(self.penalty, (Separable, Cardinality)):
             raise TypeError(
-                f"Group takes a separable penalty of the norm, such as L1 or MCP, got {self.penalty!r}; write "
-                "NonNegative(Group(...)), Towards(Group(...), reference), Group(..., weights=...), or "
+                f"Group takes a separable penalty of the norm, such as L1 or MCP, or TopK or NM, got {self.penalty!r}; "
+                "write NonNegative(Group(...)), Towards(Group(...), reference), Group(..., weights=...), or "
                 "Group(L1(a), by) + L1(b) for the sparse group lasso."
             )
         if not isinstance(self.by, Groups):
             raise TypeError(f"Group needs by=rows, columns, filters, whole or labels(index), got {self.by!r}.")
+        if isinstance(self.penalty, Cardinality) and self.weights is not None:
+            raise ValueError(
+                f"Group({self.penalty!r}) compares what zeroing a group costs, which no weight changes, got weights="
+                f"{short(self.weights)}; leave weights out."
+            )
         if isinstance(self.weights, Tensor) and self.weights.dim() > 1:
             raise ValueError(f"Group needs one weight per group, shape (groups,), got {tuple(self.weights.shape)}.")
         if self.weights is not None:
@@ -90,21 +101,39 @@ class Group(Penalty):
         return True
 
     @property
+    def several(self) -> tuple[Penalty, ...]:
+        return self.penalty.several
+
+    @property
     def groups(self) -> Groups | None:
         return self.by
 
     @property
     def grain(self) -> Grain:
-        return "row" if self.by.by_row and not isinstance(self.weights, Tensor) else "tensor"
+        alone = self.penalty.grain == "entry" and not isinstance(self.weights, Tensor)
+        return "row" if self.by.by_row and alone else "tensor"
+
+    def part(self, cut: Cut) -> Penalty | None:
+        if not isinstance(self.penalty, Cardinality) or not (self.by.by_row and cut.keeps_rows):
+            return super().part(cut)
+        inner = self.penalty.among(cut, self.by.count(cut.like))
+        return None if inner is None else self.replaced(penalty=inner)
 
     def _factors(self, w: Tensor) -> Scalar:
         return self.by.sizes(w) ** 0.5 if self.weights is None else self.weights
 
+    def _weighing(self, factors: Scalar) -> Weighing:
+        return Weighing(cast(Separable, self.penalty), factors)
+
     def value(self, w: Tensor) -> Tensor:
-        weighing = Weighing(self.penalty, self._factors(w))
+        if isinstance(self.penalty, Cardinality):
+            return value_of_groups(w, self.penalty, self.by)
+        weighing = self._weighing(self._factors(w))
         return weighing.value(self.by.norms(w)).to(wide_dtype(w))
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        if isinstance(self.penalty, Cardinality):
+            return projected(w, step, self.penalty, self.by)
         x = widened(w)
         if not w.numel():
             return w.clone()
@@ -117,14 +146,14 @@ class Group(Penalty):
 
     def _scale(self, norms: Tensor, factors: Scalar, step: Scalar) -> Tensor:
         """What each group is multiplied by; a group whose norm is NaN stays as it is."""
-        shrunk = Weighing(self.penalty, factors).shrink(norms, step)
+        shrunk = self._weighing(factors).shrink(norms, step)
         known, one = (norms > 0) & norms.isfinite(), torch.ones_like(norms)
         unknown = torch.where(moves(step) & (norms == 0), torch.zeros_like(norms), one)
         return torch.where(known, shrunk / torch.where(known, norms, one), unknown)
 
     def _metric_prox(self, x: Tensor, step: Tensor, *, until_still: bool = False) -> Tensor:
         per_group = x.new_zeros(self.by.count(x))
-        weighing = Weighing(self.penalty, self._factors(x))
+        weighing = self._weighing(self._factors(x))
         form = weighing.penalty.form(per_group)
         if isinstance(form, L1Form):
             rest: Scalar = step
@@ -141,6 +170,9 @@ class Group(Penalty):
         return torch.where(pinned, torch.zeros_like(x), result)
 
     def prox_(self, tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> None:
+        if isinstance(self.penalty, Cardinality):
+            super().prox_(tensors, steps)
+            return
         with torch.no_grad():
             for w, step in zip(tensors, steps, strict=True):
                 if not w.numel():
@@ -173,8 +205,10 @@ class Group(Penalty):
         return Penalty.alpha_max(self, penalised, step)
 
     def form(self, w: Tensor) -> Form:
+        if isinstance(self.penalty, Cardinality):
+            return ProxForm(self)
         norms = torch.zeros(self.by.count(w), dtype=wide_dtype(w), device=w.device)
-        weighing = Weighing(self.penalty, self._factors(w))
+        weighing = self._weighing(self._factors(w))
         form = weighing.penalty.form(norms)
         if not isinstance(form, L1Form):
             return ProxForm(self)
@@ -182,9 +216,13 @@ class Group(Penalty):
         return GroupForm(self.by, norms + weighing.levels(form.l1), l2)
 
     def check(self, w: Tensor) -> None:
-        self.penalty.check(w)
         self.by.check(w)
         count = self.by.count(w)
+        if isinstance(self.penalty, Cardinality):
+            refuse_unreal(w)
+            self.penalty.check_count((count,), "groups")
+            return
+        self.penalty.check(w)
         if not isinstance(self.weights, Tensor):
             return
         if self.weights.numel() not in (1, count):

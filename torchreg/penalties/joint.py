@@ -21,12 +21,12 @@ def ordered(rest: list[Penalty]) -> tuple[Penalty, ...]:
         return tuple(rest)
     if len(rest) == 2:
         for first, second in (rest, rest[::-1]):
-            if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4
+            if first.sublinear and second.radial:  # Yu, NeurIPS 2013, theorem 4; `Cardinality.radial`
                 return first, second
     raise NoExactProx(
-        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2 and "
-        "Group(...) + L1. Join strengths of the same kind into one penalty, or keep one penalty in the prox and add "
-        "the other to the loss: loss + penalty(model)."
+        f"{' + '.join(map(repr, rest))} has no exact proximal map in closed form. Exact are any penalty + L2, "
+        "Group(...) + L1, and TopK or NM + L1. Join strengths of the same kind into one penalty, or keep one penalty "
+        "in the prox and add the other to the loss: loss + penalty(model)."
     )
 
 

@@ -29,7 +29,12 @@ def is_normalised(terms: Sequence[Penalty]) -> bool:
 
 
 def refuse_several(penalty: Penalty) -> None:
-    """Raise ValueError for a sum of several strengths, of which none is the sum's alpha."""
+    """Raise ValueError for a sum of several strengths, of which none is the sum's alpha, and for a constraint."""
+    if len(penalty.several) == 1 and any(t is penalty.several[0] for t in penalty.several[0].several):
+        raise ValueError(
+            f"{penalty!r} is a constraint: it holds or not, and has no strength, alpha, to be set or searched. "
+            "Another bound is another object; to compare bounds, make it in run(...) from an axis of ablate's grid."
+        )
     if penalty.several:
         raise ValueError(
             f"{penalty!r} has several strengths and no alpha of its own: a number set for it would multiply them "

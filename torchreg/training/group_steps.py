@@ -1,8 +1,12 @@
-"""Steps of a group's entries: one that has met no gradient takes the step of those of its group that have.
+"""Steps of entries that have met no gradient, where a penalty compares them with others.
 
-Alone such an entry has the plain step ``lr`` (`torchreg.training.step_rules`). Within a group that is small beside the
-steps of the others, and would hold the whole group from zero: a neuron with one dead input, for ever. With the harmonic
-mean of the others' steps it shrinks as they do. The minimiser is the same for every step > 0, since its gradient is 0.
+In a group such an entry takes the step of those of its group that have met one. Alone it has the plain step ``lr``
+(`torchreg.training.step_rules`). Within a group that is small beside the steps of the others, and would hold the whole
+group from zero: a neuron with one dead input, for ever. With the harmonic mean of the others' steps it shrinks as they
+do. The minimiser is the same for every step > 0, since its gradient is 0.
+
+Where a penalty keeps the entries that cost most to zero (TopK), the plain step would rank it above the others, whose
+steps are larger. It costs the loss nothing: its step is infinite, and it goes first.
 """
 
 from __future__ import annotations
@@ -15,19 +19,31 @@ import torch
 from torch import Tensor
 
 from torchreg.penalties import Penalty
+from torchreg.penalties.cardinality import ranks
 from torchreg.shrinkage import Scalar
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 
 
 def marked(rule: StepRule, penalty: Penalty) -> StepRule:
     """The rule, with a minus before the steps of entries without a gradient, where the penalty has groups."""
+    if ranks(penalty):
+        return ranked(rule)
+    return rule if penalty.groups is None else _told(rule, _negated)
+
+
+def ranked(rule: StepRule) -> StepRule:
+    """The rule, with infinite steps for entries without a gradient, for who compares ``w^2 / step``."""
+    return _told(rule, _endless)
+
+
+def _told(rule: StepRule, tell: Callable[[Scalar, Tensor], Scalar]) -> StepRule:
     unmet = rule.unmet
-    if penalty.groups is None or unmet is None:
+    if unmet is None:
         return rule
 
     def steps(group: ParamGroup, states: Sequence[State], params: Sequence[Tensor]) -> list[Scalar]:
         found = rule.steps(group, states, params)
-        return [_negated(t, unmet(group, state)) for t, state in zip(found, states, strict=True)]
+        return [tell(t, unmet(group, state)) for t, state in zip(found, states, strict=True)]
 
     return replace(rule, steps=steps)
 
@@ -39,6 +55,10 @@ def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) 
 
 def _negated(step: Scalar, unmet: Tensor) -> Scalar:
     return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet.any) else step
+
+
+def _endless(step: Scalar, unmet: Tensor) -> Scalar:
+    return torch.where(unmet & (step > 0), torch.inf, step)  # a step of 0 lets nothing move
 
 
 def _may(told: Callable[[], Tensor]) -> bool:
