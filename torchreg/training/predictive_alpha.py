@@ -10,9 +10,10 @@ from torch import Tensor
 
 from torchreg.parts import Cut, here, is_cut
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import Scalar, filled
+from torchreg.shrinkage import filled
 from torchreg.sums import wide, wide_dtype, widened
 from torchreg.training.control import Site
+from torchreg.training.group_steps import settled
 from torchreg.training.part_step import part_of_state
 from torchreg.training.units import Units
 
@@ -57,21 +58,18 @@ class _Asked:
     """A parameter, from where and how far its proximal step goes in the steps to come."""
 
     def __init__(self, site: Site, horizon: int) -> None:
-        penalty, w = site.part.penalty, widened(part_of_state(site.state).get("master", site.here))
-        self.units = Units(site.param, penalty.groups)
-        alive = self.units.spread(self.units.sizes(w.abs()) > 0, w)
-        step = filled(site.step(), w)
-        start = torch.where(alive, w, -step * mean_gradient(site))
-        self.start, self.step = start, torch.where(alive, horizon * step, step).expand_as(w)
-        self.penalty: Penalty = penalty
-        self._whole = True
-        if is_cut(site.param):
-            cut = Cut(site.param)
-            part = penalty.part(cut)
-            if part is None:
-                self.start, self.step = cut.gathered(self.start), cut.gathered(self.step.contiguous())
-            self.penalty = penalty if part is None else part
-            self._whole = part is None
+        self.units = Units(site.param, site.part.penalty.groups)
+        cut = Cut(site.param) if is_cut(site.param) else None
+        part = site.part.penalty if cut is None else site.part.penalty.part(cut)
+        self._whole = cut is None or part is None
+        self.penalty: Penalty = site.part.penalty if part is None else part
+        w = widened(part_of_state(site.state).get("master", site.here))
+        mean, step = mean_gradient(site).expand_as(w), filled(site.group_step(), w).expand_as(w)
+        if cut is not None and part is None:
+            w, mean, step = (cut.gathered(x.contiguous()) for x in (w, mean, step))
+        step, alive = settled(self.penalty, w, step), _alive(self.units, w)
+        self.start = torch.where(alive, w, -step * mean)
+        self.step = torch.where(alive, horizon * step, step)
 
     def zeros(self, alpha: Tensor) -> Tensor:
         """How many of its units that strength makes zero."""
@@ -79,7 +77,13 @@ class _Asked:
         return self.units.zeros(x, whole=self._whole)
 
 
-def mean_gradient(site: Site) -> Scalar:
+def _alive(units: Units, w: Tensor) -> Tensor:
+    """Which entries belong to units that are not zero."""
+    groups = units.groups
+    return w != 0 if groups is None else groups.expand(groups.sum((w != 0).float()) > 0, w)
+
+
+def mean_gradient(site: Site) -> Tensor:
     """The optimizer's mean of the gradients of a parameter's entries that lie here, else the last gradient."""
     state, group, w = part_of_state(site.state), site.group, site.here
     momentum: Any = group.get("momentum", 0.0)

@@ -260,7 +260,8 @@ class TargetSparsity(StepCount):
 
 def _chosen(term: Term) -> Method:
     grouped = any(part.penalty.groups is not None for part in term.parts)
-    return _AUTO[grouped]
+    has_alpha = not any(part.penalty.several for part in term.parts)  # which a bound on the non-zeros has not
+    return _AUTO[grouped and has_alpha]
 
 
 def _own_alpha(term: Term) -> Tensor | float:
