@@ -16,13 +16,20 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW, RMSprop
 
 from torchreg import (
+    L0,
     L1,
     L2,
     MCP,
+    NM,
+    SCAD,
+    Box,
     Group,
+    MaxNorm,
+    NonNegative,
     PenaltyScheduler,
     ProxOptimizer,
     TargetSparsity,
+    TopK,
     Weighted,
     attach,
     attach_to,
@@ -468,6 +475,30 @@ BAD = {
         {"term": lambda m: attach(lambda n, p: L1(float(n[0]) + 1), m), "method": "feedback"},
     ),
 }
+
+
+DEMANDS = [NonNegative(L1(0.1)), Box(-1.0, 1.0), NM(1, 2), Weighted(L1(0.1), math.inf), MaxNorm(1.0, by=rows)]
+
+
+@pytest.mark.parametrize("penalty", DEMANDS, ids=repr)
+def test_a_penalty_that_demands_more_than_zeros_is_refused(penalty):
+    refused(ValueError, "would not hold for", term=lambda model: attach(penalty, model))
+    model = net()
+    opt = ProxOptimizer(AdamW(model.parameters()), attach(penalty, model))
+    with pytest.raises(ValueError, match=r"freeze_zeros trains .* would not hold"):
+        freeze_zeros(opt.terms[0])
+    assert opt.terms[0].control is None
+
+
+@pytest.mark.parametrize(
+    "penalty", [TopK(0.5), Group(TopK(2), by=rows), L1(0.1) + L2(0.1), L0(0.1), SCAD(0.1, 3.0)], ids=repr
+)
+def test_whatever_else_makes_zeros_may_carry_a_target(penalty):
+    model, opt, term, target = made(share=0.7, penalty=penalty)
+    assert target.method == "projection"
+    train(model, opt)
+    found = sparsity(term)
+    assert (found.zeros if found.groups is None else found.zero_groups) == (51 if found.groups is None else 8)
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torchreg.training.dense_copy import KEY as DENSE
 from torchreg.training.held import SUPPORT
+from torchreg.training.target_checks import refuse_constraints
 from torchreg.training.term import Term
 from torchreg.training.term_part import Owner
 
@@ -23,7 +24,8 @@ def freeze_zeros(term: Term) -> None:
 
     Raises:
         TypeError: if it is no term.
-        ValueError: if no optimizer steps it, or a `TargetSparsity` moves it, which freezes by itself.
+        ValueError: if no optimizer steps it, a `TargetSparsity` moves it, which freezes by itself, or its penalty
+            demands more than zeros, as `NonNegative` does.
 
     Example:
         >>> import torch
@@ -50,6 +52,7 @@ def freeze_zeros(term: Term) -> None:
             f"freeze_zeros: {term.control!r} decides which weights of this term are zero, and settles them by itself; "
             "give it an earlier freeze=, or end it with thaw(term) first."
         )
+    refuse_constraints("freeze_zeros", term)
     term.hold(True)
 
 

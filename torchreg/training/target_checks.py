@@ -8,10 +8,16 @@ from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from torchreg.parts import here
+from torchreg.parts import Cut, here, is_cut
+from torchreg.penalties import Penalty
+from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.strength import zeros_decide
+from torchreg.sums import wide_dtype
 from torchreg.training.term import Term
+
+_WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
 
 def share_of(share: float, number: int) -> int:
@@ -74,6 +80,7 @@ def check_term(term: Any) -> None:
                 f"TargetSparsity needs a penalty that makes zeros, got {part.penalty!r}; attach L1(0.0), or a Group, "
                 "and leave the L2 to the optimizer's weight_decay."
             )
+    refuse_constraints("TargetSparsity", term)
     if frozen := [name for name, p in term.parameters.items() if not p.requires_grad]:
         raise ValueError(
             f"TargetSparsity cannot prune what is not trained: {frozen[:3]}, {len(frozen)} in all, are frozen; attach "
@@ -84,6 +91,32 @@ def check_term(term: Any) -> None:
             f"{lazy[:3]} are attached with lazy=True, and TargetSparsity weighs all rows against each other at each "
             "step; attach without it."
         )
+
+
+def refuse_constraints(what: str, term: Term) -> None:
+    """Raise ValueError where a penalty demands more than zeros, which it no longer would once it does not act."""
+    for part in term.parts:
+        for name, p in part.parameters.items():
+            if _demands(part.penalty, p):
+                raise ValueError(
+                    f"{what} trains the kept weights without the proximal step, so {part.penalty!r} would not hold for "
+                    f"{name!r} any longer: signs, bounds, patterns, or entries forced to zero. Attach L1(0.0) or a "
+                    "Group of it instead, or leave those parameters out."
+                )
+
+
+def _demands(penalty: Penalty, p: Tensor) -> bool:
+    """Whether a penalty moves weights of either sign however weak it is, or is a constraint but on their number."""
+    if penalty.several == (penalty,):
+        return not (ranks(penalty) and penalty.grain == "tensor")
+    if penalty.several:
+        return any(_demands(term, p) for term in penalty.several)
+    part = penalty.part(Cut(p)) if is_cut(p) else penalty
+    if part is None or p.is_meta:
+        return False
+    one = torch.ones_like(here(p), dtype=wide_dtype(p), requires_grad=False)
+    weak = part.with_alpha(_WEAK)
+    return any(bool(((weak.prox(x, 1.0) - x).abs() > _MOVED).any()) for x in (one, -one))
 
 
 def one_device(term: Term) -> torch.device | None:
