@@ -528,6 +528,21 @@ def test_what_else_moves_a_term_is_refused():
         TargetSparsity(empty.terms[0], 0.5, steps=10)
 
 
+def test_an_optimizer_that_takes_the_term_over_goes_on_or_has_a_target_of_its_own():
+    """As where a trainer makes its optimizers anew for each run."""
+    model, opt, term, first = made("projection", 0.8)
+    train(model, opt, range(5))
+    again = ProxOptimizer(BASES["AdamW"](model.parameters()), term)
+    train(model, again, range(5, 7))
+    assert first.count == 7
+    second = TargetSparsity(term, 0.5, steps=STEPS)
+    assert (term.target, second.count) == (second, 0)
+    train(model, again)
+    assert sparsity(term).zeros == 36
+    with pytest.raises(ValueError, match="moved by TargetSparsity"):
+        TargetSparsity(term, 0.5, steps=STEPS)
+
+
 def test_a_parameter_that_is_frozen_on_the_ramp_is_refused_and_not_after_it():
     model, opt, _, _ = made()
     train(model, opt, range(9))

@@ -67,7 +67,7 @@ def check_term(term: Any) -> None:
             "TargetSparsity needs a term that an optimizer steps, and none does; make ProxOptimizer(base, term) first."
         )
     for other in (term.scheduler, term.control):
-        if other is not None:
+        if other is not None and not (term.target is not None and term.target.is_of_another(owner)):
             raise ValueError(
                 f"This term is moved by {other!r} already, and a term takes one; attach another term, thaw(term) to "
                 "end a target or freeze_zeros, or leave the PenaltyScheduler out."

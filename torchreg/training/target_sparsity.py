@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -134,6 +135,7 @@ class TargetSparsity(StepCount):
         numbers = [sum(self._numbers)] if scope == "global" else self._numbers
         self._kept = {n: torch.zeros((), dtype=torch.int64, device=first.device) for n in numbers}
         self._alpha = _own_alpha(term) if self.method == "feedback" else None
+        self._owner: Any = weakref.ref(term.owner)
         self._at(0)
         term.scheduler, term.control = self, Pruning(self)
 
@@ -171,6 +173,10 @@ class TargetSparsity(StepCount):
     def kept_of(self, number: int, *, known: bool = True) -> int | Tensor:
         """Of so many units how many the next step keeps; a tensor, of numbers of its own, where a graph is made."""
         return number - share_of(self.wanted(self.count + 1), number) if known else self._kept[number]
+
+    def is_of_another(self, owner: Any) -> bool:
+        """Whether it was made for another optimizer, from which this one has taken the term over."""
+        return self._owner is not None and self._owner() is not owner
 
     def refuse_frozen(self, found: int) -> None:
         """Raise ValueError where parameters have been frozen, or are gone, while their zeros are not settled."""
@@ -252,6 +258,9 @@ class TargetSparsity(StepCount):
         else:
             self._alpha = float(alpha)
             self.term.turn(self._alpha)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_owner": None}
 
     def __repr__(self) -> str:
         told = f"{self.sparsity:g}, steps={self.steps}, method={self.method!r}"
