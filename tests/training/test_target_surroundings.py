@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from fake_device import watch
 from optimizers import give_gradients, matrix, same, values
 from test_checkpoints import through_disk
 from test_compiled_step import Counting
@@ -243,3 +244,25 @@ def test_what_others_write_to_a_zero_is_taken_as_a_weight():
     run(params, opt, range(9, STEPS))
     assert params[0][zero[0], zero[1]].item() > 49.0
     assert sparsity(opt.terms[0]).zeros == 71
+
+
+ON_DEVICE = [("projection", "L1", False), ("magnitude", "L1", False), ("projection", "columns", True)]
+
+
+@pytest.mark.parametrize(("method", "kind", "capturable"), [*ON_DEVICE, ("feedback", "L1", True)])
+def test_on_an_accelerator_it_is_the_cpus_run_and_nothing_waits(method, kind, capturable, accelerator):
+    there = [Parameter(p.detach().to(accelerator)) for p in two()]
+    layout = {"foreach": False} if not capturable else {"capturable": True, "foreach": False}
+    params, opt, target = aimed(method, kind, params=there, base=lambda p: AdamW(p, lr=0.01, **layout))
+    plain, other, lone = aimed(method, kind, base=lambda p: AdamW(p, lr=0.01, foreach=False))
+    for k in range(STEPS):
+        give_gradients(plain, k)
+        for p, q in zip(params, plain, strict=True):
+            p.grad = q.grad.to(accelerator)
+        other.step()
+        with watch(allow_waits=k == 0):  # the first makes the state
+            opt.step()
+    for p, q in zip(params, plain, strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=1e-4, atol=1e-6)
+        assert torch.equal(p.detach().cpu() == 0, q.detach() == 0)
+    assert [r[:3] for r in target.history] == [r[:3] for r in lone.history]

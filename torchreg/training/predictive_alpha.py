@@ -40,7 +40,7 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
     asked = [_Asked(site, horizon) for site in sites if site.stepped]
     number = sum(one.units.number for one in asked)
     device = asked[0].start.device
-    low, high = torch.tensor([-_OCTAVES, _OCTAVES], dtype=torch.float32, device=device).double().unbind()
+    low, high = (wide(torch.full((), float(end), device=device)) for end in (-_OCTAVES, _OCTAVES))
 
     def dead(exponent: Tensor) -> Tensor:
         counts = [one.zeros(torch.exp2(exponent)).to(device) for one in asked]
