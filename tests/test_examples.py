@@ -54,6 +54,14 @@ def test_training_loop(run):
     assert fraction > 0.5
 
 
+def test_target_sparsity(run):
+    accuracy, printed = run("target_sparsity")
+    zeros, total, _ = numbers(r"^total +(\d+) +(\d+) +([\d.]+)$", printed)
+    assert (zeros, total) == (15322, 17024)
+    assert accuracy > 0.95
+    assert "frozen" in printed
+
+
 def test_accelerate_training(run):
     pytest.importorskip("accelerate")
     accuracy, printed = run("accelerate_training")

@@ -306,7 +306,7 @@ def test_a_compiled_step_is_compiled_once_and_follows_the_schedule(make, penalty
 def test_a_captured_step_is_counted_by_step_at_each_replay(monkeypatch):
     net, opt, term, scheduler = scheduled(kind="tensor")
     make_step(net, opt)  # a warm-up step, made by Python
-    monkeypatch.setattr("torchreg.training.scheduler.is_capturing", lambda: True)
+    monkeypatch.setattr("torchreg.training.step_count.is_capturing", lambda: True)
     alpha = float(term.alpha)
     make_step(net, opt)
     assert (scheduler.count, float(term.alpha)) == (1, alpha)  # a fill here would become part of the graph

@@ -46,6 +46,10 @@ class Groups(ABC):
     def count(self, w: Tensor) -> int:
         """How many groups ``w`` has."""
 
+    def inhabited(self, w: Tensor) -> int:
+        """How many groups of ``w`` have entries."""
+        return self.count(w) if w.numel() else 0
+
     def sizes(self, w: Tensor) -> float | Tensor:
         """How many entries each group has: one number if they all have as many, else (groups,)."""
         return w.numel() / max(self.count(w), 1)
@@ -172,6 +176,7 @@ class labels(Groups):
 
     index: Tensor
     _sizes: Tensor = field(init=False)
+    _inhabited: int = field(init=False)
 
     def __post_init__(self) -> None:
         index = self.index
@@ -187,6 +192,10 @@ class labels(Groups):
             raise ValueError(f"labels need integers >= 0, got {int(index.min())}; number the groups from 0.")
         object.__setattr__(self, "index", index.detach().long().clone())
         object.__setattr__(self, "_sizes", torch.bincount(self.index.reshape(-1)))
+        object.__setattr__(self, "_inhabited", int((self._sizes > 0).sum()))
+
+    def inhabited(self, w: Tensor) -> int:
+        return self._inhabited if w.numel() else 0
 
     def count(self, w: Tensor) -> int:
         del w

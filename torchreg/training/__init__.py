@@ -7,12 +7,14 @@ from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
 from torchreg.training.effective_step import at_most, effective_step, register_effective_step
+from torchreg.training.freezing import freeze_zeros, thaw
 from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparse_layers import to_sparse
 from torchreg.training.sparsity import Sparsity, sparsity
+from torchreg.training.target_sparsity import TargetSparsity
 from torchreg.training.term import Term
 from torchreg.training.violation import violation
 
@@ -22,6 +24,7 @@ __all__ = [
     "PenaltyScheduler",
     "ProxOptimizer",
     "Sparsity",
+    "TargetSparsity",
     "Term",
     "alpha_max",
     "at_most",
@@ -31,9 +34,11 @@ __all__ = [
     "clip_grad_norm_",
     "copy_zeros",
     "effective_step",
+    "freeze_zeros",
     "penalty_metrics",
     "register_effective_step",
     "sparsity",
+    "thaw",
     "to_sparse",
     "violation",
 ]

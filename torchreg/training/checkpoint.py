@@ -18,12 +18,14 @@ Saved = dict[str, Any]
 
 @dataclass(frozen=True)
 class Renewal:
-    """A part of a term, and what a checkpoint keeps for it: a valid strength and perhaps a schedule's count."""
+    """A part of a term, and what a checkpoint keeps for it: a valid strength, perhaps a schedule's count, a target."""
 
     term: Term
     part: Part
     alpha: float
     count: int | None
+    target: Saved | None = None
+    frozen: bool = False
 
     @property
     def names(self) -> str:
@@ -37,13 +39,15 @@ def saved_parts(terms: list[Term]) -> Saved:
 
 
 def strengths(terms: list[Term]) -> list[Saved]:
-    """Kind, alpha, parameter names and scheduled steps of each part, as plain data."""
+    """Kind, alpha, parameter names, scheduled steps, target and freeze of each part, as plain data."""
     return [
         {
             "penalty": _kind(part.penalty),
             "alpha": part.penalty.alpha,
             "names": list(part.parameters),
             "count": None if term.scheduler is None else term.scheduler.count,
+            **({"target": term.scheduler.saved()} if term.target is not None else {}),
+            "frozen": term.frozen,
         }
         for term in terms
         for part in term.parts
@@ -59,6 +63,9 @@ def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
     saved = read(terms, saved)
     _refuse_others(saved, strengths(terms))
     parts = [(term, part) for term in terms for part in term.parts]
+    for (term, _), then in zip(parts, saved, strict=True):
+        if term.scheduler is not None and then.get("count") is not None and (other := _other_target(term, then)):
+            raise ValueError(other)
     return [renewal(term, part, then) for (term, part), then in zip(parts, saved, strict=True)]
 
 
@@ -67,7 +74,11 @@ def restore(renewed: list[Renewal], differences: list[str]) -> str:
     changed = [text for r in renewed if r.term.scheduler is None and (text := _turn(r))]
     told = [f"The checkpoint restored {'; '.join(changed)}; assign term.alpha after loading to use another."]
     told = differences + (told if changed else [])
-    told += [text for r in {id(r.term): r for r in renewed}.values() if (text := _resume(r))]
+    for r in {id(r.term): r for r in renewed}.values():
+        if r.term.target is None:
+            r.term.hold(r.frozen)
+        if text := _resume(r):
+            told.append(text)
     return " ".join(told)
 
 
@@ -91,18 +102,31 @@ def _resume(renewal: Renewal) -> str:
     """Let the term's scheduler go on; what is to be said where either side has none."""
     scheduler, count = renewal.term.scheduler, renewal.count
     if scheduler is not None and count is not None:
-        return str(scheduler.resume(count, renewal.alpha))
+        other = _other_target(renewal.term, {"target": renewal.target})
+        target = {} if renewal.target is None else {"target": renewal.target}
+        return other or str(scheduler.resume(count, renewal.alpha, **target))
     if scheduler is not None:
         return (
-            f"The checkpoint has alpha = {renewal.alpha:g} and no schedule for {renewal.names}; its PenaltyScheduler "
-            f"stays at step {scheduler.count}, alpha = {scheduler.last_alpha:g}."
+            f"The checkpoint has alpha = {renewal.alpha:g} and no schedule for {renewal.names}; its "
+            f"{type(scheduler).__name__} stays at step {scheduler.count}, alpha = {scheduler.last_alpha:g}."
         )
     if count is not None:
         return (
-            f"The checkpoint was {count} steps into a schedule for {renewal.names}, which no PenaltyScheduler goes on "
+            f"The checkpoint was {count} steps into a {'schedule' if renewal.target is None else 'target'} for "
+            f"{renewal.names}, which no {'PenaltyScheduler' if renewal.target is None else 'TargetSparsity'} goes on "
             "with; make it before load_state_dict."
         )
     return ""
+
+
+def _other_target(term: Term, then: Saved) -> str:
+    """What makes the target of a checkpoint another than a term's, "" if neither has one."""
+    saved = then.get("target")
+    if term.target is not None:
+        return str(term.target.differs(saved))
+    if saved is None:
+        return ""
+    return f"The checkpoint is of a TargetSparsity, here {term.scheduler!r} moves the term; make the same target."
 
 
 def _refuse_others(saved: list[Saved], present: list[Saved]) -> None:
@@ -147,4 +171,4 @@ def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
             f"The checkpoint multiplies {part.penalty!r} by {alpha:g}, a factor that a sum has no longer; put it into "
             f"the strengths of the terms, or name it, Sum((penalty,), alpha={alpha:g}), and drop the {KEY!r} entry."
         )
-    return Renewal(term, part, alpha, saved.get("count"))
+    return Renewal(term, part, alpha, saved.get("count"), saved.get("target"), saved.get("frozen", False))

@@ -41,6 +41,8 @@ class Site:
         group: its param group.
         rule: how its effective step follows from these.
         skipped: a 0-d bool tensor, whether a scaler skips this step on the device; None where no scaler may.
+        place: its group's number and its position there; the tensor that stands there may change within a step.
+        stepped: whether the base has stepped it; in `Control.before`, whether it has a state.
     """
 
     part: Part
@@ -49,6 +51,8 @@ class Site:
     group: MutableMapping[str, Any]
     rule: StepRule
     skipped: Tensor | None
+    place: tuple[int, int]
+    stepped: bool
 
     @property
     def here(self) -> Tensor:
@@ -81,10 +85,10 @@ class Control(Protocol):
         """Raise where it cannot act on a term, of an optimizer with masters or without; nothing has changed then."""
 
     def before(self, sites: Sequence[Site]) -> None:
-        """Before the base's step and its closure: sites that have a state. Nothing may be made here."""
+        """Before the base's step and its closure. Nothing may be made in the state of a site that is not `stepped`."""
 
     def after(self, sites: Sequence[Site], shrink: Callable[[], None]) -> None:
-        """After the base's step: the sites that it has stepped. ``shrink()`` is what they would take else."""
+        """After the base's step, of the `stepped` sites at least. ``shrink()`` is what they would take else."""
 
     def undo(self, sites: Sequence[Site]) -> None:
         """After a step that raised: what the base has added to entries that must be zero goes; may come twice."""
@@ -200,17 +204,23 @@ def _of_term(term: Term, mode: Mode) -> list[Control]:
     return [*([] if term.control is None else [term.control]), *([] if mode == "prox" else [DualAveraging()])]
 
 
+def sites_of(owner: Any, term: Term) -> list[Site]:
+    """The sites of a term between two steps, those marked that have a state."""
+    slots = [slot for slot in owner.positions.slots if any(slot.part is part for part in term.parts)]
+    return _sites(owner, slots, rule_for(owner.base, owner.metric), stepped=False)
+
+
 def _sites(owner: Any, slots: Sequence[Slot], rule: StepRule, *, stepped: bool) -> list[Site]:
-    """The sites of the parameters that the base has stepped, or else of all for which it has a state."""
+    """The sites of all trained parameters; those are marked that the base has stepped, or else has a state for."""
     base: Optimizer = owner.base
     found = getattr(base, "found_inf", None)
     sites = []
     for slot in slots:
         group = base.param_groups[slot.group]
-        for p in slot.parameters(base):
+        for k, p in zip(slot.positions, slot.parameters(base), strict=True):
             known = p in base.state
-            if not (p.grad is not None and (known or rule.shape != "entry") if stepped else known):
-                continue
+            moved = p.grad is not None and (known or rule.shape != "entry") if stepped else known
             skipped = None if found is None else (found.to(p.device, non_blocking=True) > 0).reshape(())
-            sites.append(Site(slot.part, p, base.state[p], group, rule, skipped))
+            state = base.state[p] if known or moved else {}
+            sites.append(Site(slot.part, p, state, group, rule, skipped, (slot.group, k), moved))
     return sites

@@ -76,7 +76,8 @@ class DualAveraging:
         """One step of dual averaging of each parameter."""
         del shrink
         for site in sites:
-            _step(site)
+            if site.stepped:
+                _step(site)
 
     def undo(self, sites: Sequence[Site]) -> None:
         """What a step that raised has added to zeros goes to their dual sum."""

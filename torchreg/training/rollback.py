@@ -25,6 +25,7 @@ class Rollback:
         self._optimizers = [_Kept(optimizer) for optimizer in _nested(base, [])]
         self._parts = [(part, part.penalty, _number(part)) for term in terms for part in term.parts]
         schedulers = [term.scheduler for term in terms if term.scheduler is not None]
+        self._controls = [(term, term.control) for term in terms]
         self._schedulers = [(scheduler, dict(vars(scheduler))) for scheduler in schedulers]
 
     def __enter__(self) -> Self:
@@ -44,8 +45,10 @@ class Rollback:
             part.penalty = penalty
             if isinstance(penalty.alpha, Tensor):
                 penalty.alpha.detach().fill_(number)
+        for term, control in self._controls:
+            term.control = control
         for scheduler, fields in self._schedulers:
-            vars(scheduler).update(fields)
+            scheduler.put_back(fields)
 
 
 class _Kept:

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import has_entries
 from torchreg.schedules import Schedule
-from torchreg.training.capture import is_capturing
-from torchreg.training.gradients import entries
+from torchreg.training.step_count import StepCount
 from torchreg.training.term import Term
 
 _SAME = 1e-6  # relative: a strength that was kept in float32 is the same one
 
 
-class PenaltyScheduler:
+class PenaltyScheduler(StepCount):
     """Moves a term's ``alpha`` along a schedule: before optimizer step k (from 0) it is ``schedule(k)``.
 
     It counts by itself: the optimizer tells it of each step that it has made. So batches whose
@@ -74,32 +72,12 @@ class PenaltyScheduler:
         _check(term, schedule, optimizer)
         self.term, self.schedule = term, schedule
         self._optimizer = optimizer if term.owner is None else None
-        self._compiled = self._captured = False
         self._handle: Any = None
         self._move(0)
         if term.scheduler is not None:
             term.scheduler.release()
         term.scheduler = self
         self._listen()
-
-    def step(self) -> None:
-        """Follow a compiled or captured optimizer step; after a step that Python ran it does nothing."""
-        if self._compiled or self._captured:
-            self._compiled = False
-            self._move(self.count + 1)
-
-    def stepped(self, optimizer: Optimizer) -> None:
-        """Called by the optimizer after each step that it has made.
-
-        While a step is traced or captured, the count must stay out of the graph: it is only noted
-        that there was a step, for `step` to count.
-        """
-        if torch.compiler.is_compiling():
-            self._compiled = True
-            return
-        self._captured = is_capturing()
-        if not self._captured and _moves(optimizer):
-            self._move(self.count + 1)
 
     def release(self) -> None:
         """Stop listening to an optimizer that does not own the term."""
@@ -171,6 +149,8 @@ def _check(term: Any, schedule: Any, optimizer: Any) -> None:
         raise ValueError(
             f"This term is owned by a {type(owner).__name__}, whose steps are counted; leave optimizer= out."
         )
+    if term.target is not None:
+        raise ValueError(f"{term.target!r} moves this term already, and a term takes one; thaw(term) ends a target.")
     term.alpha  # noqa: B018  raises where the term has several
 
 
@@ -182,19 +162,3 @@ def _refuse_overflow(term: Term, alpha: float) -> None:
         held = part.penalty.alpha
         if isinstance(held, Tensor) and alpha > torch.finfo(held.dtype).max:
             raise ValueError(f"that is infinite in the {held.dtype} of the term's alpha; use a float32 tensor.")
-
-
-def _moves(optimizer: Optimizer) -> bool:
-    """Whether a step could move anything: not with every lr 0 and no gradient but zeros.
-
-    Such is the step by which torch.distributed.checkpoint creates an optimizer's state. Gradients
-    are read only where every lr is a 0 that lies on the host.
-    """
-    if not all("lr" in group and _is_zero(group["lr"]) for group in optimizer.param_groups):
-        return True
-    given = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-    return any(has_entries(entries(p)) for p in given)
-
-
-def _is_zero(lr: Any) -> bool:
-    return not (isinstance(lr, Tensor) and lr.device.type != "cpu") and float(lr) == 0.0

@@ -15,6 +15,7 @@ from torchreg.selected import told
 from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
+from torchreg.training.held import Held
 from torchreg.training.model_names import ModelNames
 from torchreg.training.placement import check_placement
 from torchreg.training.term_part import Owner, Part, check_fit
@@ -42,7 +43,7 @@ class Term:
     Attributes:
         parts: the penalties, each with its parameters.
         bare: whether it was a bare penalty: it takes what its optimizer has with two or more dimensions.
-        scheduler: the `PenaltyScheduler` that moves the strength, or None.
+        scheduler: the `PenaltyScheduler` that moves the strength, or the `TargetSparsity`, or None.
         control: what its parameters take in place of the plain proximal step (`torchreg.training.control`), or None.
         left_out: of the parameters that `weights` did not choose, name -> why.
     """
@@ -170,6 +171,21 @@ class Term:
         """Called by the optimizer after each step that it has made, for the scheduler to count."""
         if self.scheduler is not None:
             self.scheduler.stepped(optimizer)
+
+    @property
+    def target(self) -> Any:
+        """The `TargetSparsity` that moves the term, or None."""
+        return self.scheduler if self.scheduler is not None and self.scheduler.target else None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze_zeros` holds the term's zeros."""
+        return isinstance(self.control, Held)
+
+    def hold(self, frozen: bool) -> None:
+        """Hold the term's zeros from the next step on, or no longer."""
+        if frozen != self.frozen:
+            self.control = Held() if frozen else None
 
     def turn(self, alpha: float) -> None:
         """Set the strength of every part; a tensor is filled in place."""

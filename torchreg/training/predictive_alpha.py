@@ -1,0 +1,95 @@
+"""The strength at which so many units will be zero some steps from now, read off the weights and their momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.parts import Cut, here, is_cut
+from torchreg.penalties import Penalty
+from torchreg.shrinkage import filled
+from torchreg.sums import wide, wide_dtype, widened
+from torchreg.training.control import Site
+from torchreg.training.group_steps import settled
+from torchreg.training.part_step import part_of_state
+from torchreg.training.units import Units
+
+_OCTAVES = 40  # the strength lies within 2^-40 and 2^40
+_HALVINGS = 32  # of that range of exponents: the strength is exact to 1e-8
+
+
+def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon: int) -> Tensor:
+    """The least strength under which a number of units are zero ``horizon`` steps from now, all else staying equal.
+
+    A unit w that lives dies within H steps of size t if ``prox(w, H t) = 0``: for L1 where ``|w| < H t alpha``. One
+    that is zero stays so if ``prox(-t m, t) = 0`` for its mean gradient m: for L1 where ``|m| < alpha``. Both are asked
+    of the penalty itself, at as many strengths as it takes to halve the interval to nothing. Where no strength makes
+    so many zero, since some are not penalised, it is the least that makes as many as there can be.
+
+    Args:
+        sites: the parameters of a term, each after its step.
+        zeros: of so many units how many are to be zero.
+        horizon: H.
+
+    Returns:
+        A 0-d tensor, for which nobody waits.
+    """
+    asked = [_Asked(site, horizon) for site in sites if site.stepped]
+    number = sum(one.units.number for one in asked)
+    device = asked[0].start.device
+    low, high = (wide(torch.full((), float(end), device=device)) for end in (-_OCTAVES, _OCTAVES))
+
+    def dead(exponent: Tensor) -> Tensor:
+        counts = [one.zeros(torch.exp2(exponent)).to(device) for one in asked]
+        return sum(counts[1:], counts[0])
+
+    wanted = dead(high).clamp(max=zeros(number))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        enough = dead(middle) >= wanted
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return torch.where(wanted > 0, torch.exp2(high), 0.0)
+
+
+class _Asked:
+    """A parameter, from where and how far its proximal step goes in the steps to come."""
+
+    def __init__(self, site: Site, horizon: int) -> None:
+        self.units = Units(site.param, site.part.penalty.groups)
+        cut = Cut(site.param) if is_cut(site.param) else None
+        part = site.part.penalty if cut is None else site.part.penalty.part(cut)
+        self._whole = cut is None or part is None
+        self.penalty: Penalty = site.part.penalty if part is None else part
+        w = widened(part_of_state(site.state).get("master", site.here))
+        mean, step = mean_gradient(site).expand_as(w), filled(site.group_step(), w).expand_as(w)
+        if cut is not None and part is None:
+            w, mean, step = (cut.gathered(x.contiguous()) for x in (w, mean, step))
+        step, alive = settled(self.penalty, w, step), _alive(self.units, w)
+        self.start = torch.where(alive, w, -step * mean)
+        self.step = torch.where(alive, horizon * step, step)
+
+    def zeros(self, alpha: Tensor) -> Tensor:
+        """How many of its units that strength makes zero."""
+        x = self.penalty.with_alpha(alpha.to(self.start.dtype)).prox(self.start, self.step)
+        return self.units.zeros(x, whole=self._whole)
+
+
+def _alive(units: Units, w: Tensor) -> Tensor:
+    """Which entries belong to units that are not zero."""
+    groups = units.groups
+    return w != 0 if groups is None else groups.expand(groups.sum((w != 0).float()) > 0, w)
+
+
+def mean_gradient(site: Site) -> Tensor:
+    """The optimizer's mean of the gradients of a parameter's entries that lie here, else the last gradient."""
+    state, group, w = part_of_state(site.state), site.group, site.here
+    momentum: Any = group.get("momentum", 0.0)
+    if "exp_avg" in state and "betas" in group:
+        count = filled(state.get("step", torch.inf), w)
+        return widened(state["exp_avg"]) / (1.0 - group["betas"][0] ** wide(count)).to(wide_dtype(w))
+    if isinstance(state.get("momentum_buffer"), Tensor) and "dampening" in group:
+        return widened(state["momentum_buffer"]) * ((1.0 - momentum) / (1.0 - group["dampening"]))
+    return torch.zeros_like(widened(w)) if site.param.grad is None else widened(here(site.param.grad))

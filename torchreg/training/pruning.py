@@ -1,0 +1,174 @@
+"""The control of a `TargetSparsity`: which entries, or groups, are kept in a step.
+
+1. Before ``begin`` nothing is pruned, and nothing is shrunk.
+2. On the ramp, "projection" keeps the units that are largest in the metric of the base's step, ``|z_i| / sqrt(t_i)``,
+   of the dense copy z that the base steps (`torchreg.training.dense_copy`): what zeroing them would cost a proximal
+   step, Yun, Lozano and Yang, NeurIPS 2021, with an indicator as the penalty. "magnitude" keeps the largest ``|w|`` of
+   those that were kept before: Zhu and Gupta, 2017. "feedback" shrinks by the penalty, whose alpha is set between steps
+   (`torchreg.training.predictive_alpha`).
+3. With the last step of the ramp's hold the number of kept units is exact, whatever the method.
+4. From ``freeze`` on the kept ones are trained alone (`torchreg.training.held`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchreg.functional.largest_entries import keep_largest, metric_size
+from torchreg.parts import here
+from torchreg.sums import widened
+from torchreg.training.capture import is_capturing
+from torchreg.training.control import Site
+from torchreg.training.dense_copy import KEY as DENSE
+from torchreg.training.dense_copy import dense, keep, renew, take_back
+from torchreg.training.effective_step import rule_for
+from torchreg.training.held import SUPPORT, Noted, hold, noted, support
+from torchreg.training.part_step import part_of_state
+from torchreg.training.step_count import moves
+from torchreg.training.step_rules import StepRule
+from torchreg.training.units import Units
+
+if TYPE_CHECKING:
+    from torchreg.training.target_sparsity import TargetSparsity
+    from torchreg.training.term import Term
+
+Act = Literal["rest", "shrink", "select", "keep", "hold"]  # what a step does; "keep": as the last selection said
+Method = Literal["projection", "feedback", "magnitude"]
+_UNMET = 1e-6  # of what has met no gradient, so that it goes first: its plain step would make it the largest
+
+
+class Pruning:
+    """Which units of a term's parameters a step keeps, as a target says."""
+
+    def __init__(self, target: TargetSparsity) -> None:
+        self.target = target
+        self._noted: Noted = {}
+
+    def check(self, term: Term, *, masters: bool) -> None:
+        """What a target cannot move is refused when it is made."""
+
+    def before(self, sites: Sequence[Site]) -> None:
+        """Entries that somebody has written to start anew; the zeros that no state knows are noted."""
+        act = self.target.act
+        self.target.refuse_frozen(len(sites))
+        if act == "hold":
+            self._noted = noted(sites)
+        elif self._is_dense:
+            renew(sites)
+
+    def after(self, sites: Sequence[Site], shrink: Callable[[], None]) -> None:
+        """What a step does after the base's."""
+        act = self.target.act
+        if act == "hold":
+            hold(sites, self._noted)
+            self._noted = {}
+            return
+        for site in sites:
+            if site.stepped:
+                self._make(site)
+        if act == "shrink":
+            shrink()
+        elif act == "select" and self._is_real():
+            self._select(sites)
+        elif act in ("select", "keep") and self._is_dense:
+            for site in sites:
+                if site.stepped:
+                    _hide(site, here(_known(site)), dense(site))
+        elif act == "keep":
+            hold(sites, {})
+
+    def undo(self, sites: Sequence[Site]) -> None:
+        """After a step that raised."""
+        if self.target.act != "hold" and self._is_dense:
+            take_back(sites)
+            return
+        for site in sites:
+            kept = self._noted.get(site.place) if support(site.state) is None else support(site.state)
+            if kept is not None:
+                site.here.masked_fill_(~here(kept), 0.0)
+
+    def _is_real(self) -> bool:
+        """Whether this is not the step by which torch.distributed.checkpoint creates a state."""
+        owner = self.target.term.owner
+        return torch.compiler.is_compiling() or is_capturing() or owner is None or moves(owner.base)
+
+    def _select(self, sites: Sequence[Site]) -> None:
+        """Keep the largest units, which is decided in a step that a scaler skips too, since it counts."""
+        owner = self.target.term.owner
+        assert owner is not None
+        rule = rule_for(owner.base, owner.metric)
+        sites = [replace(s, rule=rule, skipped=None, stepped=_has_weight(s, rule)) for s in sites]
+        z = [dense(site) if site.stepped and self._is_dense else site.here for site in sites]
+        units = [Units(site.param, site.part.penalty.groups) for site in sites]
+        sizes = [u.sizes(self._size(site, x)) for u, site, x in zip(units, sites, z, strict=True)]
+        for site, u, x, mask in zip(sites, units, z, self._chosen(units, sizes), strict=True):
+            if site.stepped:
+                self._take(site, u.spread(mask, site.here), x)
+
+    @property
+    def _is_dense(self) -> bool:
+        return self.target.method == "projection"
+
+    def _size(self, site: Site, z: Tensor) -> Tensor:
+        """How much each entry weighs; what the base has never stepped, or cannot move, counts as it is."""
+        if not site.stepped:
+            return torch.where(z == 0, 0.0, torch.inf)
+        if self.target.method == "magnitude":
+            return widened(z).abs() * here(_known(site))
+        size = metric_size(z, site.step())
+        if self._is_dense:
+            size = torch.where(size.isinf() & ~here(_known(site)), 0.0, size)
+        unmet = site.rule.unmet
+        if unmet is None:
+            return size
+        return torch.where(unmet(site.group, part_of_state(site.state)), size * _UNMET, size)
+
+    def _chosen(self, units: Sequence[Units], sizes: Sequence[Tensor]) -> list[Tensor]:
+        known = not (torch.compiler.is_compiling() or is_capturing())
+        cuts = [u.cut for u in units]
+        if self.target.scope == "global":
+            return keep_largest(sizes, self.target.kept_of(sum(u.number for u in units), known=known), cuts)
+        numbers = [self.target.kept_of(u.number, known=known) for u in units]
+        alone = zip(sizes, numbers, cuts, strict=True)
+        return [mask for size, k, cut in alone for mask in keep_largest([size], k, [cut])]
+
+    def _take(self, site: Site, mask: Tensor, z: Tensor) -> None:
+        if self._is_dense:
+            _hide(site, mask, z)
+            return
+        here(site.state[SUPPORT]).copy_(mask)
+        hold([site], {})
+
+    def _make(self, site: Site) -> None:
+        """Its entry of the state, from the first step on: a distributed load fills the entries that there are."""
+        if self._is_dense:
+            site.kept(DENSE)
+        elif SUPPORT not in site.state:
+            site.state[SUPPORT] = torch.ones_like(site.param, dtype=torch.bool, requires_grad=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"target": self.target, "_noted": {}}
+
+    def __repr__(self) -> str:
+        return repr(self.target)
+
+
+def _has_weight(site: Site, rule: StepRule) -> bool:
+    """Whether a parameter is selected from: it was stepped now, or before and has a metric still."""
+    return site.stepped or (rule.shape != "tensor" and support(site.state) is not None)
+
+
+def _hide(site: Site, mask: Tensor, z: Tensor) -> None:
+    """The dense copy where a mask holds, else 0; what is not kept is told from what is by not being 0."""
+    keep(site, mask, torch.where((z == 0) & ~mask, torch.finfo(z.dtype).tiny, z))
+
+
+def _known(site: Site) -> Tensor:
+    known = support(site.state)
+    assert known is not None
+    return known

@@ -1,0 +1,125 @@
+"""What a TargetSparsity is given, looked at before anything has changed."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.parts import Cut, here, is_cut
+from torchreg.penalties import Penalty
+from torchreg.penalties.cardinality import ranks
+from torchreg.penalties.strength import zeros_decide
+from torchreg.sums import wide_dtype
+from torchreg.training.term import Term
+
+_WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
+
+
+def share_of(share: float, number: int) -> int:
+    """``ceil(share * number)``, of whose share the decimal digits count: 55 are 0.55 of 100."""
+    return math.ceil(Fraction(repr(share)) * number)
+
+
+def check_shares(sparsity: Any, steps: Any, begin: Any, end: Any, freeze: Any) -> None:
+    """Raise unless these are a share of zeros, and a ramp that lies within the training."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 < float(sparsity) <= 1.0:
+        raise ValueError(
+            f"TargetSparsity needs the share of zeros, above 0 and at most 1, got {sparsity!r}; 0.9 for 90 %."
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"TargetSparsity needs steps as an int, got {steps!r}; count optimizer steps, not epochs.")
+    shares = {"begin": begin, "end": end, "freeze": freeze}
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 <= float(share) <= 1.0:
+            raise ValueError(f"TargetSparsity needs {name} as a share of steps, from 0 to 1, got {share!r}.")
+    if not begin < end <= freeze:
+        raise ValueError(
+            f"TargetSparsity needs begin < end <= freeze, got {begin}, {end}, {freeze}: zeros rise from begin to end, "
+            "and stay from freeze on."
+        )
+    if steps < 1 or round(end * steps) <= round(begin * steps):
+        raise ValueError(
+            f"TargetSparsity's ramp from {begin} to {end} of steps={steps} has no optimizer step; give more steps, or "
+            "a longer ramp."
+        )
+
+
+def check_every(every: Any, ramp: int) -> None:
+    """Raise unless None, or a number of steps that is no more than the ramp has."""
+    if every is None:
+        return
+    if isinstance(every, bool) or not isinstance(every, int) or not 1 <= every <= ramp:
+        raise ValueError(f"TargetSparsity needs every as an int from 1 to the ramp's {ramp} steps, got {every!r}.")
+
+
+def check_term(term: Any) -> None:
+    """Raise unless this is a term that a target can move."""
+    if not isinstance(term, Term):
+        raise TypeError(f"TargetSparsity moves a term, got {type(term).__name__}; use attach(L1(0.0), model).")
+    owner = term.owner
+    if owner is None:
+        raise ValueError(
+            "TargetSparsity needs a term that an optimizer steps, and none does; make ProxOptimizer(base, term) first."
+        )
+    for other in (term.scheduler, term.control):
+        if other is not None and not (term.target is not None and term.target.is_of_another(owner)):
+            raise ValueError(
+                f"This term is moved by {other!r} already, and a term takes one; attach another term, thaw(term) to "
+                "end a target or freeze_zeros, or leave the PenaltyScheduler out."
+            )
+    if not sum(p.numel() for p in term.parameters.values()):
+        raise ValueError("TargetSparsity needs weights to make zero, and this term's parameters have no entries.")
+    for part in term.parts:
+        if not zeros_decide(part.penalty):
+            raise ValueError(
+                f"TargetSparsity needs a penalty that makes zeros, got {part.penalty!r}; attach L1(0.0), or a Group, "
+                "and leave the L2 to the optimizer's weight_decay."
+            )
+    refuse_constraints("TargetSparsity", term)
+    if frozen := [name for name, p in term.parameters.items() if not p.requires_grad]:
+        raise ValueError(
+            f"TargetSparsity cannot prune what is not trained: {frozen[:3]}, {len(frozen)} in all, are frozen; attach "
+            "without them, or unfreeze them."
+        )
+    if lazy := [name for part in term.parts if part.lazy for name in part.parameters]:
+        raise ValueError(
+            f"{lazy[:3]} are attached with lazy=True, and TargetSparsity weighs all rows against each other at each "
+            "step; attach without it."
+        )
+
+
+def refuse_constraints(what: str, term: Term) -> None:
+    """Raise ValueError where a penalty demands more than zeros, which it no longer would once it does not act."""
+    for part in term.parts:
+        for name, p in part.parameters.items():
+            if _demands(part.penalty, p):
+                raise ValueError(
+                    f"{what} trains the kept weights without the proximal step, so {part.penalty!r} would not hold for "
+                    f"{name!r} any longer: signs, bounds, patterns, or entries forced to zero. Attach L1(0.0) or a "
+                    "Group of it instead, or leave those parameters out."
+                )
+
+
+def _demands(penalty: Penalty, p: Tensor) -> bool:
+    """Whether a penalty moves weights of either sign however weak it is, or is a constraint but on their number."""
+    if penalty.several == (penalty,):
+        return not (ranks(penalty) and penalty.grain == "tensor")
+    if penalty.several:
+        return any(_demands(term, p) for term in penalty.several)
+    part = penalty.part(Cut(p)) if is_cut(p) else penalty
+    if part is None or p.is_meta:
+        return False
+    one = torch.ones_like(here(p), dtype=wide_dtype(p), requires_grad=False)
+    weak = part.with_alpha(_WEAK)
+    return any(bool(((weak.prox(x, 1.0) - x).abs() > _MOVED).any()) for x in (one, -one))
+
+
+def one_device(term: Term) -> torch.device | None:
+    """The device on which all parameters lie, None if there are several."""
+    devices = {here(p).device for p in term.parameters.values()}
+    return devices.pop() if len(devices) == 1 else None

@@ -1,0 +1,286 @@
+"""TargetSparsity: train to a share of exact zeros."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from torchreg.parts import here
+from torchreg.schedules import Schedule, cubic
+from torchreg.training.control import sites_of
+from torchreg.training.held import support
+from torchreg.training.predictive_alpha import predictive_alpha
+from torchreg.training.pruning import Act, Method, Pruning
+from torchreg.training.step_count import StepCount
+from torchreg.training.target_checks import check_every, check_shares, check_term, one_device, share_of
+from torchreg.training.target_history import TargetHistory, TargetRecord, units_of
+from torchreg.training.term import Term
+
+Phase = Literal["dense", "ramp", "hold", "frozen"]
+Scope = Literal["global", "parameter"]
+_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups
+_RECORDS = 100  # of the history, over all steps; also how often "feedback" and "magnitude" act
+_HORIZON = 0.05  # of all steps, by which "feedback" looks ahead
+
+
+class TargetSparsity(StepCount):
+    """Trains a net to a given share of exact zeros, and keeps its accuracy: name the share, not a strength.
+
+    The share of zeros rises along a ramp while the weights are trained on, from ``begin`` to ``end``; at ``freeze`` the
+    zeros are settled, and the rest of the steps trains what is left. Shares are of exact zeros among the weights that
+    the term penalises, or of zero groups, where its penalty has groups. From ``end`` on ("feedback": from ``freeze``
+    on) the count is exact: ``ceil(sparsity * N)`` zeros of N, also after saving and loading.
+
+    It counts the optimizer's steps by itself, as `PenaltyScheduler` does, and need not be called.
+
+    Args:
+        term: what `attach` made, once an optimizer steps it: make the ProxOptimizer, or call attach_to, first.
+        sparsity: the share of zeros, in (0, 1]; its decimal digits count, so 55 are 0.55 of 100.
+        steps: optimizer steps of the whole training, for which the learning rate's schedule is made too.
+        begin: where the ramp begins, a share of ``steps``; nothing is pruned or shrunk before.
+        end: where the ramp ends, a share of ``steps``.
+        freeze: when the zeros are settled, a share of ``steps``. From then on zeros stay zero and take no momentum.
+        method: how weights become zero.
+
+            - "projection": each step keeps the weights for which ``w^2 / t`` is largest, with t the optimizer's
+              `effective_step`, which is what zeroing a weight costs in the metric of the optimizer. The optimizer
+              steps a dense copy, so a zero that is needed comes back. The copy is kept in the optimizer's state,
+              4 bytes an entry. The term's alpha does not act.
+            - "feedback": the proximal step of the term's penalty, any that makes zeros, with alpha set every ``every``
+              steps so that the wanted share is met 5 % of the steps ahead; what is missing at ``freeze`` is made
+              zero then. 1 byte an entry.
+            - "magnitude": gradual magnitude pruning, the smallest ``|w|`` for good, for comparison. 1 byte an entry.
+            - "auto": "feedback" for groups, else "projection".
+        scope: "global" weighs all of the term's weights against each other; "parameter" gives each the same share.
+        every: steps from one selection, or setting of alpha, to the next; None for 1 with "projection", else a
+            hundredth of ``steps``.
+        schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
+            those of `torchreg.schedules`.
+
+    Attributes:
+        count: optimizer steps made.
+        phase: of the next step: "dense", "ramp", "hold" or "frozen".
+        mask: name -> bool tensor, True where a weight is trained and False where it is zero.
+        history: a `TargetRecord` for each hundredth of ``steps``. Reading it waits for the device, training does not.
+
+    Raises:
+        TypeError: if ``term`` is no Term, or ``steps`` no int.
+        ValueError: if a share is out of range or order, the ramp has no step, no optimizer steps the term or something
+            else moves it, its penalty makes no zeros, or one of its parameters is frozen. Nothing has changed then.
+
+    Notes:
+        Where ``opt.step`` is compiled, or replayed as a CUDA graph, call `step` after it; a graph must be captured
+        anew when ``phase`` has changed. A parameter that never gets a gradient is not pruned. A weight that has met
+        none but zeros (a dead input's) goes first.
+
+    Source:
+        Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric).
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, ProxOptimizer, TargetSparsity, attach, sparsity
+        >>> model = torch.nn.Linear(20, 5)
+        >>> term = attach(L1(1e-4), model)
+        >>> opt = ProxOptimizer(torch.optim.AdamW(model.parameters()), term)
+        >>> target = TargetSparsity(term, 0.9, steps=50)
+        >>> for _ in range(50):
+        ...     opt.zero_grad()
+        ...     model(torch.randn(8, 20)).square().mean().backward()
+        ...     opt.step()
+        >>> print(target.phase, sparsity(term))
+        frozen name    zeros  total  fraction
+        weight  90     100    0.9000
+        total   90     100    0.9000
+    """
+
+    target = True
+    act: Act
+
+    def __init__(
+        self,
+        term: Term,
+        sparsity: float,
+        *,
+        steps: int,
+        begin: float = 0.1,
+        end: float = 0.6,
+        freeze: float = 0.8,
+        method: Method | Literal["auto"] = "auto",
+        scope: Scope = "global",
+        every: int | None = None,
+        schedule: Callable[..., Schedule] = cubic,
+    ) -> None:
+        check_shares(sparsity, steps, begin, end, freeze)
+        check_term(term)
+        for name, value, allowed in (
+            ("method", method, ("auto", *get_args(Method))),
+            ("scope", scope, get_args(Scope)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"TargetSparsity needs {name} as one of {list(allowed)}, got {value!r}.")
+        self.term, self.sparsity, self.steps, self.scope = term, float(sparsity), steps, scope
+        self.method = _chosen(term) if method == "auto" else method
+        self._begin, self._end, self.freezes = (round(share * steps) for share in (begin, end, freeze))
+        check_every(every, self._end - self._begin)
+        often = 1 if self.method == "projection" else max(1, steps // _RECORDS)
+        self.every = min(often, self._end - self._begin) if every is None else every
+        self._ramp = schedule(0.0, self.sparsity, self._end - self._begin, begin=self._begin)
+        self._numbers = [units.number for units in units_of(term)]
+        self._history = TargetHistory()
+        first = here(next(iter(term.parameters.values())))
+        numbers = [sum(self._numbers)] if scope == "global" else self._numbers
+        self._kept = {n: torch.zeros((), dtype=torch.int64, device=first.device) for n in numbers}
+        self._alpha = _own_alpha(term) if self.method == "feedback" else None
+        self._owner: Any = weakref.ref(term.owner)
+        self._at(0)
+        term.scheduler, term.control = self, Pruning(self)
+
+    @property
+    def phase(self) -> Phase:
+        """Of the next step: "dense", "ramp", "hold" or "frozen"."""
+        if self.count >= self.freezes:
+            return "frozen"
+        return "dense" if self.count < self._begin else "ramp" if self.count < self._end else "hold"
+
+    @property
+    def last_alpha(self) -> float:
+        """The strength that acts, 0.0 where none does; reading it waits for the device."""
+        return 0.0 if self._alpha is None else float(self._alpha)
+
+    @property
+    def mask(self) -> dict[str, Tensor]:
+        """For each parameter by name, which of its entries are trained: False where it is zero."""
+        owner = self.term.owner
+        states = {} if owner is None or self.act == "shrink" else owner.base.state
+        known = {name: (p, support(states.get(p, {}))) for name, p in self.term.parameters.items()}
+        return {name: p.detach() != 0 if kept is None else kept for name, (p, kept) in known.items()}
+
+    @property
+    def history(self) -> list[TargetRecord]:
+        """What was asked and what was there, for each hundredth of the steps."""
+        return self._history.records()
+
+    def wanted(self, count: int) -> float:
+        """The share of zeros that the schedule has after so many steps."""
+        if count >= self._end:
+            return self.sparsity
+        return 0.0 if count <= self._begin else min(max(float(self._ramp(count)), 0.0), self.sparsity)
+
+    def kept_of(self, number: int, *, known: bool = True) -> int | Tensor:
+        """Of so many units how many the next step keeps; a tensor, of numbers of its own, where a graph is made."""
+        return number - share_of(self.wanted(self.count + 1), number) if known else self._kept[number]
+
+    def is_of_another(self, owner: Any) -> bool:
+        """Whether it was made for another optimizer, from which this one has taken the term over."""
+        return self._owner is not None and self._owner() is not owner
+
+    def refuse_frozen(self, found: int) -> None:
+        """Raise ValueError where parameters have been frozen, or are gone, while their zeros are not settled."""
+        if found < len(self._numbers) and self.act != "hold":
+            frozen = [name for name, p in self.term.parameters.items() if not p.requires_grad]
+            raise ValueError(
+                f"{frozen[:3]}, {len(frozen)} in all, were frozen while {self!r} moves them: it weighs all weights of "
+                f"its term until step {self.freezes}. Unfreeze them, or attach without them."
+            )
+
+    def resume(self, count: int, alpha: Any, target: dict[str, Any]) -> str:
+        """Go on from a saved count of the same target."""
+        self._at(count)
+        self._history.load(target["history"])
+        if self._alpha is not None:
+            self._set(alpha)
+        return ""
+
+    def differs(self, saved: dict[str, Any] | None) -> str:
+        """What makes a saved target another one, or ""."""
+        here, there = self.saved(), saved or {}
+        other = [key for key in here if key != "history" and here[key] != there.get(key)]
+        if not other:
+            return ""
+        told = {key: there.get(key) for key in other} if there else "no target"
+        mine = {key: here[key] for key in other}
+        return (
+            f"The checkpoint is of another target: it has {told}, this one {mine}. Make "
+            "the target of the checkpoint before load_state_dict, or drop its 'torchreg' entry to begin anew."
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, beside the count and the strength."""
+        fields = ("sparsity", "steps", "method", "scope", "every", "freezes")
+        config = {name: getattr(self, name) for name in fields}
+        return {**config, "begin": self._begin, "end": self._end, "history": self._history.saved()}
+
+    def put_back(self, fields: dict[str, Any]) -> None:
+        """Be what it was, after a load that failed."""
+        super().put_back(fields)
+        self._at(self.count)
+
+    def _move(self, count: int) -> None:
+        self._at(count)
+        if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
+            self._predict()
+        at_its_time = count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps)
+        if at_its_time and count <= self.steps:
+            alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
+            self._history.add(count, self.wanted(count), self.term, alpha)
+
+    def _at(self, count: int) -> None:
+        """Be at a count, with what the next step does and how much it keeps."""
+        self.count = count
+        step = count + 1
+        due = step in (self._end, self.freezes) or (step - self._begin - 1) % self.every == 0
+        if step > self.freezes:
+            self.act = "hold"
+        elif step <= self._begin:
+            self.act = "rest"
+        elif self.method == "feedback":
+            self.act = "select" if step == self.freezes else "shrink"
+        else:
+            self.act = "select" if due else "keep"
+        for number, kept in self._kept.items():
+            kept.fill_(self.kept_of(number))
+
+    def _predict(self) -> None:
+        horizon = max(1, round(_HORIZON * self.steps))
+        share = self.wanted(min(self.count + horizon, self.freezes))
+        with torch.no_grad():
+            sites = sites_of(self.term.owner, self.term)
+            if any(site.stepped for site in sites):
+                self._set(predictive_alpha(sites, lambda n: share_of(share, n), horizon))
+
+    def _set(self, alpha: Tensor | float) -> None:
+        if isinstance(self._alpha, Tensor):
+            self._alpha.fill_(alpha)
+        else:
+            self._alpha = float(alpha)
+            self.term.turn(self._alpha)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_owner": None}
+
+    def __repr__(self) -> str:
+        told = f"{self.sparsity:g}, steps={self.steps}, method={self.method!r}"
+        return f"TargetSparsity({told}, count={self.count}, phase={self.phase!r})"
+
+
+def _chosen(term: Term) -> Method:
+    grouped = any(part.penalty.groups is not None for part in term.parts)
+    has_alpha = not any(part.penalty.several for part in term.parts)  # which a bound on the non-zeros has not
+    return _AUTO[grouped and has_alpha]
+
+
+def _own_alpha(term: Term) -> Tensor | float:
+    """The term's alpha at 0, as a tensor that is filled on the device; a number where there are several devices."""
+    term.alpha  # noqa: B018  raises where the term has several
+    device = one_device(term)
+    if device is None:
+        term.turn(0.0)
+        return 0.0
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    alpha = torch.zeros((), dtype=dtype, device=device)
+    term.alpha = alpha
+    return alpha
