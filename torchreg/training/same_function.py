@@ -101,7 +101,7 @@ def _fresh(leaf: Any) -> Any:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         yield
 
