@@ -92,12 +92,13 @@ def count_flops(model: Module, arguments: Any) -> int | None:
 def layer_changes(before: Module, after: Module, graph: UnitGraph, solution: Solution) -> tuple[CompactedLayer, ...]:
     """The weights whose shapes changed, and those with zero rows or columns that stay."""
     old, new = held_tensors(before), held_tensors(after)
-    reads: dict[str, Read] = {read.weight_name: read for read in graph.classes.reads if read.weight_name}
+    reads = {read.weight_name or read.module: read for read in graph.classes.reads if read.rows is not None}
     changes = []
     for name in graph.tensors:
         if name not in new or old[name].dim() < 2:
             continue
-        left = _zeros_left(reads.get(name), solution)
+        computed = reads.get(name.partition(".parametrizations.")[0]) or reads.get(name.rpartition(".")[0])
+        left = _zeros_left(reads.get(name, computed), solution)
         sizes = tuple(old[name].shape), tuple(new[name].shape)
         if sizes[0] != sizes[1] or left:
             changes.append(CompactedLayer(name, *sizes, left))

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from torchreg.training.unit_classes import Index
-from torchreg.training.unit_rules import bias_for, read, unknown
+from torchreg.training.unit_products import bias_for, read
+from torchreg.training.unit_rules import unknown
 from torchreg.training.unit_shapes import Rule
 from torchreg.training.unit_values import Flow, Value, by_channel, raised_vector, shape_of
 
@@ -68,21 +69,20 @@ def _convolve(
     summed = (weights.transpose(0, 1) if swapped else weights).flatten(2)
     nonzero, total = (summed != 0).any(2), summed.sum(2)
     uniform, constants = x.along(dim)
-    if padded:
-        uniform = uniform & (constants.numpy() == 0)
+    clean = uniform & (constants.numpy() == 0) if padded else uniform
     if groups == 1:
         classes.join(x.units[dim], w.units[ins])
         channels = w.units[outs]
         if b is not None:
             classes.join(b.units[0], channels)
-        why = bias_for(flow, node, w, b)
+        why = ("padding leaves fewer of it at the border", "", "") if padded else bias_for(flow, node, w, b)
         read(flow, node, x.units[dim], channels, nonzero, uniform, constants, total, why, w.name)
     else:
         nonzero, total = _block_diagonal(nonzero, groups, swapped), _block_diagonal(total, groups, swapped)
         channels = _grouped(flow, node, x.units[dim], w, b, groups=groups, swapped=swapped)
     units = (*x.units[:dim], channels, *flow.fresh(shape[dim + 1 :], f"is a position of {flow.called(node)}"))
-    known = ((~torch.from_numpy(uniform)).double() @ nonzero.double().T) == 0
-    entries = total @ constants
+    known = ((~torch.from_numpy(clean)).double() @ nonzero.double().T) == 0
+    entries = total @ torch.where(torch.from_numpy(clean), constants, 0.0)
     if b is not None:
         known, entries = known & b.known.expand(b.shape), entries + b.entries
     return by_channel(units, dim, known, entries, shape)

@@ -8,6 +8,7 @@ and parametrizations, masks and hooks written out as operations on parameters. O
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,13 +26,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchreg.training.unit_channels import CHANNELS
 from torchreg.training.unit_classes import Index, Read, UnitClasses
 from torchreg.training.unit_norms import NORMS
+from torchreg.training.unit_products import PRODUCTS
 from torchreg.training.unit_reshapes import RESHAPES
 from torchreg.training.unit_rules import RULES, elementwise, unknown
 from torchreg.training.unit_shapes import SHAPES, Rule
 from torchreg.training.unit_values import Flow, Value, constant
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-_RULES: dict[str, Rule] = {**SHAPES, **RESHAPES, **RULES, **CHANNELS, **NORMS}
+_RULES: dict[str, Rule] = {**SHAPES, **RESHAPES, **RULES, **PRODUCTS, **CHANNELS, **NORMS}
 
 
 @dataclass(eq=False)
@@ -98,7 +100,7 @@ def _walk(
     tensors: dict[str, tuple[Index, ...]],
     first: Mapping[str, str],
 ) -> Flow:
-    with _quiet(), warnings.catch_warnings():
+    with _plain_attention(), _silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, arguments[0], arguments[1], strict=False).run_decompositions({})
     flow = Flow(classes, dict(model.named_modules(remove_duplicate=False)))
@@ -128,7 +130,7 @@ def _walk(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _plain_attention() -> Iterator[None]:
     """Attention is to be taken as operations, not as the one kernel for evaluation."""
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -136,6 +138,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """An export that fails writes its graph to the log; its exception says enough."""
+    was = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(was)
 
 
 def _note(classes: UnitClasses, value: Value) -> None:
@@ -173,8 +186,10 @@ def _called(flow: Flow, node: Node) -> Any:
         return args[0][args[1]]
     schema = getattr(node.target, "_schema", None)
     space, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
+    if name.startswith("_assert"):
+        return None
     rule = _RULES.get(name) if space == "aten" else None
-    if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if rule is None and _pointwise(node.target):
         rule = elementwise
     if rule is not None and isinstance(node.meta.get("val"), (Tensor, list, tuple)):
         try:
@@ -182,6 +197,13 @@ def _called(flow: Flow, node: Node) -> Any:
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
             pass  # an overload with arguments of its own
     return unknown(flow, node, *args, **kwargs)
+
+
+def _pointwise(target: Any) -> bool:
+    """Whether an operation acts entry by entry; not every overload is tagged."""
+    packet = getattr(target, "overloadpacket", None)
+    tags = [getattr(packet, name).tags for name in packet.overloads()] if packet is not None else []
+    return any(torch.Tag.pointwise in tagged for tagged in tags)
 
 
 def _returned(

@@ -45,6 +45,32 @@ def batch_norm(
     return [by_channel(x.units, 1, known | dead, entries, shape), *_statistics(flow, node, units)]
 
 
+def instance_norm(
+    flow: Flow,
+    node: Node,
+    x: Value,
+    w: Any,
+    b: Any,
+    mean: Any,
+    var: Any,
+    own: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Value:
+    """Statistics of each channel of each sample, or in evaluation mode running ones."""
+    known, constants = x.along(1)
+    one = torch.ones(x.shape[1], dtype=torch.float64)
+    for t in (w, b, mean, var):
+        if isinstance(t, Value):
+            flow.classes.join(x.units[1], t.units[0])
+    entries = b.entries if b is not None else 0 * one
+    if not own:
+        scale = w.entries if w is not None else one
+        entries = (constants - mean.entries) / (var.entries + eps).sqrt() * scale + entries
+    return by_channel(x.units, 1, known, entries, x.shape)
+
+
 def _statistics(flow: Flow, node: Node, units: Index) -> list[Any]:
     """What else an operation returns: of no use in evaluation mode; buffers that it has updated, in training."""
     rest = []
@@ -182,6 +208,7 @@ _OVER = [
 ]
 NORMS: dict[str, Rule] = {
     **dict.fromkeys(_BATCH, batch_norm),
+    "instance_norm": instance_norm,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "group_norm": group_norm,

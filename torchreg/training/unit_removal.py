@@ -116,8 +116,10 @@ def _sizes(module: Module) -> tuple[int, ...]:
     if isinstance(module, _NormBase) and module.running_mean is not None:
         return tuple(module.running_mean.shape)
     known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, _ConvNd, _NormBase)
-    if not isinstance(module, known) or getattr(module, "weight", None) is None:
+    if not isinstance(module, known):
         return ()
+    if "weight" not in getattr(module, "parametrizations", {}) and getattr(module, "weight", None) is None:
+        return ()  # to ask a parametrized layer for its weight may move its buffers
     return tuple(used(module, "weight").shape)
 
 

@@ -1,4 +1,4 @@
-"""Units through operations that compute: element-wise functions, products with weights, convolutions, attention."""
+"""Units through element-wise functions, tables, and operations that are not known."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_map
 
-from torchreg.training.unit_classes import Flags, Index, Read
-from torchreg.training.unit_shapes import Rule
+from torchreg.training.unit_classes import Index, Read
+from torchreg.training.unit_shapes import Rule, note_edit, split
 from torchreg.training.unit_values import Flow, Value, shape_of
-
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their forward adds a bias if there is one
 
 
 def elementwise(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Value:
     """A function of every entry, or of entries of several tensors that are broadcast."""
     shape = shape_of(node)
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Value)]
-    units = tuple(_broadcast_units(flow, tensors, shape, d) for d in range(len(shape)))
+    units = tuple(broadcast_units(flow, tensors, shape, d) for d in range(len(shape)))
     known = torch.ones([1] * len(shape), dtype=torch.bool)
     for t in tensors:
-        known = known & _raised(t.known, shape)
+        known = known & raised(t.known, shape)
     zero = torch.zeros_like(known)
     if str(node.target).startswith("aten.mul."):
         for t in tensors:
-            zero = zero | _raised(t.known & (t.entries == 0), shape)
+            zero = zero | raised(t.known & (t.entries == 0), shape)
         scalars = [a for a in args if isinstance(a, (int, float))]
         zero = zero | any(a == 0 for a in scalars)
     if not (known.any() or zero.any()):
@@ -52,168 +50,18 @@ def evaluated(node: Node, args: Any, kwargs: Any) -> Tensor | None:
     return made if isinstance(made, Tensor) else None
 
 
-def _raised(t: Tensor, shape: tuple[int, ...]) -> Tensor:
+def raised(t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor with as many dimensions as a shape that it broadcasts to."""
     return t.reshape([1] * (len(shape) - t.dim()) + list(t.shape))
 
 
-def _broadcast_units(flow: Flow, tensors: Sequence[Value], shape: tuple[int, ...], d: int) -> Index:
+def broadcast_units(flow: Flow, tensors: Sequence[Value], shape: tuple[int, ...], d: int) -> Index:
     """The units of a dimension of the result, joined over all tensors that have it."""
     back = len(shape) - d
     with_it = [t.units[-back] for t in tensors if len(t.shape) >= back and t.shape[-back] == shape[d]]
     for other in with_it[1:]:
         flow.classes.join(with_it[0], other)
     return with_it[0] if with_it else flow.classes.new(shape[d], "is of a fixed size")
-
-
-def linear(flow: Flow, node: Node, x: Value, w: Value, b: Value | None = None) -> Value:
-    """``x @ w.T + b``: reads units through columns, makes one for each row."""
-    if len(w.shape) != 2:
-        return unknown(flow, node, x, w, b)
-    return _product(flow, node, x, w, b, bias_slot=True)
-
-
-def addmm(flow: Flow, node: Node, b: Value, x: Value, w: Value, **kwargs: Any) -> Value:
-    """``b + x @ w``, whose weights are (inputs, outputs)."""
-    if kwargs or len(b.shape) != 1 or b.shape != w.shape[1:]:
-        return unknown(flow, node, b, x, w)
-    return _product(flow, node, x, _flipped(w), b, bias_slot=True)
-
-
-def _flipped(w: Value) -> Value:
-    return Value(w.shape[::-1], w.units[::-1], w.known.T, w.entries.T, w.name)
-
-
-def _product(flow: Flow, node: Node, x: Value, w: Value, b: Value | None, *, bias_slot: bool) -> Value:
-    classes = flow.classes
-    classes.join(x.units[-1], w.units[1])
-    if b is not None:
-        classes.join(b.units[0], w.units[0])
-    units = (*x.units[:-1], w.units[0])
-    sure, weights = w.full(0, 1)
-    nonzero = ~sure | (weights != 0)
-    uniform, constants = x.along(-1)
-    obstacle, bias, module = bias_for(flow, node, w, b) if bias_slot else ("its product has no bias", "", "")
-    if not sure.all():
-        obstacle = "its weights are computed from the input"
-    read(flow, node, x.units[-1], w.units[0], nonzero, uniform, constants, weights, (obstacle, bias, module), w.name)
-    known, entries = x.full(len(x.shape) - 1)
-    varies = (~known).double() @ nonzero.double().T
-    varies = varies + (~known | (entries != 0)).double() @ (~sure).double().T
-    found = varies == 0
-    total = torch.where(known, entries, 0.0).double() @ weights.double().T
-    if b is not None:
-        found = found & b.known.expand(b.shape)
-        total = total + b.entries
-    return Value(shape_of(node), units, found, torch.where(found, total, 0.0))
-
-
-def read(
-    flow: Flow,
-    node: Node,
-    units: Index,
-    rows: Index | None,
-    nonzero: Tensor,
-    uniform: Flags,
-    constants: Tensor,
-    weight: Tensor,
-    bias: tuple[str, str, str],
-    weight_name: str,
-) -> None:
-    """Note that a layer reads units through its columns."""
-    obstacle, name, module = bias
-    zero = constants.numpy() == 0
-    absorbs = uniform & zero if obstacle else uniform
-    text = obstacle and f"their constant output cannot move into a bias: {obstacle}"
-    text = text if bool((uniform & ~zero).any()) else ""
-    flow.classes.reads.append(
-        Read(
-            flow.called(node), units, rows, nonzero.numpy(), absorbs, constants, weight, name, module, text, weight_name
-        )
-    )
-
-
-def bias_for(flow: Flow, node: Node, w: Value, b: Value | None) -> tuple[str, str, str]:
-    """Why constants cannot be added to a layer's bias or "", the bias's name, the module that may get one."""
-    name = flow.layer(node)
-    if b is not None:
-        if not b.name:
-            return "the bias is computed", "", name
-        return ("the bias is used more than once" if flow.uses[b.name] > 1 else ""), b.name, name
-    module = flow.modules.get(name)
-    plain = module is not None and any(type(module).forward is kind.forward for kind in _PLAIN)
-    if not plain or not w.name or getattr(module, "bias", 0) is not None:
-        return "there is no bias", "", name
-    return ("the weight is used more than once" if flow.uses[w.name] > 1 else ""), "", name
-
-
-def matmul(flow: Flow, node: Node, a: Value, b: Value) -> Value:
-    """A product of two tensors, either of which may be computed."""
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        return unknown(flow, node, a, b)
-    if len(b.shape) == 2:
-        return _product(flow, node, a, _flipped(b), None, bias_slot=False)
-    shape, classes = shape_of(node), flow.classes
-    classes.join(a.units[-1], b.units[-2])
-    batch = [_broadcast_units(flow, [_batch(a), _batch(b)], shape[:-2], d) for d in range(len(shape) - 2)]
-    units = (*batch, a.units[-2], b.units[-1])
-    left, right = (_zero(a, -1), _zero(b, -2))
-    k = len(a.units[-1])
-    classes.reads.append(
-        Read(flow.called(node), a.units[-1], None, np.ones((1, k), dtype=bool), left | right, torch.zeros(k).double())
-    )
-    return _weighted_mean(flow, node, b, units) if a.sums_to_one == len(a.shape) - 1 else flow.unknown(node, units)
-
-
-def _batch(x: Value) -> Value:
-    return Value(x.shape[:-2], x.units[:-2], x.known, x.entries)
-
-
-def _zero(x: Value, dim: int) -> Flags:
-    uniform, constants = x.along(dim)
-    found: Flags = uniform & (constants.numpy() == 0)
-    return found
-
-
-def _weighted_mean(flow: Flow, node: Node, v: Value, units: tuple[Index, ...]) -> Value:
-    """Means of v over its second last dimension: constant where v is."""
-    shape, dim = shape_of(node), len(v.shape) - 2
-    known, entries = v.full(dim)
-    wide = torch.broadcast_shapes(known.shape, entries.shape)
-    known, entries = known.expand(wide), entries.expand(wide)
-    one = known.all(dim, keepdim=True) & (entries == entries[..., :1, :]).all(dim, keepdim=True)
-    return Value(shape, units, _raised(one, shape), _raised(torch.where(one, entries[..., :1, :], 0.0), shape))
-
-
-def attention(
-    flow: Flow,
-    node: Node,
-    q: Value,
-    k: Value,
-    v: Value,
-    mask: Value | None = None,
-    p: float = 0.0,
-    *_: Any,
-    **named: Any,
-) -> Value:
-    """Scaled dot-product attention: heads are kept apart, widths of queries and keys set the scale."""
-    if named.get("enable_gqa") and q.shape[-3] != k.shape[-3]:
-        return unknown(flow, node, q, k, v, mask)
-    shape, classes = shape_of(node), flow.classes
-    classes.join(q.units[-1], k.units[-1])
-    classes.join(k.units[-2], v.units[-2])
-    classes.pin(q.units[-1], f"is a width of heads, which sets the scale of {flow.called(node)}")
-    classes.pin(k.units[-2], f"is a position that {flow.called(node)} looks at")
-    batch = [_broadcast_units(flow, [_batch(t) for t in (q, k, v)], shape[:-2], d) for d in range(len(shape) - 2)]
-    if mask is not None:
-        scores = (*batch, q.units[-2], k.units[-2])
-        for d, (unit, n) in enumerate(zip(reversed(mask.units), reversed(mask.shape), strict=True)):
-            if n == len(scores[-1 - d]):
-                classes.join(scores[-1 - d], unit)
-    mean = _weighted_mean(flow, node, v, (*batch, q.units[-2], v.units[-1]))
-    if p == 0.0 and mask is None:
-        return mean
-    known = mean.known & (mean.entries == 0)  # where all is masked the result is 0
-    return Value(mean.shape, mean.units, known, torch.zeros_like(mean.entries))
 
 
 def unknown(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Any:
@@ -252,6 +100,20 @@ def embedding(flow: Flow, node: Node, w: Value, index: Value, *_: Any) -> Value:
     return Value(shape_of(node), (*index.units, w.units[1]), known, constants.reshape([*lead, -1]))
 
 
+def weight_norm(flow: Flow, node: Node, v: Value, g: Value, dim: int = 0) -> Value:
+    """``g v / ||v||``, row by row: a column of v can go where it is zero, and leaves the length as it is."""
+    if dim != 0 or len(v.shape) < 2 or not v.name:
+        unknown(flow, node, v, g)
+    flow.classes.join(v.units[0], g.units[0])
+    nonzero, k = (v.entries != 0).flatten(2).any(2) if len(v.shape) > 2 else v.entries != 0, v.shape[1]
+    never, none = np.zeros(k, dtype=bool), torch.zeros(k, dtype=torch.float64)
+    words = f"the length that {flow.called(node)} divides by"
+    flow.classes.reads.append(Read(words, v.units[1], v.units[0], nonzero.numpy(), never, none))
+    entries = evaluated(node, (v, g, dim), {})
+    assert entries is not None
+    return Value(v.shape, v.units, torch.ones_like(entries, dtype=torch.bool), entries)
+
+
 def made(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Value:
     """A tensor that the code makes with a size of its own."""
     units = tuple(flow.fresh(shape_of(node), f"is of a size that the code sets ({flow.called(node)})"))
@@ -266,13 +128,43 @@ def _random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
+def like(flow: Flow, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    """Noise, or a constant, for every entry of a tensor."""
+    found = flow.unknown_like(x)
+    name = str(node.target).removeprefix("aten.").split("_")[0]
+    if name not in ("zeros", "ones"):
+        return found
+    entries = torch.full_like(found.entries, float(name == "ones"))
+    return Value(x.shape, x.units, torch.ones_like(found.known), entries)
+
+
+def new(flow: Flow, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    """A tensor whose sizes are, or may be, those of another (as the noise of a dropout of whole channels)."""
+    shape = shape_of(node)
+    alike = [len(x.shape) == len(shape) and x.shape[d] == n != 1 for d, n in enumerate(shape)]
+    why = f"is of a size that the code sets ({flow.called(node)})"
+    units = [
+        x.units[d] if same else flow.classes.new(n, why) for d, (n, same) in enumerate(zip(shape, alike, strict=True))
+    ]
+    note_edit(flow, node, [u for u, same in zip(units, alike, strict=True) if same])
+    return flow.unknown(node, units)
+
+
+def glu(flow: Flow, node: Node, x: Value, dim: int = -1) -> Value:
+    """``a * sigmoid(b)`` of the halves a and b."""
+    a, b = split(flow, node, x, x.shape[dim] // 2, dim)
+    zero = a.known & (a.entries == 0)
+    known = (a.known & b.known) | zero
+    return Value(a.shape, a.units, known, torch.where(known, a.entries * b.entries.sigmoid(), 0.0))
+
+
+_LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "bernoulli")
 RULES: dict[str, Rule] = {
-    "linear": linear,
-    "addmm": addmm,
-    "matmul": matmul,
-    "mm": matmul,
-    "bmm": matmul,
-    "scaled_dot_product_attention": attention,
     "embedding": embedding,
+    "glu": glu,
+    **dict.fromkeys(_LIKE, like),
+    **dict.fromkeys(("new_empty", "new_zeros", "new_ones", "new_full"), new),
+    "_weight_norm": weight_norm,
+    **dict.fromkeys(("hardswish", "_prelu_kernel", "log_sigmoid"), elementwise),
     **dict.fromkeys(("zeros", "ones", "full", "arange", "scalar_tensor", "eye", "linspace"), made),
 }

@@ -193,7 +193,7 @@ def repeat(flow: Flow, node: Node, x: Value, times: Sequence[int]) -> Value:
 
 SHAPES: dict[str, Rule] = {
     **dict.fromkeys(("clone", "alias", "detach", "contiguous", "_to_copy", "to", "lift_fresh_copy", "dropout"), same),
-    **dict.fromkeys(("feature_dropout", "alpha_dropout", "type_as", "_assert_tensor_metadata"), same),
+    **dict.fromkeys(("feature_dropout", "alpha_dropout", "type_as"), same),
     "permute": permute,
     "transpose": transpose,
     "t": turned,
