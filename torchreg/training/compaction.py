@@ -10,13 +10,13 @@ from torch.nn.parameter import UninitializedParameter
 
 from torchreg.parts import is_cut
 from torchreg.training.compact_report import CompactReport, count_flops, count_parameters, layer_changes
-from torchreg.training.named_sizes import changed_sizes, renamed, with_literals
+from torchreg.training.named_sizes import changed_sizes, connected, renamed, with_literals
 from torchreg.training.same_function import Arguments, Trial
 from torchreg.training.unit_classes import Solution
 from torchreg.training.unit_graph import UnitGraph, unit_graph
 from torchreg.training.unit_removal import copied, exact_in_training, held_tensors, remove_units
 
-_MOST_PLACES = 64  # modules whose named sizes are tried one by one
+_MOST_GROUPS = 64  # of modules whose named sizes are tried one by one
 
 
 def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
@@ -130,7 +130,9 @@ def _smaller(model: Module, graph: UnitGraph, trial: Trial) -> tuple[Module, Sol
     found, why = _cut(model, graph, solution, trial)
     if found is not None:
         return found, solution, []
-    left = [f"the sizes that the code of {place} names ({why})" for place in _pin_sizes(model, graph, solution, trial)]
+    places = _pin_sizes(model, graph, solution, trial)
+    named = ", ".join(repr(place) if place else "the model" for place in places[:4]) + ", ..." * (len(places) > 4)
+    left = [f"units whose number the code of {named} names ({why})"]
     solution = graph.classes.solve()
     found, why = _cut(model, graph, solution, trial)
     if found is not None:
@@ -139,24 +141,23 @@ def _smaller(model: Module, graph: UnitGraph, trial: Trial) -> tuple[Module, Sol
 
 
 def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> list[str]:
-    """Keep the units of those places whose sizes cannot be changed alone; their names."""
+    """Keep the units whose numbers the code names where they cannot change; the names of those modules."""
     classes, places = graph.classes, list(changed_sizes(graph, solution))
-    failing = []
+    groups, failing = connected(places, graph, solution), set[str]()
 
-    def keep(names: list[str]) -> None:
+    def keep(names: set[str]) -> None:
         for path, units, words in graph.edits:
             if path in names:
-                classes.pin(units, f"is of a size that the code names ({words})")
+                classes.pin(units, f"is one of a number that the code names ({words})")
 
-    if len(places) > 1 and len(places) <= _MOST_PLACES:
-        for place in places:
-            before = dict(classes.pinned)
-            keep([name for name in places if name != place])
-            if _cut(model, graph, classes.solve(), trial)[0] is None:
-                failing.append(place)
-            classes.pinned = before
-    keep(failing or places)
-    return [repr(place) if place else "the model" for place in failing or places]
+    for group in groups if 1 < len(groups) <= _MOST_GROUPS else []:
+        before = dict(classes.pinned)
+        keep(set(places) - group)
+        if _cut(model, graph, classes.solve(), trial)[0] is None:
+            failing |= group
+        classes.pinned = before
+    keep(failing or set(places))
+    return [place for place in places if place in failing or not failing]
 
 
 def _cut(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> tuple[Module | None, str]:

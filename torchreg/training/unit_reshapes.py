@@ -23,6 +23,7 @@ def reshape(flow: Flow, node: Node, x: Value, *_: Any) -> Value:
     units: list[Index] = []
     for ins, outs in blocks:
         units += _regroup(flow, node, [x.units[d] for d in ins], [shape[d] for d in outs])
+    note_edit(flow, node, units)
     known, entries = (_reshaped(t, x.shape, shape, blocks) for t in (x.known, x.entries))
     return Value(shape, tuple(units), known, entries)
 
@@ -68,7 +69,6 @@ def _regroup(flow: Flow, node: Node, ins: list[Index], shape: list[int]) -> list
     for sizes in _factors(shape, steps):
         merged.append(_merged(flow, fine[: len(sizes)]) if sizes else classes.new(1))
         fine = fine[len(sizes) :]
-    note_edit(flow, node, merged)
     return merged
 
 

@@ -87,8 +87,8 @@ def sliced(
     flow: Flow, node: Node, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
     """A slice of a dimension, whose ends the code may name."""
-    if step != 1:
-        flow.classes.pin(x.units[dim], CUT.format(flow.called(node)))
+    if len(x.units[dim][start:end:step]) < x.shape[dim] and (step != 1 or x.known.all()):
+        flow.classes.pin(x.units[dim], CUT.format(flow.called(node)))  # a table may be cut to the example's length
     found = taken(flow, node, x, dim, slice(start, end, step))
     if len(found.units[dim]) != x.shape[dim]:
         note_edit(flow, node, [found.units[dim], x.units[dim][: start or 0]])
