@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torchreg.parts import is_cut
 from torchreg.training.compact_report import CompactReport, count_flops, count_parameters, layer_changes
 from torchreg.training.named_sizes import changed_sizes, connected, renamed, with_literals
-from torchreg.training.same_function import Arguments, Trial
+from torchreg.training.same_function import Arguments, Trial, seeded
 from torchreg.training.unit_classes import Solution
 from torchreg.training.unit_graph import UnitGraph, unit_graph
 from torchreg.training.unit_removal import copied, exact_in_training, held_tensors, remove_units
@@ -19,6 +19,7 @@ from torchreg.training.unit_removal import copied, exact_in_training, held_tenso
 _MOST_GROUPS = 64  # of modules whose named sizes are tried one by one
 
 
+@seeded()
 def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
     """A smaller copy of a model that computes the same function, with a report.
 

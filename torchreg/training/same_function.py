@@ -90,7 +90,7 @@ class Trial:
 
 def outputs(model: Module, arguments: Arguments) -> list[Any]:
     """Tensors and other leaves that a model returns; the global random state stays as it is."""
-    with torch.no_grad(), _seeded():
+    with torch.no_grad(), seeded():
         made = model(*tree_map(_fresh, arguments[0]), **tree_map(_fresh, arguments[1]))
     return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(made)]
 
@@ -100,7 +100,8 @@ def _fresh(leaf: Any) -> Any:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
+    """One random state inside, the caller's outside."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         yield

@@ -129,7 +129,7 @@ class UnitClasses:
         kept[list(reasons)] = True
         solution = Solution(root, kept, reasons)
         solution.spread(self)
-        for dimension in self.dimensions.values():
+        for dimension in reversed(self.dimensions.values()):  # what is kept keeps what it reads
             if len(dimension) and not kept[root[dimension]].any():
                 solution.keep(dimension[:1], "is the last of its dimension")
                 solution.spread(self)

@@ -102,7 +102,9 @@ def _walk(
 ) -> Flow:
     with _plain_attention(), _silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, arguments[0], arguments[1], strict=False).run_decompositions({})
+        program = torch.export.export(model, arguments[0], arguments[1], strict=False)
+        if not all(_known(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})  # slow, and mostly of no use
     flow = Flow(classes, dict(model.named_modules(remove_duplicate=False)))
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     held = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
@@ -180,15 +182,32 @@ def _given(flow: Flow, node: Node, tensor: Any) -> Any:
     return Value(value.shape, value.units, torch.ones_like(entries, dtype=torch.bool), entries)
 
 
+def _known(node: Node) -> bool:
+    """Whether there is a rule for an operation as it stands; one in place may write only to a count."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return True
+    name = _name(node)
+    if name.endswith("_"):
+        written = node.args[0]
+        return isinstance(written, Node) and written.op == "placeholder" and written.meta["val"].numel() == 1
+    return name.startswith("_assert") or name in _RULES or _pointwise(node.target)
+
+
+def _name(node: Node) -> str:
+    """The name of an ATen operation, "" of another."""
+    schema = getattr(node.target, "_schema", None)
+    space, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
+    return name if space == "aten" else ""
+
+
 def _called(flow: Flow, node: Node) -> Any:
     args, kwargs = tree_map(lambda a: flow.values.get(a) if isinstance(a, Node) else a, (node.args, node.kwargs))
     if node.target is operator.getitem:
         return args[0][args[1]]
-    schema = getattr(node.target, "_schema", None)
-    space, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
+    name = _name(node)
     if name.startswith("_assert"):
         return None
-    rule = _RULES.get(name) if space == "aten" else None
+    rule = _RULES.get(name)
     if rule is None and _pointwise(node.target):
         rule = elementwise
     if rule is not None and isinstance(node.meta.get("val"), (Tensor, list, tuple)):

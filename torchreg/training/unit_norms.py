@@ -17,32 +17,50 @@ from torchreg.training.unit_values import Flow, Value, by_channel, shape_of
 
 
 def batch_norm(
-    flow: Flow,
-    node: Node,
-    x: Value,
-    w: Value | None,
-    b: Value | None,
-    mean: Value | None,
-    var: Value | None,
-    *args: Any,
+    flow: Flow, node: Node, x: Value, w: Value | None, b: Value | None, mean: Any, var: Any, *args: Any
 ) -> list[Any]:
-    """The same affine function for all entries of a channel; with the batch's own statistics a constant becomes b."""
-    given = isinstance(mean, Value) and isinstance(var, Value)  # without running statistics flags stand there
+    """The operation that returns statistics too; without running ones, flags stand in their place."""
+    running = "no_training" in str(node.target) and isinstance(mean, Value)
+    held = (mean, var) if isinstance(mean, Value) else (None, None)
+    return [_normalised(flow, x, w, b, *held, args[-1] if running else None), *_statistics(flow, node, x.units[1])]
+
+
+def _normalised(
+    flow: Flow, x: Value, w: Value | None, b: Value | None, mean: Value | None, var: Value | None, eps: float | None
+) -> Value:
+    """The same affine function for all entries of a channel.
+
+    With the batch's own statistics, where no eps is given, a constant becomes the bias.
+    """
     units = x.units[1]
     for t in (w, b, mean, var):
-        if isinstance(t, Value):
+        if t is not None:
             flow.classes.join(units, t.units[0])
     known, constants = x.along(1)
     n = torch.ones(x.shape[1], dtype=torch.float64)
-    scale, shift = (w.entries if w else n), (b.entries if b else 0 * n)
-    if given and "no_training" in str(node.target):
-        entries = (constants - mean.entries) / (var.entries + args[-1]).sqrt() * scale + shift  # type: ignore[union-attr]
-    else:
-        entries = shift
-    dead = (scale == 0).numpy() & (np.ones(len(units), dtype=bool))
-    entries = torch.where(torch.from_numpy(dead), shift, entries)
-    shape = x.shape
-    return [by_channel(x.units, 1, known | dead, entries, shape), *_statistics(flow, node, units)]
+    scale, shift = (w.entries if w is not None else n), (b.entries if b is not None else 0 * n)
+    entries = shift
+    if eps is not None and mean is not None and var is not None:
+        entries = (constants - mean.entries) / (var.entries + eps).sqrt() * scale + shift
+    dead = (scale == 0).numpy() & np.ones(len(units), dtype=bool)
+    return by_channel(x.units, 1, known | dead, torch.where(torch.from_numpy(dead), shift, entries), x.shape)
+
+
+def whole_batch_norm(
+    flow: Flow,
+    node: Node,
+    x: Value,
+    w: Any,
+    b: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    _: float,
+    eps: float,
+    *__: Any,
+) -> Value:
+    """The operation before it is taken apart, which decides by an argument whose statistics it takes."""
+    return _normalised(flow, x, w, b, mean, var, None if training or mean is None else eps)
 
 
 def instance_norm(
@@ -182,11 +200,17 @@ def softmax(flow: Flow, node: Node, x: Value, dim: int, *_: Any) -> Value:
     return Value(found.shape, found.units, found.known, found.entries, sums_to_one=over)
 
 
-def native_dropout(flow: Flow, node: Node, x: Value, *_: Any) -> list[Value]:
-    """In training only zeros are constant."""
-    known = x.known & (x.entries == 0)
-    found = Value(x.shape, x.units, known, torch.where(known, x.entries, 0.0))
-    return [found, flow.unknown_like(found)]
+def dropout(flow: Flow, node: Node, x: Value, p: float, training: bool) -> Value:
+    """In training only zeros are constant, and those that a dropout shifts are not."""
+    if not training or p == 0.0:
+        return x
+    known = x.known & (x.entries == 0) & ("alpha" not in str(node.target))
+    return Value(x.shape, x.units, known, torch.zeros_like(x.entries))
+
+
+def native_dropout(flow: Flow, node: Node, x: Value, p: float, training: bool = True) -> list[Value]:
+    """Dropout that returns its mask."""
+    return [dropout(flow, node, x, p, training), flow.unknown_like(x)]
 
 
 _BATCH = ["_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"]
@@ -212,7 +236,9 @@ NORMS: dict[str, Rule] = {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "group_norm": group_norm,
+    "batch_norm": whole_batch_norm,
     "native_dropout": native_dropout,
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), dropout),
     **dict.fromkeys(_OVER, reduction),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum"), softmax),
 }

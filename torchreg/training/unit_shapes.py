@@ -130,6 +130,11 @@ def split(flow: Flow, node: Node, x: Value, size: int, dim: int = 0) -> list[Val
     return parts
 
 
+def chunk(flow: Flow, node: Node, x: Value, count: int, dim: int = 0) -> list[Value]:
+    """So many pieces of one size."""
+    return split(flow, node, x, -(-x.shape[dim] // count), dim)
+
+
 def split_with_sizes(flow: Flow, node: Node, x: Value, sizes: Sequence[int], dim: int = 0) -> list[Value]:
     """Pieces of given sizes."""
     ends = np.cumsum(sizes).tolist()
@@ -192,8 +197,7 @@ def repeat(flow: Flow, node: Node, x: Value, times: Sequence[int]) -> Value:
 
 
 SHAPES: dict[str, Rule] = {
-    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "_to_copy", "to", "lift_fresh_copy", "dropout"), same),
-    **dict.fromkeys(("feature_dropout", "alpha_dropout", "type_as"), same),
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "_to_copy", "to", "lift_fresh_copy", "type_as"), same),
     "permute": permute,
     "transpose": transpose,
     "t": turned,
@@ -205,6 +209,7 @@ SHAPES: dict[str, Rule] = {
     "select": select,
     "unbind": unbind,
     "split": split,
+    "chunk": chunk,
     "split_with_sizes": split_with_sizes,
     "cat": cat,
     "stack": stack,
