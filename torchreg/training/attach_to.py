@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
 from torchreg.training.bare_terms import joined_terms
+from torchreg.training.control import Mode
 from torchreg.training.effective_step import Metric
 from torchreg.training.hooks import Attachment
 from torchreg.training.lazy_rows import all_lazy
@@ -23,7 +24,11 @@ _HOOKS = (
 
 
 def attach_to(
-    optimizer: Optimizer, *terms: Term | Penalty, metric: Metric = "auto", foreach: bool | None = None
+    optimizer: Optimizer,
+    *terms: Term | Penalty,
+    metric: Metric = "auto",
+    foreach: bool | None = None,
+    mode: Mode = "prox",
 ) -> Attachment:
     """Let an optimizer take the proximal step after each of its own: `ProxOptimizer` as a hook.
 
@@ -38,6 +43,7 @@ def attach_to(
         terms: what `attach` made, or bare penalties, which take every parameter with two or more dimensions.
         metric: as of `ProxOptimizer`.
         foreach: as of `ProxOptimizer`.
+        mode: as of `ProxOptimizer`.
 
     Returns:
         An `Attachment`, with ``terms`` and ``remove()``. The optimizer keeps it alive.
@@ -67,4 +73,4 @@ def attach_to(
             " to the optimizer inside (.optimizer), before accelerator.prepare for one, or wrap it in "
             "ProxOptimizer(..., metric=...)."
         )
-    return Attachment(optimizer, joined_terms(optimizer, terms), metric, foreach)
+    return Attachment(optimizer, joined_terms(optimizer, terms), metric, foreach, mode)

@@ -8,13 +8,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from torchreg.training.amp import unless_skipped
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
-from torchreg.training.clipping import as_clipped
-from torchreg.training.effective_step import Metric, check_metric, rule_for
+from torchreg.training.control import Mode, begin, check_controls, proximal_half
+from torchreg.training.effective_step import Metric, check_metric
 from torchreg.training.param_positions import ParamPositions, attached_terms
-from torchreg.training.proximal_step import prox_step
 from torchreg.training.rollback import Rollback
 from torchreg.training.step_checks import StepChecks
 from torchreg.training.term import Term
@@ -49,13 +47,17 @@ class Attachment:
         base: the optimizer.
         terms: the terms that it steps.
         metric: how the threshold follows from the optimizer's step.
+        mode: how zeros are decided, as of `ProxOptimizer`.
     """
 
-    def __init__(self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None) -> None:
-        self.base, self.terms, self.metric, self.foreach = base, terms, metric, foreach
+    def __init__(
+        self, base: Optimizer, terms: list[Term], metric: Metric, foreach: bool | None, mode: Mode = "prox"
+    ) -> None:
+        self.base, self.terms, self.metric, self.foreach, self.mode = base, terms, metric, foreach, mode
         self.positions = ParamPositions(base, terms)
         self._checks = StepChecks(self.positions.slots, base)
         check_metric(base, metric)
+        check_controls(terms, mode, masters=False)
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)
         for term in terms:
@@ -65,8 +67,7 @@ class Attachment:
 
     def prox(self) -> None:
         """The proximal step of the parameters that the optimizer has just stepped."""
-        rule = as_clipped(rule_for(self.base, self.metric), self)
-        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
+        proximal_half(self)
 
     def remove(self) -> None:
         """Take the hooks off the optimizer and let the terms go; weights and strengths stay as they are."""
@@ -81,6 +82,7 @@ class Attachment:
         """The hook: finds parameters that have moved, before anything is stepped."""
         self.positions.ready(self)
         self._checks.before(self.positions.slots, self.base)
+        begin(self)
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook: what `ProxOptimizer` does after the base's step."""

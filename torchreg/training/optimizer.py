@@ -9,24 +9,23 @@ import torch
 from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
-from torchreg.training.amp import unless_skipped
 from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
-from torchreg.training.clipping import as_clipped, forget_clipping
-from torchreg.training.effective_step import Metric, check_metric, rule_for
+from torchreg.training.clipping import forget_clipping
+from torchreg.training.control import Mode, around, check_controls, proximal_half
+from torchreg.training.effective_step import Metric, check_metric
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
 from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
-from torchreg.training.proximal_step import prox_step
 from torchreg.training.refusals import refuse_base
 from torchreg.training.rollback import Rollback
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
-_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped")
+_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode")
 
 
 class ProxOptimizer(AroundBase):
@@ -95,6 +94,7 @@ class ProxOptimizer(AroundBase):
     masters: bool
     skip_nonfinite: bool
     skipped: Skipped
+    mode: Mode = "prox"  # of what was pickled without it
 
     def __init__(
         self,
@@ -104,13 +104,15 @@ class ProxOptimizer(AroundBase):
         foreach: bool | None = None,
         masters: bool = False,
         skip_nonfinite: bool = False,
+        mode: Mode = "prox",
     ) -> None:
         refuse_base(base, ProxOptimizer, lazy=all_lazy(terms))
         joined = joined_terms(base, terms)
         check_metric(base, metric)
+        check_controls(joined, mode, masters=masters)
         if not masters:
             warn_of_half(joined)
-        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped()
+        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode
         self._restore(dict(zip(_FIELDS, fields, strict=True)))
 
     def _restore(self, fields: dict[str, Any]) -> None:
@@ -163,6 +165,9 @@ class ProxOptimizer(AroundBase):
         return loss
 
     def _both(self, closure: Callable[[], Any] | None) -> Any:
+        return around(self, self._halves, closure)
+
+    def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
         if closure is None:
             self.positions.refuse_sparse()
@@ -178,8 +183,7 @@ class ProxOptimizer(AroundBase):
 
         ``opt.prox = torch.compile(opt.prox)`` fuses it into one pass over each parameter.
         """
-        rule = as_clipped(rule_for(self.base, self.metric), self)
-        prox_step(self.base, self.positions.slots, unless_skipped(rule, self.base), self.foreach)
+        proximal_half(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; bare penalties take its parameters with two or more dimensions."""
@@ -206,6 +210,7 @@ class ProxOptimizer(AroundBase):
             1
         """
         (joined,) = joined_terms(self.base, [term])
+        check_controls([joined], self.mode, masters=self.masters)
         terms = [*(t for t in self.terms if t is not joined), joined]
         self.positions, self.terms = self.positions.of(terms), terms
         joined.own(self)

@@ -43,6 +43,7 @@ class Term:
         parts: the penalties, each with its parameters.
         bare: whether it was a bare penalty: it takes what its optimizer has with two or more dimensions.
         scheduler: the `PenaltyScheduler` that moves the strength, or None.
+        control: what its parameters take in place of the plain proximal step (`torchreg.training.control`), or None.
         left_out: of the parameters that `weights` did not choose, name -> why.
     """
 
@@ -50,6 +51,7 @@ class Term:
         self.parts = parts
         self.bare = False
         self.scheduler: Any = None
+        self.control: Any = None
         self._names = names
         self._owner: weakref.ref[Any] | None = None
         self.left_out: dict[str, str] = {}
@@ -187,11 +189,12 @@ class Term:
         tell(restore(renewals([self], state_dict["parts"]), []))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "bare": self.bare, "scheduler": self.scheduler, "left_out": self.left_out}
+        kept = ("parts", "bare", "scheduler", "control", "left_out")
+        return {name: vars(self)[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Term.__init__(self, state["parts"])
-        self.bare, self.scheduler, self.left_out = state["bare"], state["scheduler"], state["left_out"]
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         rows = [

@@ -1,0 +1,197 @@
+"""What may take the place of the plain proximal step for a term's parameters, before and after the base's step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchreg.parts import here
+from torchreg.shrinkage import Scalar
+from torchreg.training.amp import unless_skipped
+from torchreg.training.clipping import as_clipped
+from torchreg.training.dual_averaging import DualAveraging
+from torchreg.training.effective_step import rule_for
+from torchreg.training.param_positions import Slot
+from torchreg.training.part_step import part_of_step
+from torchreg.training.proximal_step import prox_step
+from torchreg.training.step_rules import StepRule
+from torchreg.training.term import Term
+from torchreg.training.term_part import Part
+
+Mode = Literal["prox", "dual_averaging"]
+_BEGUN = "_begun_step"  # the attribute of who has begun a step and not finished it
+
+
+@dataclass(frozen=True)
+class Site:
+    """A penalised parameter at a step.
+
+    Attributes:
+        part: the part of the term that it belongs to, with the penalty.
+        param: the parameter as the base steps it: a float32 master, or a DTensor that is cut over processes.
+        state: the base's state of it, which may be written to once the base has made it, after its first step.
+        group: its param group.
+        rule: how its effective step follows from these.
+        skipped: a 0-d bool tensor, whether a scaler skips this step on the device; None where no scaler may.
+    """
+
+    part: Part
+    param: Tensor
+    state: MutableMapping[str, Any]
+    group: MutableMapping[str, Any]
+    rule: StepRule
+    skipped: Tensor | None
+
+    @property
+    def here(self) -> Tensor:
+        """The parameter's entries that lie here, to read and write."""
+        return here(self.param)
+
+    def kept(self, key: str) -> Tensor:
+        """The part that lies here of a tensor of the parameter's shape in its state, zeros at first."""
+        if key not in self.state:
+            self.state[key] = torch.zeros_like(self.param, requires_grad=False)
+        return here(self.state[key])
+
+    def step(self) -> Scalar:
+        """The effective step of the entries that lie here, a number or a new tensor; 0 in a skipped step."""
+        return part_of_step(self.param, self.state, self.group, self.rule)
+
+
+class Control(Protocol):
+    """What a term's parameters take in place of the plain proximal step; assigned to ``term.control``.
+
+    All sites of the term come in one call. A parameter holds its own value w while gradients are taken and the base
+    steps it; nothing is lent, so closures, exceptions and skipped steps find it as it is.
+    """
+
+    def check(self, term: Term, *, masters: bool) -> None:
+        """Raise where it cannot act on a term, of an optimizer with masters or without; nothing has changed then."""
+
+    def before(self, sites: Sequence[Site]) -> None:
+        """Before the base's step and its closure: sites that have a state. Nothing may be made here."""
+
+    def after(self, sites: Sequence[Site], shrink: Callable[[], None]) -> None:
+        """After the base's step: the sites that it has stepped. ``shrink()`` is what they would take else."""
+
+    def undo(self, sites: Sequence[Site]) -> None:
+        """After a step that raised: what the base has added to entries that must be zero goes; may come twice."""
+
+
+def check_controls(terms: Sequence[Term], mode: Mode, *, masters: bool) -> None:
+    """Raise, before anything has changed, where a term cannot be stepped as its control or a mode asks for.
+
+    Raises:
+        ValueError: for another mode, a lazy term, or what a control cannot act on.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be one of {list(get_args(Mode))}, got {mode!r}.")
+    for term in terms:
+        for control in _of_term(term, mode):
+            if any(part.lazy for part in term.parts):
+                raise ValueError(
+                    f"{list(term.parameters)[:3]} are attached with lazy=True, and {control!r} moves every row at each "
+                    "step; attach them without, or step them by another optimizer with mode='prox'."
+                )
+            control.check(term, masters=masters)
+
+
+def around(owner: Any, run: Callable[[Any], Any], closure: Any) -> Any:
+    """Both halves of a step, between what the controls of the owner's terms do before it and where it raises."""
+    if not controlled(owner):
+        return run(closure)
+    begin(owner)
+    if torch.compiler.is_compiling():
+        return run(closure)
+    try:
+        return run(closure)
+    except BaseException:
+        give_up(owner)
+        raise
+
+
+def controlled(owner: Any) -> bool:
+    """Whether any term of an owner takes other than the plain proximal step."""
+    return owner.mode != "prox" or any(term.control is not None for term in owner.terms)
+
+
+def begin(owner: Any) -> None:
+    """Before the base's step; a step that was begun and broke off before is undone."""
+    if not controlled(owner):
+        return
+    if getattr(owner, _BEGUN, False):
+        give_up(owner)
+    with torch.no_grad():
+        for controls, slots in _by_term(owner):
+            for control in controls:
+                control.before(_sites(owner, slots, _rule(owner), stepped=False))
+    if not torch.compiler.is_compiling():
+        setattr(owner, _BEGUN, True)
+
+
+def give_up(owner: Any) -> None:
+    """After a step that raised."""
+    with torch.no_grad():
+        for controls, slots in _by_term(owner):
+            for control in controls:
+                control.undo(_sites(owner, slots, _rule(owner), stepped=False))
+    setattr(owner, _BEGUN, False)
+
+
+def proximal_half(owner: Any) -> None:
+    """The proximal half of a step, for the parameters that the base has just stepped."""
+    rule = unless_skipped(as_clipped(_rule(owner), owner), owner.base)
+    if not controlled(owner):
+        prox_step(owner.base, owner.positions.slots, rule, owner.foreach)
+        return
+    with torch.no_grad():
+        for controls, slots in _by_term(owner):
+            _taken(owner, controls, slots, rule)()
+    if not torch.compiler.is_compiling():
+        setattr(owner, _BEGUN, False)
+
+
+def _taken(owner: Any, controls: list[Control], slots: list[Slot], rule: StepRule) -> Callable[[], None]:
+    """What the first control does with the sites, which may ask for what the next does, the plain step in the end."""
+    if not controls:
+        return lambda: prox_step(owner.base, slots, rule, owner.foreach)
+    first, rest = controls[0], controls[1:]
+    return lambda: first.after(_sites(owner, slots, rule, stepped=True), _taken(owner, rest, slots, rule))
+
+
+def _by_term(owner: Any) -> list[tuple[list[Control], list[Slot]]]:
+    """The slots of each term, and what controls them: the term's own control, then the owner's mode."""
+    found = []
+    for term in owner.terms:
+        slots = [slot for slot in owner.positions.slots if any(slot.part is part for part in term.parts)]
+        found.append((_of_term(term, owner.mode), slots))
+    return found
+
+
+def _of_term(term: Term, mode: Mode) -> list[Control]:
+    return [*([] if term.control is None else [term.control]), *([] if mode == "prox" else [DualAveraging()])]
+
+
+def _rule(owner: Any) -> StepRule:
+    return rule_for(owner.base, owner.metric)
+
+
+def _sites(owner: Any, slots: Sequence[Slot], rule: StepRule, *, stepped: bool) -> list[Site]:
+    """The sites of the parameters that the base has stepped, or else of all for which it has a state."""
+    base: Optimizer = owner.base
+    found = getattr(base, "found_inf", None)
+    sites = []
+    for slot in slots:
+        group = base.param_groups[slot.group]
+        for p in slot.parameters(base):
+            known = p in base.state
+            if not (p.grad is not None and (known or rule.shape != "entry") if stepped else known):
+                continue
+            skipped = None if found is None else (found.to(p.device, non_blocking=True) > 0).reshape(())
+            sites.append(Site(slot.part, p, base.state[p], group, rule, skipped))
+    return sites
