@@ -6,6 +6,7 @@ from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
 from torchreg.training.compaction import compact
+from torchreg.training.coupled_groups import coupled
 from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
@@ -28,6 +29,7 @@ __all__ = [
     "clip_grad_norm_",
     "compact",
     "copy_zeros",
+    "coupled",
     "effective_step",
     "penalty_metrics",
     "register_effective_step",

@@ -61,7 +61,7 @@ def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
         parameters  58      16
         FLOPs       192     48
     """
-    model, arguments = _checked(model), as_arguments(example_inputs)
+    model, arguments = checked(model), as_arguments(example_inputs)
     twin = copied(model).eval()
     try:
         trial = Trial(twin, arguments)
@@ -113,7 +113,8 @@ def as_arguments(example_inputs: Any) -> Arguments:
     return (example_inputs,), {}
 
 
-def _checked(model: Any) -> Module:
+def checked(model: Any) -> Module:
+    """The model out of its compiled wrapper, if its parameters are here and have values."""
     if not isinstance(model, Module):
         raise TypeError(f"compact takes a torch.nn.Module, compact(model, example_inputs), got {type(model).__name__}.")
     model = getattr(model, "_orig_mod", model)  # of torch.compile
