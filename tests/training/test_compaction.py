@@ -412,6 +412,59 @@ def test_constants_that_differ_in_training_are_told():
     assert "Training mode" not in repr(report)
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.body, self.last = nn.Linear(4, 8), kind(8, 5, 2, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.last(self.body(torch.relu(self.first(x)))[0])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_inputs_of_recurrent_layers(kind):
+    torch.manual_seed(0)
+    model = Recurrent(kind)
+    zero(model.first.weight, [0, 1, 2])
+    zero(model.body.weight_ih_l0, [7], dim=1)
+    smaller, _report = check(model, torch.randn(2, 6, 4), train=True)
+    assert smaller.first.out_features == smaller.body.input_size == 4
+    assert smaller.body.hidden_size == 5
+
+
+def test_encoder_layers_lose_neurons_and_keep_their_heads():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(12, 3, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Linear(5, 12), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    for block in model[1].layers:
+        zero(block.linear1.weight, range(10))
+        zero(block.self_attn.out_proj.weight, range(4), dim=1)
+    smaller, report = check(model, torch.randn(2, 6, 5))
+    assert [block.linear1.out_features for block in smaller[1].layers] == [6, 6]
+    assert "self_attn" in repr(report)
+
+
+def test_a_head_for_training_alone_still_fits():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.a(x))
+            return (self.b(x), self.aux(x)) if self.training else self.b(x)
+
+    torch.manual_seed(0)
+    model = Auxiliary()
+    zero(model.a.weight, [0, 1])
+    zero(model.b.weight, [2], dim=1)  # but the other head reads it
+    smaller, _report = check(model, torch.randn(3, 4), train=True)
+    assert smaller.a.out_features == smaller.b.in_features == smaller.aux.in_features == 4
+    x = torch.randn(3, 4)
+    for mine, its in zip(smaller.train()(x), model.train()(x), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()

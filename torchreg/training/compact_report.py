@@ -57,7 +57,7 @@ class CompactReport:
     cost: Any = None
 
     def __repr__(self) -> str:
-        rows = [(c.name, _shape(c.before), _shape(c.after), c.left) for c in self.layers]
+        rows: list[tuple[str, ...]] = [(c.name, _shape(c.before), _shape(c.after), c.left) for c in self.layers]
         rows.append(("parameters", *(f"{n:,}" for n in self.parameters), ""))
         if self.flops is not None:
             rows.append(("FLOPs", *(f"{n:,}" for n in self.flops), ""))

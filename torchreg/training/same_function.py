@@ -63,29 +63,35 @@ class Trial:
         """
         try:
             found = [outputs(other, given) for given in self.inputs]
-            wide = None if self.wide is None else self._wide(other)
         except Exception as error:
             return f"its code does not run with the new sizes ({_first_line(error)})"
-        coarse = min((p.dtype for p in other.parameters()), key=lambda kind: -_eps(kind), default=torch.float64)
-        if self.wide is not None and wide is not None:
-            return _difference(self.wide, wide, max(1e-10, 100 * _eps(coarse) if folded else 0.0))
-        return _difference(self.outputs, found, 1000 * _eps(coarse))
-
-    def trains_otherwise(self, other: Module) -> str:
-        """How another model differs in training mode without dropout."""
-        runs = []
-        for model in (self.model, other):
-            twin = copied(model)
-            if self.wide is not None:
-                twin = twin.double()
-            try:
-                with _NoDropout():
-                    given = self.inputs[0] if self.wide is None else _double(self.inputs[0])
-                    runs.append([outputs(twin.train(), given)])
-            except Exception as error:
-                runs.append([[_first_line(error)]])
         coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
-        return _difference(runs[0], runs[1], max(1e-10, 1000 * coarse))
+        why = _difference(self.outputs, found, max(1e-10, 1000 * coarse))
+        wide = None if why or self.wide is None else self._wide(other)
+        if self.wide is None or wide is None:
+            return why
+        return _difference(self.wide, wide, max(1e-10, 100 * coarse if folded else 0.0))
+
+    def trains_otherwise(self, other: Module, *, wide: bool = True) -> str:
+        """How another model differs in training mode without dropout, "" if it does not.
+
+        Args:
+            other: the model.
+            wide: whether to compare in float64 where the model can be run so.
+        """
+        wide = wide and self.wide is not None
+        given = _double(self.inputs[0]) if wide else self.inputs[0]
+        runs = [_trained(copied(model).double() if wide else copied(model), given) for model in (self.model, other)]
+        coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
+        return _difference(*runs, max(1e-10, 1000 * coarse))
+
+
+def _trained(model: Module, given: Arguments) -> list[list[Any]]:
+    try:
+        with _NoDropout():
+            return [outputs(model.train(), given)]
+    except Exception as error:  # a model may be one for evaluation alone
+        return [[_first_line(error)]]
 
 
 def outputs(model: Module, arguments: Arguments) -> list[Any]:

@@ -164,7 +164,7 @@ def _held(flow: Flow, name: str, tensor: Tensor, tensors: dict[str, tuple[Index,
     if name not in tensors:
         tensors[name] = tuple(flow.classes.new(n) for n in tensor.shape)
     entries = constant(tensor)
-    value = Value(tuple(tensor.shape), tensors[name], torch.ones_like(entries, dtype=torch.bool), entries, name)
+    value = Value(tuple(tensor.shape), tensors[name], torch.ones([1] * entries.dim(), dtype=torch.bool), entries, name)
     _note(flow.classes, value)
     return value
 
@@ -179,7 +179,7 @@ def _given(flow: Flow, node: Node, tensor: Any) -> Any:
     if not isinstance(tensor, Tensor):
         return value
     entries = constant(tensor)
-    return Value(value.shape, value.units, torch.ones_like(entries, dtype=torch.bool), entries)
+    return Value(value.shape, value.units, torch.ones([1] * entries.dim(), dtype=torch.bool), entries)
 
 
 def _known(node: Node) -> bool:

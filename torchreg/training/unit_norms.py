@@ -21,8 +21,11 @@ def batch_norm(
 ) -> list[Any]:
     """The operation that returns statistics too; without running ones, flags stand in their place."""
     running = "no_training" in str(node.target) and isinstance(mean, Value)
-    held = (mean, var) if isinstance(mean, Value) else (None, None)
-    return [_normalised(flow, x, w, b, *held, args[-1] if running else None), *_statistics(flow, node, x.units[1])]
+    kept, spread = (mean, var) if isinstance(mean, Value) else (None, None)
+    return [
+        _normalised(flow, x, w, b, kept, spread, args[-1] if running else None),
+        *_statistics(flow, node, x.units[1]),
+    ]
 
 
 def _normalised(

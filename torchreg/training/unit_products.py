@@ -175,6 +175,27 @@ def attention(
     return Value(mean.shape, mean.units, known, torch.zeros_like(mean.entries))
 
 
+def recurrent(flow: Flow, node: Node, x: Value, *args: Any) -> Any:
+    """Columns of the input weights of the first layer; all else of a recurrent layer stays as it is."""
+    lists = [a for a in args if isinstance(a, list) and a and isinstance(a[0], Value)]
+    weights = [w for w in lists[-1] if len(w.shape) == 2 and w.shape[1] == x.shape[-1]] if lists else []
+    names = [w for w in weights if ".weight_ih_l0" in f".{w.name}"]
+    module = flow.modules.get(flow.layer(node))
+    biases = {b.name: b for b in lists[-1]} if lists else {}
+    if not names or not isinstance(module, nn.RNNBase):
+        return unknown(flow, node, x, *args)
+    uniform, constants = x.along(-1)
+    why = f"is read by {flow.called(node)}, through which units are not followed"
+    for w in names:
+        flow.classes.join(x.units[-1], w.units[1])
+        flow.classes.pin(w.units[0], why)
+        bias = biases.get(w.name.replace("weight_ih", "bias_ih"))
+        where = bias_for(flow, node, w, bias)
+        read(flow, node, x.units[-1], w.units[0], w.entries != 0, uniform, constants, w.entries, where, w.name)
+    rest = [[t for t in a if t not in names] if isinstance(a, list) else a for a in args]
+    return unknown(flow, node, *rest)
+
+
 def einsum(flow: Flow, node: Node, equation: str, operands: list[Value], **_: Any) -> Value:
     """A product of two tensors by letters; a letter is a dimension, over all tensors that have it."""
     sides = equation.replace(" ", "").replace(",", "->").split("->")
@@ -218,5 +239,6 @@ PRODUCTS: dict[str, Rule] = {
     "mm": matmul,
     "bmm": matmul,
     "einsum": einsum,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     "scaled_dot_product_attention": attention,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ def fold(read: Read, solution: Solution) -> Tensor | None:
     return weight[:, gone] @ read.constants[gone]
 
 
-def _fold(module: Module | None, tensors: dict[str, Tensor], read: Read, solution: Solution) -> bool:
+def _fold(module: Any, tensors: dict[str, Tensor], read: Read, solution: Solution) -> bool:
     delta = fold(read, solution)
     if delta is None or read.rows is None:
         return False
@@ -92,22 +93,22 @@ def _fold(module: Module | None, tensors: dict[str, Tensor], read: Read, solutio
         bias = tensors[read.bias].data
         bias.copy_((bias.double().cpu() + full).to(bias))
     else:
-        weight = module.weight  # type: ignore[union-attr]
+        weight = module.weight
         kept = full[torch.from_numpy(solution.stays(read.rows))]
-        module.bias = Parameter(kept.to(weight), requires_grad=weight.requires_grad)  # type: ignore[union-attr]
+        module.bias = Parameter(kept.to(weight), requires_grad=weight.requires_grad)
     return True
 
 
-def _rescale(norm: Module, read: Read, solution: Solution) -> bool:
+def _rescale(norm: Any, read: Read, solution: Solution) -> bool:
     """The same root mean square of fewer units: constants move into eps, the number into the scale."""
     stays = torch.from_numpy(solution.stays(read.units))
     n, m = len(stays), int(stays.sum())
     if n == m:
         return False
-    weight, eps = norm.weight.data, norm.eps  # type: ignore[union-attr]
+    weight, eps = norm.weight.data, norm.eps
     eps = torch.finfo(weight.dtype).eps if eps is None else eps
-    norm.eps = (eps + float(read.constants[~stays].square().sum()) / n) * n / m  # type: ignore[operator, assignment]
-    weight.copy_((weight.double() * (n / m) ** 0.5).to(weight))  # type: ignore[operator]
+    norm.eps = (eps + float(read.constants[~stays].square().sum()) / n) * n / m
+    weight.copy_((weight.double() * (n / m) ** 0.5).to(weight))
     return True
 
 
@@ -115,6 +116,8 @@ def _sizes(module: Module) -> tuple[int, ...]:
     """The shape of a layer's weight as it is used, () where it has none."""
     if isinstance(module, _NormBase) and module.running_mean is not None:
         return tuple(module.running_mean.shape)
+    if isinstance(module, nn.RNNBase):
+        return tuple(module.weight_ih_l0.shape)
     known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, _ConvNd, _NormBase)
     if not isinstance(module, known):
         return ()
@@ -137,6 +140,8 @@ def _resize(module: Module, before: tuple[int, ...]) -> None:
         new = {"normalized_shape": after}
     elif isinstance(module, nn.GroupNorm):
         new = {"num_channels": after[0], "num_groups": module.num_groups * after[0] // before[0]}
+    elif isinstance(module, nn.RNNBase):
+        new = {"input_size": after[1]}
     elif isinstance(module, nn.PReLU):
         new = {"num_parameters": after[0]}
     elif isinstance(module, _NormBase):

@@ -81,7 +81,7 @@ def unknown(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Any:
     if tensors and all(bool(t.known.all()) for t in tensors):
         entries = evaluated(node, args, kwargs)
         if entries is not None and tuple(entries.shape) == found.shape:
-            return Value(found.shape, found.units, torch.ones_like(entries, dtype=torch.bool), entries)
+            return Value(found.shape, found.units, torch.ones([1] * entries.dim(), dtype=torch.bool), entries)
     return found
 
 
@@ -111,7 +111,7 @@ def weight_norm(flow: Flow, node: Node, v: Value, g: Value, dim: int = 0) -> Val
     flow.classes.reads.append(Read(words, v.units[1], v.units[0], nonzero.numpy(), never, none))
     entries = evaluated(node, (v, g, dim), {})
     assert entries is not None
-    return Value(v.shape, v.units, torch.ones_like(entries, dtype=torch.bool), entries)
+    return Value(v.shape, v.units, torch.ones([1] * entries.dim(), dtype=torch.bool), entries)
 
 
 def made(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Value:
@@ -121,7 +121,7 @@ def made(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Value:
     if entries is None or math.prod(entries.shape) == 0 or _random(node):
         return flow.unknown(node, units)
     entries = entries.double() if entries.is_floating_point() else entries
-    return Value(shape_of(node), units, torch.ones_like(entries, dtype=torch.bool), entries)
+    return Value(shape_of(node), units, torch.ones([1] * entries.dim(), dtype=torch.bool), entries)
 
 
 def _random(node: Node) -> bool:
