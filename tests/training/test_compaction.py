@@ -537,6 +537,18 @@ def test_the_result_is_a_plain_module(tmp_path):
     assert all(p.grad.shape == p.shape for p in smaller.parameters())
 
 
+def test_the_result_is_written_as_onnx():
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 3))
+    zero(model[0].weight, range(4))
+    smaller, _ = compact(model, torch.randn(2, 1, 5, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(smaller, (torch.randn(2, 1, 5, 5),), dynamo=True, verbose=False)
+    onnx.checker.check_model(program.model_proto)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, F64])
 def test_other_precisions(dtype):
     torch.manual_seed(0)

@@ -45,7 +45,7 @@ class CompactReport:
         exact_in_training: whether training mode computes the same function too (without dropout), None if unknown.
         traced: whether the smaller model is a ``torch.fx.GraphModule``, since the code itself names sizes.
         left: why the whole model, or parts of it, stayed as they are.
-        cost: what was measured of both models, None where nothing was.
+        cost: what was measured of both models (``dataclasses.replace(report, cost=...)``), None where nothing was.
     """
 
     layers: tuple[CompactedLayer, ...]

@@ -35,6 +35,10 @@ def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
     training mode agrees. Each removal is checked on the example and on disturbed inputs; one that does not reproduce
     the model's outputs is taken back, and the report says so.
 
+    Only the forward pass that the example takes is followed: code that takes other layers for other inputs may find
+    sizes that no longer fit. Batch sizes and lengths are free as before. Hidden units of recurrent layers and heads of
+    ``nn.MultiheadAttention`` stay.
+
     Args:
         model: the model, which is not changed.
         example_inputs: what its forward pass takes: a tensor, a tuple of positional arguments, or a dict of keyword

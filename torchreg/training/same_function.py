@@ -81,9 +81,11 @@ class Trial:
         """
         wide = wide and self.wide is not None
         given = _double(self.inputs[0]) if wide else self.inputs[0]
-        runs = [_trained(copied(model).double() if wide else copied(model), given) for model in (self.model, other)]
+        mine, its = (
+            _trained(copied(model).double() if wide else copied(model), given) for model in (self.model, other)
+        )
         coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
-        return _difference(*runs, max(1e-10, 1000 * coarse))
+        return _difference(mine, its, max(1e-10, 1000 * coarse))
 
 
 def _trained(model: Module, given: Arguments) -> list[list[Any]]:

@@ -117,7 +117,7 @@ def _sizes(module: Module) -> tuple[int, ...]:
     if isinstance(module, _NormBase) and module.running_mean is not None:
         return tuple(module.running_mean.shape)
     if isinstance(module, nn.RNNBase):
-        return tuple(module.weight_ih_l0.shape)
+        return tuple(module.get_parameter("weight_ih_l0").shape)
     known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, _ConvNd, _NormBase)
     if not isinstance(module, known):
         return ()
