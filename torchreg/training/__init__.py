@@ -6,6 +6,8 @@ from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
+from torchreg.training.compaction import compact
+from torchreg.training.coupled_groups import coupled
 from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.freezing import freeze_zeros, thaw
 from torchreg.training.hooks import Attachment
@@ -32,7 +34,9 @@ __all__ = [
     "attach_activity",
     "attach_to",
     "clip_grad_norm_",
+    "compact",
     "copy_zeros",
+    "coupled",
     "effective_step",
     "freeze_zeros",
     "penalty_metrics",

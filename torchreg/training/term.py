@@ -99,6 +99,9 @@ class Term:
             for part in self.parts:
                 self._names.refuse_lost(part.known)
         with torch.set_grad_enabled(torch.is_grad_enabled() and alone):
+            if (together := getattr(self.control, "value", None)) is not None:  # of groups over several tensors
+                value: Tensor = together()
+                return value
             values = [whole_value(part.penalty, p) for part in self.parts for p in self.present(part).values()]
             return sum(values[1:], values[0]) if values else torch.zeros(())
 

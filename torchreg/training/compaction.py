@@ -1,0 +1,193 @@
+"""A smaller model that computes the same function: units that are zero, constant or unread are cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.nn import Module
+from torch.nn.parameter import UninitializedParameter
+
+from torchreg.parts import is_cut
+from torchreg.training.compact_report import CompactReport, count_flops, count_parameters, layer_changes
+from torchreg.training.named_sizes import changed_sizes, connected, renamed, with_literals
+from torchreg.training.same_function import Arguments, Trial, seeded
+from torchreg.training.unit_classes import Solution
+from torchreg.training.unit_graph import UnitGraph, unit_graph
+from torchreg.training.unit_removal import copied, exact_in_training, held_tensors, remove_units
+
+_MOST_GROUPS = 64  # of modules whose named sizes are tried one by one
+
+
+@seeded()
+def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
+    """A smaller copy of a model that computes the same function, with a report.
+
+    Removed are output units of layers that are constant for every input (a row of zeros gives its bias, whatever
+    element-wise functions make of it) or that nothing reads (all their columns are zero), with the columns, filters,
+    norm entries and biases that belong to them: in linear layers, convolutions (of grouped ones whole groups), batch,
+    group and RMS norms, embeddings and attention heads, through element-wise functions, residual sums,
+    concatenations, reshapes and pooling. Constants that are not zero move into the next layer's bias. A layer keeps
+    one unit at least. What enters a layer norm stays, since mean and variance count it.
+
+    The copy is of the model's own class; where the code itself holds numbers that no longer fit, it is a
+    ``torch.fx.GraphModule``. The function is that of evaluation mode; ``report.exact_in_training`` says whether
+    training mode agrees. Each removal is checked on the example and on disturbed inputs; one that does not reproduce
+    the model's outputs is taken back, and the report says so.
+
+    Only the forward pass that the example takes is followed: code that takes other layers for other inputs may find
+    sizes that no longer fit. Batch sizes and lengths are free as before. Hidden units of recurrent layers and heads of
+    ``nn.MultiheadAttention`` stay.
+
+    Args:
+        model: the model, which is not changed.
+        example_inputs: what its forward pass takes: a tensor, a tuple of positional arguments, or a dict of keyword
+            arguments; two samples are enough.
+
+    Returns:
+        The smaller model, in the same mode as the model, and a `CompactReport`.
+
+    Raises:
+        TypeError: if ``model`` is no module.
+        ValueError: if parameters have no values (lazy, on the meta device) or are cut over processes, or the model
+            does not run on ``example_inputs``.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import compact
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> _ = model[0].weight.data[2:].zero_()
+        >>> smaller, report = compact(model, torch.randn(2, 4))
+        >>> report
+        name        before  after  zeros left
+        0.weight    8 x 4   2 x 4
+        2.weight    2 x 8   2 x 2
+        parameters  58      16
+        FLOPs       192     48
+    """
+    model, arguments = checked(model), as_arguments(example_inputs)
+    twin = copied(model).eval()
+    try:
+        trial = Trial(twin, arguments)
+    except Exception as error:
+        raise ValueError(
+            f"The model does not run on example_inputs ({type(error).__name__}: {error}); give a tensor, a tuple of "
+            "positional arguments or a dict of keyword arguments of its forward."
+        ) from error
+    numbers = count_parameters(model), count_flops(twin, arguments)
+    try:
+        graph = unit_graph(copied(model), arguments)
+    except Exception as error:
+        why = f"all, since torch.export cannot take the forward pass ({type(error).__name__}: {_start(error)})"
+        return copied(model), _whole(numbers, why)
+    smaller, solution, left = _smaller(model, graph, trial)
+    if solution is None:
+        return smaller, _whole(numbers, *left)
+    flops = count_flops(copied(smaller).eval(), arguments)
+    same = exact_in_training(graph, solution)
+    report = CompactReport(
+        layer_changes(model, smaller, graph, solution),
+        (numbers[0], count_parameters(smaller)),
+        None if flops is None or numbers[1] is None else (numbers[1], flops),
+        same and not trial.trains_otherwise(smaller),
+        type(smaller) is not type(model),
+        tuple(left),
+    )
+    return smaller, report
+
+
+def _start(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
+
+
+def _whole(numbers: tuple[int, int | None], *why: str) -> CompactReport:
+    flops = None if numbers[1] is None else (numbers[1], numbers[1])
+    return CompactReport((), (numbers[0], numbers[0]), flops, True, left=why)
+
+
+def as_arguments(example_inputs: Any) -> Arguments:
+    """Positional and keyword arguments of a forward pass."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def checked(model: Any) -> Module:
+    """The model out of its compiled wrapper, if its parameters are here and have values."""
+    if not isinstance(model, Module):
+        raise TypeError(f"compact takes a torch.nn.Module, compact(model, example_inputs), got {type(model).__name__}.")
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    for name, tensor in held_tensors(model).items():
+        if isinstance(tensor, UninitializedParameter) or tensor.is_meta:
+            raise ValueError(f"{name!r} has no values yet; load the weights or run one batch, then compact.")
+        if is_cut(tensor):
+            raise ValueError(f"{name!r} is cut over processes; gather the model (full_tensor), then compact.")
+    return model
+
+
+def _smaller(model: Module, graph: UnitGraph, trial: Trial) -> tuple[Module, Solution | None, list[str]]:
+    """The smallest model that passes the trial; where named sizes are in the way, their units stay."""
+    solution = graph.classes.solve()
+    found, why = _cut(model, graph, solution, trial)
+    if found is not None:
+        return found, solution, []
+    places = _pin_sizes(model, graph, solution, trial)
+    named = ", ".join(repr(place) if place else "the model" for place in places[:4]) + ", ..." * (len(places) > 4)
+    left = [f"units whose number the code of {named} names ({why})"]
+    solution = graph.classes.solve()
+    found, why = _cut(model, graph, solution, trial)
+    if found is not None:
+        return found, solution, left
+    return copied(model), None, [f"all, since the smaller model fails its check: {why}"]
+
+
+def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> list[str]:
+    """Keep the units whose numbers the code names where they cannot change; the names of those modules."""
+    classes, places = graph.classes, list(changed_sizes(graph, solution))
+    groups, failing = connected(places, graph, solution), set[str]()
+
+    def keep(names: set[str]) -> None:
+        for path, units, words in graph.edits:
+            if path in names:
+                classes.pin(units, f"is one of a number that the code names ({words})")
+
+    for group in groups if 1 < len(groups) <= _MOST_GROUPS else []:
+        before = dict(classes.pinned)
+        keep(set(places) - group)
+        if _cut(model, graph, classes.solve(), trial)[0] is None:
+            failing |= group
+        classes.pinned = before
+    keep(failing or set(places))
+    return [place for place in places if place in failing or not failing]
+
+
+def _cut(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> tuple[Module | None, str]:
+    """A copy without the units that go, if it computes the same; else why not."""
+    sizes, smaller = changed_sizes(graph, solution), copied(model)
+    folded = remove_units(smaller, graph, solution)
+    why = first = ""
+    for _ in renamed(smaller, sizes):
+        why = _failure(smaller, trial, folded)
+        if not why:
+            return smaller, ""
+        first = first or why
+    traced = with_literals(_unnamed(model, graph, solution), sizes) if sizes else None
+    if traced is not None and not _failure(traced, trial, folded):
+        return traced, ""
+    return None, first
+
+
+def _unnamed(model: Module, graph: UnitGraph, solution: Solution) -> Module:
+    smaller = copied(model)
+    remove_units(smaller, graph, solution)
+    return smaller
+
+
+def _failure(smaller: Module, trial: Trial, folded: bool) -> str:
+    why = trial.differs(copied(smaller).eval(), folded=folded)
+    if why:
+        return why
+    trained = trial.trains_otherwise(smaller, wide=False)
+    return trained if trained.startswith("it returns") else ""

@@ -1,0 +1,173 @@
+"""Whether two models compute the same function, tried on inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from torchreg.training.unit_removal import copied
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_DROPOUTS = (
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+    *(functional.alpha_dropout, functional.feature_alpha_dropout),
+)
+
+
+class _NoDropout(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func is functional.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs.update({"dropout_p": 0.0} if "dropout_p" in kwargs else {})
+        return func(*args, **kwargs)
+
+
+class Trial:
+    """A model's outputs on its example and on two disturbed ones, in float64 too, to compare others with.
+
+    Args:
+        model: a copy, in evaluation mode.
+        arguments: the example.
+    """
+
+    def __init__(self, model: Module, arguments: Arguments) -> None:
+        self.model = model
+        self.inputs = [arguments, disturbed(arguments, 1), disturbed(arguments, 2)]
+        self.outputs = [outputs(model, given) for given in self.inputs]
+        self.wide = self._wide(model)
+
+    def _wide(self, model: Module) -> list[list[Any]] | None:
+        """Outputs in float64, None where the model cannot be run so."""
+        try:
+            double = copied(model).double()
+            return [outputs(double, _double(given)) for given in self.inputs]
+        except Exception:  # a model may name its dtype
+            return None
+
+    def differs(self, other: Module, *, folded: bool) -> str:
+        """How another model differs, "" if it does not.
+
+        Args:
+            other: the model, in evaluation mode.
+            folded: whether biases were rounded to the model's own precision.
+        """
+        try:
+            found = [outputs(other, given) for given in self.inputs]
+        except Exception as error:
+            return f"its code does not run with the new sizes ({_first_line(error)})"
+        coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
+        why = _difference(self.outputs, found, max(1e-10, 1000 * coarse))
+        wide = None if why or self.wide is None else self._wide(other)
+        if self.wide is None or wide is None:
+            return why
+        return _difference(self.wide, wide, max(1e-10, 100 * coarse if folded else 0.0))
+
+    def trains_otherwise(self, other: Module, *, wide: bool = True) -> str:
+        """How another model differs in training mode without dropout, "" if it does not.
+
+        Args:
+            other: the model.
+            wide: whether to compare in float64 where the model can be run so.
+        """
+        wide = wide and self.wide is not None
+        given = _double(self.inputs[0]) if wide else self.inputs[0]
+        mine, its = (
+            _trained(copied(model).double() if wide else copied(model), given) for model in (self.model, other)
+        )
+        coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
+        return _difference(mine, its, max(1e-10, 1000 * coarse))
+
+
+def _trained(model: Module, given: Arguments) -> list[list[Any]]:
+    try:
+        with _NoDropout():
+            return [outputs(model.train(), given)]
+    except Exception as error:  # a model may be one for evaluation alone
+        return [[_first_line(error)]]
+
+
+def outputs(model: Module, arguments: Arguments) -> list[Any]:
+    """Tensors and other leaves that a model returns; the global random state stays as it is."""
+    with torch.no_grad(), seeded():
+        made = model(*tree_map(_fresh, arguments[0]), **tree_map(_fresh, arguments[1]))
+    return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(made)]
+
+
+def _fresh(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """One random state inside, the caller's outside."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        yield
+
+
+def disturbed(arguments: Arguments, seed: int) -> Arguments:
+    """Other inputs of the same shapes: noise added to numbers, integers shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype is torch.bool:
+            return leaf
+        if leaf.is_floating_point():
+            noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+            return leaf + (noise * float(leaf.detach().double().std(correction=0) + 0.1)).to(leaf)
+        if leaf.is_complex():
+            return leaf
+        order = torch.randperm(leaf.numel(), generator=generator).to(leaf.device)
+        return leaf.reshape(-1)[order].reshape(leaf.shape)
+
+    made: Arguments = tree_map(other, arguments)
+    return made
+
+
+def _double(arguments: Arguments) -> Arguments:
+    to: Callable[[Any], Any] = lambda a: a.double() if isinstance(a, Tensor) and a.is_floating_point() else a  # noqa: E731
+    made: Arguments = tree_map(to, arguments)
+    return made
+
+
+def _difference(ours: list[list[Any]], theirs: list[list[Any]], tolerance: float) -> str:
+    for some, others in zip(ours, theirs, strict=True):
+        if len(some) != len(others):
+            return "it returns another number of outputs"
+        for a, b in zip(some, others, strict=True):
+            if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+                if type(a) is not type(b) or (isinstance(a, (int, float, str)) and a != b):
+                    return f"it returns {b!r} in place of {a!r}"
+                continue
+            if a.shape != b.shape or a.dtype != b.dtype:
+                return f"it returns shape {tuple(b.shape)} in place of {tuple(a.shape)}"
+            a, b = a.detach().cpu(), b.detach().cpu()
+            if not a.is_floating_point():
+                if not torch.equal(a, b):
+                    return "it returns other integers"
+                continue
+            scale = float(a[a.isfinite()].abs().max()) if a.isfinite().any() else 1.0
+            if not torch.allclose(a.double(), b.double(), rtol=0.0, atol=tolerance * max(scale, 1e-30), equal_nan=True):
+                gap = float((a.double() - b.double()).abs().max())
+                return f"its outputs differ by {gap:.1e} of {scale:.1e}"
+    return ""
+
+
+def _eps(kind: torch.dtype) -> float:
+    return torch.finfo(kind).eps if kind.is_floating_point else 0.0
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}".strip(
+        ": "
+    )
