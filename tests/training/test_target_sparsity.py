@@ -331,6 +331,17 @@ def test_entries_without_a_gradient_go_first():
     assert torch.equal(p == 0, torch.arange(10).expand(10, 10) >= 5)
 
 
+def test_a_weight_that_is_nan_stays_to_be_seen():
+    model, opt, _, _ = made("projection")
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    for k in range(STEPS):
+        give_gradients(list(model.parameters()), k)
+        opt.step()
+    assert bool(model[0].weight[0, 0].isnan())
+    assert not bool(model[2].weight.isnan().any())
+
+
 def test_a_rate_of_zero_moves_no_support():
     """In a group whose lr is 0 no entry may change, so it counts as it is; in none, nothing is selected."""
     a, b = matrix(0, (10, 10)), matrix(1, (10, 10))

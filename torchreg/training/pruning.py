@@ -108,7 +108,7 @@ class Pruning:
         sizes = [u.sizes(self._size(site, x)) for u, site, x in zip(units, sites, z, strict=True)]
         for site, u, x, mask in zip(sites, units, z, self._chosen(units, sizes), strict=True):
             if site.stepped:
-                self._take(site, u.spread(mask, site.here), x)
+                self._take(site, u.spread(mask, site.here) | x.isnan(), x)  # which stays to be seen
 
     @property
     def _is_dense(self) -> bool:
