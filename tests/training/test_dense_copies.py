@@ -106,6 +106,33 @@ def test_a_step_that_a_scaler_skips_changes_neither(make, layout, first):
     assert same(plain, scaled)
 
 
+class Turning(LargerHalf):
+    """Keeps others at each call, as a share of zeros that rises does."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def after(self, sites, shrink):
+        self.calls += 1
+        for site in sites:
+            even = torch.arange(site.here.numel()).view(site.here.shape) % 2 == self.calls % 2
+            dense_copy.keep(site, even)
+
+
+def test_a_step_that_is_skipped_on_the_device_keeps_what_was_kept_whatever_the_control_says():
+    params, scale = three(), scaler()
+    term = attach(L1(1.0), params)
+    term.control = Turning()
+    opt = ProxOptimizer(AdamW(params, lr=0.1, fused=True), term)
+    for k in range(4):
+        scaled_step(opt, scale, params, k)
+    before, hidden = values(params), [opt.state[p]["dense"].clone() for p in params]
+    scaled_step(opt, scale, params, 4, bad=math.inf)
+    assert term.control.calls == 5
+    assert same(before, params)
+    assert all(torch.equal(h, opt.state[p]["dense"]) for h, p in zip(hidden, params, strict=True))
+
+
 def test_a_closure_and_a_skip_on_the_host_and_frozen_parameters():
     plain, closed = three(), three()
     opts = [controlled(MAKES["AdamW"], p, skip_nonfinite=True) for p in (plain, closed)]

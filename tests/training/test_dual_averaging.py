@@ -81,7 +81,7 @@ def test_under_the_noise_of_batches_a_fifth_of_the_wrong_entries_and_no_flicker(
     from sklearn.linear_model import Lasso
 
     wrong = {"prox": 0, "dual_averaging": 0}
-    for seed in range(2):
+    for seed in range(2 if share < 0.05 else 1):
         X, y = linear(seed)
         alpha = share * float((X.T @ y / 200).abs().max())
         exact = Lasso(alpha=alpha, fit_intercept=False, tol=1e-10, max_iter=10**6).fit(X.double(), y.double()).coef_
@@ -89,7 +89,7 @@ def test_under_the_noise_of_batches_a_fifth_of_the_wrong_entries_and_no_flicker(
             w, flips = noisy(X, y, alpha, mode)
             wrong[mode] += int(((w.numpy() != 0) != (exact != 0)).sum())
             assert flips < 0.05 or mode == "prox"
-    assert wrong["prox"] > 20
+    assert wrong["prox"] > 10
     assert wrong["dual_averaging"] <= wrong["prox"] / 5
 
 
@@ -492,7 +492,7 @@ def test_an_interrupt_at_any_line_of_a_step_loses_no_zero(closure):
     assert 0 < int((net.first == 0).sum()) < 24
     start, n, interrupted = (net, opt), 1 if closure else 2, True
     while interrupted:
-        n += 3
+        n += 7
         net, opt = copy.deepcopy(start)
         before, mean = net.first.detach().clone(), opt.state[net.first]["dual"] / opt.state[net.first]["threshold"]
         give_gradients(list(net.parameters()), 12)
