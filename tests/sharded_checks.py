@@ -37,7 +37,11 @@ from torchreg import (
     L1L2,
     L2,
     MCP,
+    SLOPE,
+    Box,
     Group,
+    L1Ball,
+    LInf,
     NonNegative,
     Nuclear,
     Penalty,
@@ -45,6 +49,7 @@ from torchreg import (
     ProxOptimizer,
     TotalVariation,
     Towards,
+    UnitNorm,
     Weighted,
     alpha_max,
     attach,
@@ -124,6 +129,12 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "labels": by_label,
     "sparse rows": Group(L1(ALPHA / 2), by=rows) + L1(ALPHA / 2),
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
+    "LInf rows": LInf(ALPHA, by=rows),
+    "LInf columns": LInf(ALPHA, by=columns),
+    "SLOPE": SLOPE(ALPHA / 8),
+    "Box": lambda name, p: Box(-0.2 * drawn(p, 6), 0.3),
+    "L1Ball": L1Ball(1.5),
+    "UnitNorm": UnitNorm(),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
     "nuclear": Nuclear(4 * ALPHA),
     "variation": TotalVariation(ALPHA),
@@ -131,8 +142,9 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "fused lasso": TotalVariation(ALPHA, dim=0) + L1(ALPHA),
     "own": Largest(ALPHA),
 }
-VARIATIONS = ("variation", "variation along rows")
-WITHOUT_ZEROS = ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns", "nuclear", *VARIATIONS)
+NO_ZEROS = ("own", "whole", "labels", "Towards", "Towards another", "Towards, columns", "Box", "UnitNorm")
+NO_ZEROS += ("LInf rows", "LInf columns")  # which cut the largest entries of rows that stay
+NO_ZEROS += ("nuclear", "variation", "variation along rows")
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
 
@@ -221,7 +233,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in WITHOUT_ZEROS
+    assert wanted.zeros > 0 or kind in NO_ZEROS
 
 
 def in_the_loss(wrap: str, kind: str) -> None:

@@ -14,8 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOOR_ONE = {
     *(f"torchreg.{n}" for n in ("shrinkage", "sums", "pieces", "groups", "parts", "text_table")),
     *(f"torchreg.{n}" for n in ("select", "selected", "weight_rules", "effective_weights", "layers")),
-    *(f"torchreg.{n}" for n in ("output_channels", "functional", "functional.concave_shrinkage")),
-    *(f"torchreg.functional.{n}" for n in ("singular_values", "total_variation", "torch_private")),
+    "torchreg.output_channels",
 }
 STDLIB = sys.stdlib_module_names
 PANDAS = ("torchreg.commands.fit_data", "torchreg.ablation.results.table")
@@ -28,6 +27,7 @@ def name_of(path: Path) -> str:
 
 
 NAMES = {name_of(path) for path in FILES}
+FLOOR_ONE |= {name for name in NAMES if f"{name}.".startswith("torchreg.functional.")}
 
 
 def imports(path: Path, *, typing_only: bool = False) -> set[str]:

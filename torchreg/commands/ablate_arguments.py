@@ -14,7 +14,7 @@ from torchreg.ablation import logspace
 from torchreg.ablation.function import Run
 from torchreg.commands import argument_types as types
 from torchreg.groups import columns, filters, rows
-from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Nuclear, Penalty, TotalVariation
+from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, SLOPE, Group, LInf, Nuclear, Penalty, TotalVariation
 
 PENALTIES: Mapping[str, Penalty] = {
     "l0": L0(1.0),
@@ -23,11 +23,13 @@ PENALTIES: Mapping[str, Penalty] = {
     "l2": L2(1.0),
     "mcp": MCP(1.0),
     "scad": SCAD(1.0),
+    "slope": SLOPE(1.0),
     "rows": Group(L1(1.0), by=rows),
     "columns": Group(L1(1.0), by=columns),
     "filters": Group(L1(1.0), by=filters),
     "nuclear": Nuclear(1.0),
     "tv": TotalVariation(1.0),
+    "linf_rows": LInf(1.0, by=rows),
 }
 
 

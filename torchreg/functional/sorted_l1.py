@@ -69,43 +69,58 @@ def _in_a_metric(sizes: Tensor, step: Tensor, levels: Tensor) -> Tensor:
 def _order(sizes: Tensor, metric: Tensor, levels: Tensor) -> Tensor:
     """The entries in the order of the result, the largest first."""
     count, aside = sizes.numel(), _ASIDE * torch.finfo(sizes.dtype).eps
-    places = torch.arange(count, device=sizes.device)
-    order, block = places, torch.zeros_like(places)
+    most = torch.where(levels[0] > 0, 2.0 * levels[0], 1.0)  # a y beyond is above or below in any case: no digits lost
+    order = active = torch.arange(count, device=sizes.device)
+    block = idle = torch.zeros_like(order)  # idle: how many cuts in a row have left an entry's block as it was
     value = torch.zeros_like(sizes)
-    still = 0
     for cuts in range(2 * count.bit_length() + _CUTS):
-        best, gain = _best_first(sizes[order], metric[order], levels, value, block)
-        order, upper = order[best], _upper(gain, levels, block, places)
-        changes = (block[1:] != block[:-1]) | (upper[1:] != upper[:-1])
-        before, block = block, torch.nn.functional.pad(changes.long().cumsum(0), (1, 0))
-        if asks_freely(gain):
-            still = still + 1 if cuts and bool(block[-1] == before[-1]) else 0
-            if still == 2:
+        entries, allowed = order[active], levels[active]
+        y = (metric[entries] * (sizes[entries] - value)).clamp(min=-most, max=most)
+        best = _best_first(y, block)
+        entries = entries[best]
+        order = order.scatter(0, active, entries)
+        upper = _upper(y[best] - allowed, allowed, block)
+        idle = torch.where(_is_cut(block, upper), 0, idle + min(cuts, 1))  # the first cut is at 0, and no mean
+        block = _numbered(2 * block + (~upper).long())
+        if asks_freely(y):
+            left = (idle < 2).nonzero().reshape(-1)
+            if not left.numel():
                 break
-        value = _common_value(sizes[order], metric[order], levels, block) * (1.0 + (-aside if cuts % 2 else aside))
+            active, entries, allowed, block, idle = (x[left] for x in (active, entries, allowed, block, idle))
+            block = _numbered(block)
+        value = _common_value(sizes[entries], metric[entries], allowed, block)
+        value = value * (1.0 - aside if cuts % 2 else 1.0 + aside)
     return order
 
 
-def _best_first(sizes: Tensor, metric: Tensor, levels: Tensor, value: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-    """Each block's entries, those first that are best above its value, and what each adds there."""
-    most = torch.where(levels[0] > 0, 2.0 * levels[0], 1.0)  # an entry of more is above in any case: no digits are lost
-    y = (metric * (sizes - value)).clamp(min=-most, max=most)
-    by_gain = y.argsort(descending=True)
-    best = by_gain[block[by_gain].argsort(stable=True)]
-    return best, y[best] - levels
+def _numbered(block: Tensor) -> Tensor:
+    """Blocks numbered 0, 1, ... in their order."""
+    return torch.nn.functional.pad((block[1:] != block[:-1]).long().cumsum(0), (1, 0))
 
 
-def _upper(gain: Tensor, levels: Tensor, block: Tensor, places: Tensor) -> Tensor:
-    """Which entries of each block lie above its value."""
-    zero = torch.zeros_like(gain)
+def _best_first(y: Tensor, block: Tensor) -> Tensor:
+    """Each block's entries, those of the largest y first."""
+    falling = y.argsort(descending=True)
+    return falling[block[falling].argsort(stable=True)]
+
+
+def _upper(gain: Tensor, levels: Tensor, block: Tensor) -> Tensor:
+    """Which entries of each block lie above its value: up to the largest sum of gains, if that is positive."""
+    zero, places = torch.zeros_like(gain), torch.arange(gain.numel(), device=gain.device)
     total = zero.index_add(0, block, gain)
-    before = (total.cumsum(0) - total)[block]
-    together = gain.cumsum(0) - before
+    together = gain.cumsum(0) - (total.cumsum(0) - total)[block]
     top = zero.scatter_reduce(0, block, together, "amax")  # 0 where none is above
     scale = zero.index_add(0, block, levels + gain.abs())
     at = torch.where(together >= top[block], places, places.numel())
     first = torch.full_like(places, places.numel()).scatter_reduce(0, block, at, "amin")
     return (top > _STILL * scale)[block] & (places <= first[block])
+
+
+def _is_cut(block: Tensor, upper: Tensor) -> Tensor:
+    """Whether an entry's block has entries on both sides."""
+    zero = torch.zeros_like(block)
+    above, size = zero.index_add(0, block, upper.long()), zero.index_add(0, block, torch.ones_like(block))
+    return ((above > 0) & (above < size))[block]
 
 
 def _common_value(sizes: Tensor, metric: Tensor, levels: Tensor, block: Tensor) -> Tensor:

@@ -33,11 +33,11 @@ def nearest_of_norm(x: Tensor, step: Scalar, radius: Scalar, by: Groups, *, with
         within: leave groups that lie inside as they are.
     """
     z = wide(x)
-    one_step = not isinstance(step, Tensor) or step.numel() == 1
-    if one_step:
-        share, room = torch.ones_like(z), by.sum(torch.zeros_like(z)) + radius
-    else:
-        step = wide(step).broadcast_to(z.shape)
+    one_step = True
+    moving = torch.ones_like(z, dtype=torch.bool)
+    share, room = torch.ones_like(z), by.sum(torch.zeros_like(z)) + radius
+    if isinstance(step, Tensor) and step.numel() > 1:
+        one_step, step = False, wide(step).broadcast_to(z.shape)
         moving = step > 0
         share, room = _shares(step, by), _room(z, moving, radius, by)
         z = torch.where(moving, z, torch.zeros_like(z))
@@ -48,7 +48,7 @@ def nearest_of_norm(x: Tensor, step: Scalar, radius: Scalar, by: Groups, *, with
     u = z / torch.where(below > 0, below, torch.ones_like(below)) * by.expand((room > 0).to(z.dtype), z)
     if not within:
         u = u + _missing(u, share, room, by)
-    return u if one_step else torch.where(moving, u, x)
+    return torch.where(moving, u, x)
 
 
 def _shares(step: Tensor, by: Groups) -> Tensor:

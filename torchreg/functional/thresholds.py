@@ -70,6 +70,8 @@ def level_of(a: Tensor, b: Tensor | None, total: Tensor, by: Groups) -> Tensor:
         total: (groups,), >= 0.
         by: the groups.
     """
+    if b is None and by.count(a) == 1:
+        return _level_of_all(a, total, by)
     with torch.no_grad():
         ratio = a if b is None else torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), math.inf)
         largest = ratio >= by.expand(by.extreme(ratio, largest=True), ratio)  # above, whatever rounding says
@@ -78,13 +80,30 @@ def level_of(a: Tensor, b: Tensor | None, total: Tensor, by: Groups) -> Tensor:
     return _line(a, torch.ones_like(a) if b is None else wide(b), above, total, by)
 
 
+def _level_of_all(a: Tensor, total: Tensor, by: Groups) -> Tensor:
+    """The level of one group without weights, at hardly more than the price of sorting it."""
+    with torch.no_grad():
+        falling = wide(a.reshape(-1).sort(descending=True).values)
+        counts = torch.arange(1, falling.numel() + 1, dtype=falling.dtype, device=a.device)
+        sums = falling.cumsum(0)
+        last = ((sums - falling * counts) < total).sum().clamp(min=1).reshape(1) - 1
+        level = (sums.gather(0, last) - total) / (last + 1)
+    if not torch.is_grad_enabled():
+        return level
+    a = wide(a)
+    above = (a > level) | (a >= falling[0])
+    return _line(a, torch.ones_like(a), above, total, by)
+
+
 def _beginning(ratio: Tensor, a: Tensor, b: Tensor | None, total: Tensor, by: Groups) -> Tensor:
     """The entries at which, in falling order, less than the total has come together."""
     order, group = _order(ratio, by)
     if group is not None:
         total = total[group]
     flat = (x.reshape(-1)[order] for x in (a, torch.ones_like(a) if b is None else b))
-    sums, weights = (_running_sum(wide(x), group) for x in flat)
+    size = by.sizes(a)
+    longest = a.numel() if isinstance(size, Tensor) else int(size)
+    sums, weights = (_running_sum(wide(x), group, longest) for x in flat)
     falling = ratio.reshape(-1)[order]
     above = (sums - falling * weights < total) | falling.isinf()
     return torch.zeros_like(above).scatter(0, order, above).reshape(a.shape)
@@ -101,12 +120,12 @@ def _order(ratio: Tensor, by: Groups) -> tuple[Tensor, Tensor | None]:
     return order[again], group
 
 
-def _running_sum(x: Tensor, group: Tensor | None) -> Tensor:
+def _running_sum(x: Tensor, group: Tensor | None, longest: int) -> Tensor:
     """Sums from the beginning of each group on, to which no other group adds its rounding: in doubling strides."""
     if group is None:
         return x.cumsum(0)
     stride = 1
-    while stride < x.numel():
+    while stride < longest:
         joined = (group[stride:] == group[:-stride]).to(x.dtype)
         x = x + torch.nn.functional.pad(joined * x[:-stride], (stride, 0))
         stride *= 2

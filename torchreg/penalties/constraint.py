@@ -86,8 +86,12 @@ class GroupConstraint(Constraint):
             return w.clone()
         step = step.reshape(()) if isinstance(step, Tensor) and step.numel() == 1 else step
         broken = self.by.expand(self.by.sum((~x.isfinite()).to(x.dtype)), x) > 0  # a group with a NaN stays
-        nearest = self.nearest(torch.where(broken, torch.zeros_like(x), x), step)
-        return narrowed(torch.where(moves(step) & ~broken, nearest.to(x.dtype), x), w)
+        x = torch.where(broken, torch.zeros_like(x), x)
+        nearest = self.nearest(x, step).to(x.dtype)
+        # a group that is inside but for rounding stays, so that its exact zeros do
+        out = self.by.expand(self.breaks(wide(x.detach()), rounding_of(w)).to(x.dtype), x) > 0
+        nearest = torch.where(out, nearest, nearest + (x - nearest).detach())
+        return narrowed(torch.where(moves(step) & ~broken, nearest, w.to(x.dtype)), w)
 
     def check(self, w: Tensor) -> None:
         Constraint.check(self, w)
