@@ -38,7 +38,11 @@ from torchreg import (
     L2,
     MCP,
     NM,
+    SLOPE,
+    Box,
     Group,
+    L1Ball,
+    LInf,
     NonNegative,
     Nuclear,
     Penalty,
@@ -47,6 +51,7 @@ from torchreg import (
     TopK,
     TotalVariation,
     Towards,
+    UnitNorm,
     Weighted,
     alpha_max,
     attach,
@@ -129,6 +134,12 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "labels": by_label,
     "sparse rows": Group(L1(ALPHA / 2), by=rows) + L1(ALPHA / 2),
     "sparse columns": Group(L1(ALPHA / 2), by=columns) + L1(ALPHA / 2),
+    "LInf rows": LInf(ALPHA, by=rows),
+    "LInf columns": LInf(ALPHA, by=columns),
+    "SLOPE": SLOPE(ALPHA / 8),
+    "Box": lambda name, p: Box(-0.2 * drawn(p, 6), 0.3),
+    "L1Ball": L1Ball(1.5),
+    "UnitNorm": UnitNorm(),
     "Towards, columns": lambda name, p: Towards(Group(L1(ALPHA), by=columns), p),
     "nuclear": Nuclear(4 * ALPHA),
     "variation": TotalVariation(ALPHA),
@@ -144,18 +155,10 @@ PENALTIES: dict[str, Penalty | Callable[[str, Tensor], Penalty]] = {
     "NM": lambda name, p: NM(1, {2: 2, 28: 4, 5: 5, 7: 7, 6: 3, 8: 4}[p.shape[1]]),
     "NM of rows": lambda name, p: Group(NM(1, len(p)), by=rows),
 }
-VARIATIONS = ("variation", "variation along rows")
-WITHOUT_ZEROS = (
-    "own",
-    "whole",
-    "labels",
-    "Towards",
-    "Towards another",
-    "Towards, columns",
-    "Towards TopK",
-    "nuclear",
-    *VARIATIONS,
-)
+NO_ZEROS = ("own", "whole", "labels", "Towards", "Towards another", "Box", "UnitNorm")
+NO_ZEROS += ("Towards, columns", "Towards TopK")
+NO_ZEROS += ("LInf rows", "LInf columns")  # which cut the largest entries of rows that stay
+NO_ZEROS += ("nuclear", "variation", "variation along rows")
 BASES = {"SGD": lambda p: SGD(p, lr=0.1, momentum=0.9), "Adam": lambda p: Adam(p, lr=0.05)}
 
 
@@ -244,7 +247,7 @@ def proximal(wrap: str, base: str, kind: str) -> None:
         wanted.zero_groups,
         wanted.groups,
     )
-    assert wanted.zeros > 0 or kind in WITHOUT_ZEROS
+    assert wanted.zeros > 0 or kind in NO_ZEROS
 
 
 class Large:

@@ -95,6 +95,16 @@ def test_pieces_of_a_long_row_are_exactly_constant():
     assert jumps.tolist() == [249, 499, 749]  # and not one of 1e-16
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1 / 3])
+def test_neighbours_that_just_meet_are_equal_to_the_bit(alpha):
+    """Thirds of integers, where many jumps vanish at exactly this alpha: none is left of the size of rounding."""
+    draw = generator(0)
+    for seed in range(10):
+        w = torch.randint(-3, 4, (8, 20 + 15 * seed), generator=draw).double() / 3
+        jumps = TotalVariation(alpha).prox(w, 1.0).diff(dim=-1).abs()
+        assert float(jumps[jumps > 0].min()) > 1e-6  # means of at most 155 thirds differ by 1 / (3 * 155^2) at least
+
+
 @pytest.mark.parametrize("shape", [(600,), (3, 40)])
 @pytest.mark.parametrize("kind", ["noise", "walk", "powers of 2", "equal", "steps"])
 def test_as_many_rounds_as_a_device_takes_find_the_same(shape, kind, monkeypatch):

@@ -27,9 +27,9 @@ PENALTIES: Mapping[str, Penalty] = {
     "rows": Group(L1(1.0), by=rows),
     "columns": Group(L1(1.0), by=columns),
     "filters": Group(L1(1.0), by=filters),
-    "linf_rows": LInf(1.0, by=rows),
     "nuclear": Nuclear(1.0),
     "tv": TotalVariation(1.0),
+    "linf_rows": LInf(1.0, by=rows),
 }
 
 

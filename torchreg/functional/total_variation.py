@@ -78,7 +78,7 @@ def jump_signs(x: Tensor, weight: Tensor, level: Tensor) -> Tensor:
         right = _messages((push + edge).flip(-1), free[:, 1:].flip(-1)).flip(-1)
         excess = left + right - (push + edge)
         tie = _ROUNDINGS * eps * _within(torch.minimum(push.abs(), 2.0 * level) + edge.abs(), label)
-        new = _jumps(excess < 0, left, right, level, tie) * ~cuts[:, 1:-1]
+        new = _jumps(excess < 0, left, right, level + tie) * ~cuts[:, 1:-1]
         signs[:, 1:-1] += new
         cuts = ends | (signs != 0)
         settled = (excess.abs() <= tie) | (high - low <= 2.0 * room)
@@ -90,15 +90,11 @@ def jump_signs(x: Tensor, weight: Tensor, level: Tensor) -> Tensor:
     return signs[:, 1:-1].to(torch.int8)
 
 
-def _jumps(above: Tensor, left: Tensor, right: Tensor, level: Tensor, tie: Tensor) -> Tensor:
-    """Signs of the jumps at ``c``: where both sides would pay for one, and one of them more, by more than rounding."""
-    rises = _paid(left[:, :-1] - level, -right[:, 1:] - level, tie[:, 1:]) & ~above[:, :-1] & above[:, 1:]
-    falls = _paid(-left[:, :-1] - level, right[:, 1:] - level, tie[:, 1:]) & above[:, :-1] & ~above[:, 1:]
+def _jumps(above: Tensor, left: Tensor, right: Tensor, level: Tensor) -> Tensor:
+    """Signs of the jumps at ``c``: between labels, where one side would pay more than a jump costs."""
+    rises = (torch.maximum(left[:, :-1], -right[:, 1:]) > level[:, 1:]) & ~above[:, :-1] & above[:, 1:]
+    falls = (torch.maximum(-left[:, :-1], right[:, 1:]) > level[:, 1:]) & above[:, :-1] & ~above[:, 1:]
     return rises.to(left.dtype) - falls.to(left.dtype)
-
-
-def _paid(before: Tensor, after: Tensor, tie: Tensor) -> Tensor:
-    return (torch.minimum(before, after) >= -tie) & (torch.maximum(before, after) > tie)
 
 
 @jump_signs.register_fake
