@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from torchreg import compact
-from torchreg.training import compaction, unit_removal
+from torchreg.training import compaction, unit_removal, unit_shrinking
 
 F64 = torch.float64
 few = settings(
@@ -59,7 +59,7 @@ def check(model, given, *, train=None):
     """Compact; same outputs to 1e-12 in float64 and 1e-6 in float32, and the model is as it was."""
     before = {k: v.clone() for k, v in model.state_dict().items()}
     modes = [m.training for m in model.modules()]
-    smaller, report = compact(model, given)
+    smaller, report = compact(model, given, repeats=0)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert modes == [m.training for m in model.modules()]
     assert smaller is not model
@@ -71,7 +71,7 @@ def check(model, given, *, train=None):
 
 
 def same(model, smaller, given, tolerance):
-    model, smaller = (unit_removal.copied(m).eval() for m in (model, smaller))
+    model, smaller = (unit_shrinking.copied(m).eval() for m in (model, smaller))
     with torch.no_grad():
         for x in (given, disturbed(given), disturbed(given)):
             a, b = outputs(model, x), outputs(smaller, x)
@@ -571,6 +571,7 @@ def test_other_precisions(dtype):
         (lambda: compact(nn.LazyLinear(3), torch.ones(1, 2)), ValueError, "no values"),
         (lambda: compact(nn.Linear(3, 2, device="meta"), torch.ones(1, 3)), ValueError, "no values"),
         (lambda: compact(nn.Linear(3, 2), torch.ones(1, 4)), ValueError, "example_inputs"),
+        (lambda: compact(nn.Linear(3, 2), torch.ones(1, 3), repeats=-1), ValueError, "got -1"),
     ],
 )
 def test_bad_input(call, error, words):
@@ -595,3 +596,44 @@ def test_nan_weights_and_random_outputs_are_left_alone():
     zero(noisy[0].weight, [0])
     compact(noisy, torch.randn(2, 3, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+class Reader(nn.Module):
+    """A recurrent layer, attention and an encoder layer, as torch has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.lstm(x)[0]
+        return self.head(self.encoder(h + self.attention(h, h, h, need_weights=False)[0]))
+
+
+def test_layers_of_torch_that_no_graph_looks_into():
+    torch.manual_seed(0)
+    model = Reader().double().eval()
+    with torch.no_grad():
+        for tensor in (model.lstm.weight_ih_l0, model.lstm.weight_hh_l0, model.lstm.bias_ih_l0, model.lstm.bias_hh_l0):
+            tensor.reshape(4, 8, -1)[:, 5:] = 0.0
+        model.attention.out_proj.weight[:, 2:6] = 0.0
+        model.encoder.linear1.weight[:6] = 0.0
+    _, report = check(model, torch.randn(2, 7, 5, dtype=F64))
+    after = {count.module: (count.before, count.after) for count in report.modules}
+    assert after == {"lstm": (8, 5), "attention": (4, 2), "encoder": (16, 10), "encoder.self_attn": (2, 2)}
+    assert "lstm: 8 hidden units -> 5" in repr(report)
+
+
+def test_the_report_holds_what_was_measured():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    with torch.no_grad():
+        model[0].weight[16:] = 0.0
+    _, report = compact(model, torch.randn(4, 64))
+    assert report.cost.repeats == 20
+    assert report.cost.parameters == report.parameters
+    assert report.cost.flops == report.flops
+    assert report.cost.memory[1] < report.cost.memory[0]
+    assert all(word in repr(report) for word in ("latency", "peak memory", "before / after"))

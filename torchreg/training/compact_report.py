@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import Module
-from torch.utils.flop_counter import FlopCounterMode
 
 from torchreg.text_table import text_table
+from torchreg.training.model_cost import Cost, counted
 from torchreg.training.unit_classes import Read, Solution
 from torchreg.training.unit_graph import UnitGraph
 from torchreg.training.unit_removal import held_tensors
+from torchreg.training.unit_shrinking import UnitCount
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class CompactReport:
         exact_in_training: whether training mode computes the same function too (without dropout), None if unknown.
         traced: whether the smaller model is a ``torch.fx.GraphModule``, since the code itself names sizes.
         left: why the whole model, or parts of it, stayed as they are.
-        cost: what was measured of both models (``dataclasses.replace(report, cost=...)``), None where nothing was.
+        modules: recurrent, attention and transformer layers, and how many units each had and has.
+        cost: latency and memory of both models, None where nothing was measured.
     """
 
     layers: tuple[CompactedLayer, ...]
@@ -54,15 +56,18 @@ class CompactReport:
     exact_in_training: bool | None
     traced: bool = False
     left: tuple[str, ...] = ()
-    cost: Any = None
+    modules: tuple[UnitCount, ...] = ()
+    cost: Cost | None = None
 
     def __repr__(self) -> str:
         rows: list[tuple[str, ...]] = [(c.name, _shape(c.before), _shape(c.after), c.left) for c in self.layers]
-        rows.append(("parameters", *(f"{n:,}" for n in self.parameters), ""))
-        if self.flops is not None:
+        if self.cost is None:
+            rows.append(("parameters", *(f"{n:,}" for n in self.parameters), ""))
+        if self.cost is None and self.flops is not None:
             rows.append(("FLOPs", *(f"{n:,}" for n in self.flops), ""))
-        lines = [text_table(("name", "before", "after", "zeros left"), rows)]
+        lines = [text_table(("name", "before", "after", "zeros left"), rows)] if rows else []
         lines += [f"Left: {why}." for why in self.left]
+        lines += [f"{count}" for count in self.modules]
         if self.exact_in_training is False:
             lines.append("Training mode: another function, since constants differ there (batch statistics, dropout).")
         if self.traced:
@@ -82,11 +87,10 @@ def count_parameters(model: Module) -> int:
 def count_flops(model: Module, arguments: Any) -> int | None:
     """Floating-point operations of matrix products and convolutions in a forward pass, None where it cannot be run."""
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(*arguments[0], **arguments[1])
+        with torch.no_grad():
+            return counted(lambda: model(*arguments[0], **arguments[1]))[0]
     except Exception:  # the counter refuses some shapes
         return None
-    return int(counter.get_total_flops())
 
 
 def layer_changes(before: Module, after: Module, graph: UnitGraph, solution: Solution) -> tuple[CompactedLayer, ...]:

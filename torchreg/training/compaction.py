@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch.nn import Module
@@ -10,17 +11,18 @@ from torch.nn.parameter import UninitializedParameter
 
 from torchreg.parts import is_cut
 from torchreg.training.compact_report import CompactReport, count_flops, count_parameters, layer_changes
+from torchreg.training.model_cost import measure_pair
 from torchreg.training.named_sizes import changed_sizes, connected, renamed, with_literals
 from torchreg.training.same_function import Arguments, Trial, seeded
 from torchreg.training.unit_classes import Solution
 from torchreg.training.unit_graph import UnitGraph, unit_graph
-from torchreg.training.unit_removal import copied, exact_in_training, held_tensors, remove_units
+from torchreg.training.unit_removal import exact_in_training, held_tensors, remove_units
+from torchreg.training.unit_shrinking import UnitCount, copied, shrink_modules
 
 _MOST_GROUPS = 64  # of modules whose named sizes are tried one by one
 
 
-@seeded()
-def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
+def compact(model: Module, example_inputs: Any, *, repeats: int = 20) -> tuple[Module, CompactReport]:
     """A smaller copy of a model that computes the same function, with a report.
 
     Removed are output units of layers that are constant for every input (a row of zeros gives its bias, whatever
@@ -35,29 +37,33 @@ def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
     training mode agrees. Each removal is checked on the example and on disturbed inputs; one that does not reproduce
     the model's outputs is taken back, and the report says so.
 
+    Recurrent layers lose the hidden units that stay zero whatever the input, ``nn.MultiheadAttention`` its heads, and
+    torch's transformer layers their neurons; the modules in their place take and return the same sizes, but no
+    attention weights.
+
     Only the forward pass that the example takes is followed: code that takes other layers for other inputs may find
-    sizes that no longer fit. Batch sizes and lengths are free as before. Hidden units of recurrent layers and heads of
-    ``nn.MultiheadAttention`` stay.
+    sizes that no longer fit. Batch sizes and lengths are free as before.
 
     Args:
         model: the model, which is not changed.
         example_inputs: what its forward pass takes: a tensor, a tuple of positional arguments, or a dict of keyword
-            arguments; two samples are enough.
+            arguments; two samples are enough to compact, but time is measured on these.
+        repeats: measurements of each model, of which the report's latencies are the medians; 0 measures nothing.
 
     Returns:
         The smaller model, in the same mode as the model, and a `CompactReport`.
 
     Raises:
         TypeError: if ``model`` is no module.
-        ValueError: if parameters have no values (lazy, on the meta device) or are cut over processes, or the model
-            does not run on ``example_inputs``.
+        ValueError: if ``repeats`` is no whole number >= 0, parameters have no values (lazy, on the meta device) or are
+            cut over processes, or the model does not run on ``example_inputs``.
 
     Example:
         >>> import torch
         >>> from torchreg import compact
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> _ = model[0].weight.data[2:].zero_()
-        >>> smaller, report = compact(model, torch.randn(2, 4))
+        >>> smaller, report = compact(model, torch.randn(2, 4), repeats=0)
         >>> report
         name        before  after  zeros left
         0.weight    8 x 4   2 x 4
@@ -66,6 +72,16 @@ def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
         FLOPs       192     48
     """
     model, arguments = checked(model), as_arguments(example_inputs)
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
+        raise ValueError(f"compact needs repeats >= 0, a whole number, got {repeats!r}.")
+    smaller, report = _compacted(model, arguments)
+    if repeats:
+        report = replace(report, cost=measure_pair(model, smaller, example_inputs, repeats=repeats))
+    return smaller, report
+
+
+@seeded()
+def _compacted(model: Module, arguments: Arguments) -> tuple[Module, CompactReport]:
     twin = copied(model).eval()
     try:
         trial = Trial(twin, arguments)
@@ -75,34 +91,44 @@ def compact(model: Module, example_inputs: Any) -> tuple[Module, CompactReport]:
             "positional arguments or a dict of keyword arguments of its forward."
         ) from error
     numbers = count_parameters(model), count_flops(twin, arguments)
+    reduced, modules, same = _reduced(model, trial)
+    solution, graph, smaller, left = None, None, copied(reduced), list[str]()
     try:
-        graph = unit_graph(copied(model), arguments)
+        graph = unit_graph(copied(reduced), arguments)
     except Exception as error:
-        why = f"all, since torch.export cannot take the forward pass ({type(error).__name__}: {_start(error)})"
-        return copied(model), _whole(numbers, why)
-    smaller, solution, left = _smaller(model, graph, trial)
-    if solution is None:
-        return smaller, _whole(numbers, *left)
+        left = [f"all, since torch.export cannot take the forward pass ({type(error).__name__}: {_start(error)})"]
+    if graph is not None:
+        smaller, solution, left = _smaller(reduced, graph, trial)
+    layers = () if graph is None or solution is None else layer_changes(reduced, smaller, graph, solution)
+    if graph is not None and solution is not None:
+        same = bool(same and exact_in_training(graph, solution) and not trial.trains_otherwise(smaller))
     flops = count_flops(copied(smaller).eval(), arguments)
-    same = exact_in_training(graph, solution)
     report = CompactReport(
-        layer_changes(model, smaller, graph, solution),
+        layers,
         (numbers[0], count_parameters(smaller)),
         None if flops is None or numbers[1] is None else (numbers[1], flops),
-        same and not trial.trains_otherwise(smaller),
-        type(smaller) is not type(model),
+        same,
+        type(smaller) is not type(reduced),
         tuple(left),
+        modules,
     )
     return smaller, report
 
 
+def _reduced(model: Module, trial: Trial) -> tuple[Module, tuple[UnitCount, ...], bool]:
+    """A copy whose recurrent, attention and transformer layers are smaller, and whether it trains alike."""
+    reduced, counts = shrink_modules(model)
+    if all(count.reason for count in counts):
+        return reduced, counts, True
+    why = trial.differs(copied(reduced).eval(), folded=True)
+    if not why:
+        return reduced, counts, not trial.trains_otherwise(reduced)
+    kept = [replace(c, after=c.before, reason=c.reason or f"the model needs them ({why})") for c in counts]
+    return copied(model), tuple(kept), True
+
+
 def _start(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
-
-
-def _whole(numbers: tuple[int, int | None], *why: str) -> CompactReport:
-    flops = None if numbers[1] is None else (numbers[1], numbers[1])
-    return CompactReport((), (numbers[0], numbers[0]), flops, True, left=why)
 
 
 def as_arguments(example_inputs: Any) -> Arguments:

@@ -25,7 +25,7 @@ from torchreg.training.part_step import part_of_step
 from torchreg.training.term import Term
 from torchreg.training.term_part import Part
 from torchreg.training.unit_graph import UnitGraph, unit_graph
-from torchreg.training.unit_removal import copied
+from torchreg.training.unit_shrinking import copied
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -107,8 +107,8 @@ def measure_pair(before: Module, after: Module, example_inputs: Any, *, repeats:
     with as_they_were(*models):
         run = [caller(model, example_inputs) for model in models]
         seconds = medians_in_turns(run, repeats, device)
-        counted = [_counted(caller(getattr(model, "_orig_mod", model), example_inputs)) for model in models]
-        flops, live = zip(*counted, strict=True)
+        found = [counted(caller(getattr(model, "_orig_mod", model), example_inputs)) for model in models]
+        flops, live = zip(*found, strict=True)
         peaks = [_peak(call, device) or least for call, least in zip(run, live, strict=True)]
     sizes = [(_entries(model), _bytes(model)) for model in models]
     return Cost(
@@ -190,7 +190,7 @@ def _peak(call: Callable[[], Any], device: torch.device) -> int:
         return 0
 
 
-def _counted(call: Callable[[], Any]) -> tuple[int, int]:
+def counted(call: Callable[[], Any]) -> tuple[int, int]:
     """Operations of a call, and the bytes of the tensors that it makes, at the peak.
 
     Fused layers (encoder layers, recurrent ones, attention) hide what is in them, so they are taken apart for this.
@@ -198,7 +198,7 @@ def _counted(call: Callable[[], Any]) -> tuple[int, int]:
     live = LiveBytes()
     with _taken_apart(), FlopCounterMode(display=False) as counter, live:
         call()
-    return counter.get_total_flops(), live.peak
+    return int(counter.get_total_flops()), live.peak
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from torchreg.training.unit_classes import Solution, UnitClasses
 from torchreg.training.unit_graph import UnitGraph
-from torchreg.training.unit_removal import copied
+from torchreg.training.unit_shrinking import copied
 
 _MOST = 32  # combinations of attributes that are tried
 

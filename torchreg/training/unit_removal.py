@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,16 +14,6 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torchreg.effective_weights import used
 from torchreg.training.unit_classes import Read, Solution, needed
 from torchreg.training.unit_graph import UnitGraph
-
-
-def copied(model: Module) -> Module:
-    """A deep copy, also of a model that holds tensors which its hooks computed."""
-    memo: dict[int, Tensor] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def held_tensors(model: Module) -> dict[str, Tensor]:
