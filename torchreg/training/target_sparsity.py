@@ -81,7 +81,7 @@ class TargetSparsity(StepCount):
         On digits (MLP 64-128-64-10, AdamW, 1500 steps, mean of 3 seeds; the dense net has .971) "projection" is right
         on .977, .970 at 90, 95 % zeros, "magnitude" on .966, .953; with ``every=10`` on .974, .972. Shrinking by L1 as
         well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without. Of groups,
-        "feedback" is better at finding inputs (columns; 15 of 200, F1 .89 against .76), "projection" at removing neurons
+        "feedback" is better at finding inputs (15 columns of 200, F1 .89 against .76), "projection" at removing neurons
         (80 % of the rows of the hidden layers, .972 right against .927).
 
     Source:
