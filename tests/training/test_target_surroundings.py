@@ -188,6 +188,27 @@ def test_a_compiled_step_is_compiled_anew_only_where_the_phase_changes(method, k
         assert torch.equal(p == 0, q == 0)
 
 
+def test_a_captured_step_keeps_as_many_as_a_tensor_says_and_other_methods_are_refused(monkeypatch):
+    plain, other, _ = aimed("projection")
+    params, opt, target = aimed("projection")
+    run(params, opt, range(5))
+    run(plain, other, range(5))
+    for name in ("step_count", "pruning"):
+        monkeypatch.setattr(f"torchreg.training.{name}.is_capturing", lambda: True)
+    for k in range(5, 12):
+        run(params, opt, [k])  # as a replay finds it: the count moves by step alone
+        assert target.count == k
+        target.step()
+    monkeypatch.undo()
+    run(plain, other, range(5, 12))
+    assert same(params, plain)
+    aims = [aimed(method) for method in ("magnitude", "feedback")]
+    monkeypatch.setattr("torchreg.training.pruning.is_capturing", lambda: True)
+    for params, opt, _ in aims:
+        with pytest.raises(RuntimeError, match="capture anew"):
+            run(params, opt, [0])
+
+
 def test_the_dummy_step_of_a_distributed_checkpoint_makes_the_state_and_moves_nothing():
     for method in METHODS:
         for base in (lambda p: Adam(p, lr=0.01), lambda p: SGD(p, lr=0.01, momentum=0.9)):

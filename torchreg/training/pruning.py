@@ -56,6 +56,11 @@ class Pruning:
         """Entries that somebody has written to start anew; the zeros that no state knows are noted."""
         act = self.target.act
         self.target.refuse_frozen(len(sites))
+        if not torch.compiler.is_compiling() and is_capturing() and (not self._is_dense or self.target.every > 1):
+            raise RuntimeError(
+                f"{self.target!r} does another thing from one step to the next, which a captured graph would not; use "
+                "method='projection' with every=1, and capture anew when target.phase has changed."
+            )
         if act == "hold":
             self._noted = noted(sites)
         elif self._is_dense:

@@ -73,13 +73,16 @@ class TargetSparsity(StepCount):
             else moves it, its penalty makes no zeros, or one of its parameters is frozen. Nothing has changed then.
 
     Notes:
-        Where ``opt.step`` is compiled, or replayed as a CUDA graph, call `step` after it; a graph must be captured
-        anew when ``phase`` has changed. A parameter that never gets a gradient is not pruned, and the others make up
-        for it. A weight that has met none but zeros (a dead input's) goes first.
+        Where ``opt.step`` is compiled, or replayed as a CUDA graph, call `step` after it. A graph is for "projection"
+        with ``every=1`` alone, and must be captured anew when ``phase`` has changed (written, not run). A parameter
+        that never gets a gradient is not pruned, and the others make up for it. A weight that has met none but zeros (a
+        dead input's) goes first.
 
         On digits (MLP 64-128-64-10, AdamW, 1500 steps, mean of 3 seeds; the dense net has .971) "projection" is right
         on .977, .970 at 90, 95 % zeros, "magnitude" on .966, .953; with ``every=10`` on .974, .972. Shrinking by L1 as
-        well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without.
+        well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without. Of groups,
+        "feedback" is better at finding inputs (15 columns of 200, F1 .89 against .76), "projection" at removing neurons
+        (80 % of the rows of the hidden layers, .972 right against .927).
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric).
