@@ -94,7 +94,9 @@ class Pinball(Penalty):
 
 
 def _pull(alpha: Scalar, step: Scalar, x: Tensor) -> Tensor:
-    return torch.nan_to_num(filled(alpha * step, x).to(x.dtype), nan=0.0, posinf=math.inf)
+    size = alpha * step
+    size = size if isinstance(size, Tensor) else min(size, torch.finfo(x.dtype).max)
+    return torch.nan_to_num(filled(size, x).to(x.dtype), nan=0.0, posinf=math.inf)
 
 
 @dataclass(frozen=True)

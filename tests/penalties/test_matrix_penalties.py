@@ -20,6 +20,7 @@ from torchreg import (
     Rank,
     Spectral,
     Sum,
+    TotalVariation,
     Weighted,
     attach,
     attach_to,
@@ -80,6 +81,15 @@ def test_a_projected_matrix_has_its_rank_in_its_own_dtype(dtype):
     assert float(Rank(3).value(p)) == 0.0
     assert float(Rank(2).value(p)) == math.inf
     assert float(Rank(3).value(w)) == math.inf
+
+
+def test_a_step_beyond_every_float32_is_an_endless_one():
+    w = normal((4, 3)).float()
+    for step in (1e30, 1e300, math.inf):
+        assert not Nuclear(1e30).prox(w, step).any()
+        assert torch.equal(Rank(1).prox(w, step), Rank(1).prox(w, 1.0))
+        assert not (TotalVariation(1e30) + L1(1e30)).prox(w, step).any()
+        assert not TotalVariation(1e30).prox(w, step).diff(dim=-1).any()
 
 
 def test_an_infinite_or_unknown_matrix_stays_and_raises_nothing():

@@ -230,9 +230,9 @@ def test_empty_batches_and_numbers_are_no_nan():
     module = nn.Identity()
     activity = attach_activity(L1(1.0), module)
     module(torch.zeros(0, 4, requires_grad=True))
-    assert float(activity()) == 0.0
+    assert activity().item() == 0.0
     module(torch.tensor(-3.0, requires_grad=True))
-    assert float(activity()) == 3.0
+    assert activity().item() == 3.0
 
 
 def test_outputs_that_nobody_reads_are_told_of_once():
@@ -253,7 +253,7 @@ def test_the_strength_can_be_turned():
     activity = attach_activity(L1(1.0), {"it": module})
     activity.alpha = 0.5
     module(torch.ones(2, 3, requires_grad=True))
-    assert float(activity()) == 1.5
+    assert activity().item() == 1.5
     assert activity.alpha == 0.5
     assert repr(activity) == "L1(alpha=0.5) of the output of it"
 

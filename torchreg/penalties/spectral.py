@@ -15,7 +15,7 @@ from torchreg.penalties.base import Penalty
 from torchreg.penalties.constraint import Constraint
 from torchreg.penalties.one_step import one_step, refuse_without_prox
 from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, filled, scaled
+from torchreg.shrinkage import Scalar, filled, moves, scaled
 from torchreg.sums import narrowed, widened
 
 
@@ -75,7 +75,9 @@ class Nuclear(Penalty):
         x = widened(w)
         if not w.numel():
             return w.clone()
-        threshold = filled(scaled(self.alpha, one_step(self, step)), x)
+        threshold = scaled(self.alpha, one_step(self, step))
+        if not isinstance(threshold, Tensor):
+            threshold = filled(min(threshold, torch.finfo(x.dtype).max), x)  # torch refuses a number beyond it
         return narrowed(shrunk(as_matrix(x), threshold).reshape(w.shape), w)
 
     def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
@@ -260,8 +262,8 @@ class Rank(Constraint):
         x = widened(w)
         if not w.numel():
             return w.clone()
-        still = filled(one_step(self, step), x) <= 0
-        return narrowed(torch.where(still, x, truncated(as_matrix(x), self.r).reshape(w.shape)), w)
+        moved = torch.as_tensor(moves(one_step(self, step)), device=x.device)
+        return narrowed(torch.where(moved, truncated(as_matrix(x), self.r).reshape(w.shape), x), w)
 
     def check(self, w: Tensor) -> None:
         super().check(w)
