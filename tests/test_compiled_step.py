@@ -11,7 +11,7 @@ from test_grad_scaler import Waits
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from torchreg import L1, L1L2, MCP, Group, PenaltyScheduler, ProxOptimizer, attach, columns, rows, schedules
+from torchreg import L1, L1L2, MCP, Group, LInf, PenaltyScheduler, ProxOptimizer, attach, columns, rows, schedules
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning",  # torch.compile's own
@@ -34,6 +34,7 @@ def penalties(device: str = "cpu") -> dict[str, object]:
         "MCP": MCP(alpha, 3.0),
         "rows": Group(L1(alpha), by=rows),
         "columns": Group(L1(alpha), by=columns),
+        "LInf": LInf(alpha, by=rows),
     }
 
 

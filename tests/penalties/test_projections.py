@@ -196,6 +196,12 @@ def test_what_is_projected_is_inside_and_stays(penalty, entries, wide, dtype):
     assert torch.equal(penalty.prox(p, step), p)
 
 
+def test_weights_far_beyond_a_simplex_end_on_it():
+    for size in (1e9, 1e20, 1e300):
+        w = torch.tensor([[size, size, 0.5 * size, -size]], dtype=F64)
+        assert Simplex().prox(w, 0.1).tolist() == [[0.5, 0.5, 0.0, 0.0]]
+
+
 @each_bound
 def test_outside_is_infinite_and_gradients_are_zero(penalty):
     far = torch.full((3, 4), -7.0, dtype=F64, requires_grad=True)

@@ -102,6 +102,10 @@ def test_every_penalty_gives_the_cpus_weights_and_waits_for_nothing(base, case, 
         size = {"steps": 2, "count": 1}
         if case.id not in ("Group MCP", "Group SCAD, weights 0 and inf", "Group MCP labels"):
             pytest.skip("slow, and the same code as of the three that are run")
+    if base != "SGD" and "SLOPE" in case.id:  # likewise: an order found by many sorts
+        size = {"steps": 2, "count": 1}
+        if case.id != "SLOPE":
+            pytest.skip("slow, and the same code as of the one that is run")
     found, _ = stepped(BASES[base], case.make(), case.shape, accelerator, **size)
     wanted, _ = stepped(BASES[base], case.make(), case.shape, CPU, **size)
     assert_equal(found, wanted, 1e-10)  # the order of an Adam step's factors, which group roots magnify

@@ -42,6 +42,8 @@ def nearest_of_sum(x: Tensor, step: Scalar, radius: Scalar, by: Groups, *, withi
         fixed = moving == 0
         taken = torch.where(fixed, 0.0, by.expand(level, x) * torch.where(fixed, 1.0, moving))
     else:
+        if not within:  # a simplex does not see a shift, and numbers far beyond the radius keep their digits
+            x = wide(x) - by.expand(by.extreme(wide(x), largest=True), x).detach()
         level = level_of(x, None, total, by)
         fixed, taken = torch.zeros_like(x, dtype=torch.bool), by.expand(level, x)
     taken = taken.clamp(min=0.0) if within else taken
