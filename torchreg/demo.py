@@ -1,9 +1,10 @@
-"""What ``torchreg demo`` runs: four networks on real data, a table, weights and pictures.
+"""What ``torchreg demo`` runs: six networks on real data, a table, a smaller network, weights and pictures.
 
 The same small network is trained without a penalty, with L2 in the loss, with a sparse penalty in
-the loss, and with that penalty by `ProxOptimizer`. In the loss a sparse penalty makes weights
-small; only the proximal step makes them exactly zero. It is one training loop for all four: a
-term that an optimizer owns returns its value detached, so ``loss + term()`` is right for each.
+the loss, with that penalty by `ProxOptimizer`, and to 90 % zeros by `TargetSparsity`. In the loss a
+sparse penalty makes weights small; only the proximal step makes them exactly zero. A sixth loses
+four neurons in five, which `compact` cuts out. It is one training loop for all: a term that an
+optimizer owns returns its value detached, so ``loss + term()`` is right for each.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
-from torchreg.demo_choices import OPTIMIZERS, Options, Recipe, recipes
+from torchreg.demo_choices import OPTIMIZERS, Options, Recipe, recipes, row_sparse
 from torchreg.demo_linear import LINEAR_ALPHA, LinearProblem, linear_table
 from torchreg.select import weights
 from torchreg.text_table import text_table
-from torchreg.training import ProxOptimizer, attach, sparsity
+from torchreg.training import ProxOptimizer, TargetSparsity, Term, attach, compact, sparsity
 
 _HIDDEN = (128, 64)
 _BATCH = 64
@@ -104,6 +105,9 @@ def _run(options: Options) -> list[Result]:
     results = [train(recipe, data, options) for recipe in recipes(options)]
     print(f"\n{options.data}, alpha = {options.strength:g}, {options.optimizer}, {options.epochs} epochs")
     print(results_table(results, data.measure))
+    twin = train(row_sparse(options), data, options)
+    print(f"\n{twin.name}, test {data.measure} {twin.test_score:.4f}, and what compact makes of it")
+    print(shrunk(twin, data))
     print(f"\nA linear model of the diabetes data, its ten features standardised, alpha = {LINEAR_ALPHA:g}")
     print(linear_table(diabetes()))
     write_csv(results, data.measure, options.out / "results.csv")
@@ -121,7 +125,7 @@ def write_pictures(results: list[Result], options: Options) -> list[str]:
         return []
     chosen = Options(alpha=_MOONS_ALPHA, lr=_MOONS_LR, epochs=_MOONS_PASSES * options.epochs, seed=options.seed)
     points = moons(chosen)
-    boundaries = [train(recipe, points, chosen, say=lambda line: None) for recipe in recipes(chosen)]
+    boundaries = [train(recipe, points, chosen, say=lambda line: None) for recipe in recipes(chosen)[:4]]
     return draw(results, boundaries, points, diabetes(), out=options.out)
 
 
@@ -169,10 +173,12 @@ def network(data: Data, options: Options) -> nn.Module:
 def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], None] = tqdm.write) -> Result:
     """Train a network, with a bar and a few epoch lines; the learning rate falls to 0 by a cosine."""
     model = network(data, options)
-    term = attach(recipe.penalty, model)
+    term = term_of(recipe, model)
     kind, settings = OPTIMIZERS[options.optimizer]
     base = kind(model.parameters(), **settings | ({} if options.lr is None else {"lr": options.lr}))
     optimizer = ProxOptimizer(base, term) if recipe.prox else base
+    if recipe.target is not None:
+        TargetSparsity(term, recipe.target, steps=options.epochs * steps(data))
     schedule = CosineAnnealingLR(optimizer, options.epochs * steps(data))
     draws = torch.Generator().manual_seed(options.seed)
     say(f"\n{recipe.name}")
@@ -187,6 +193,19 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
             place = f"{epoch:{len(str(options.epochs))}}/{options.epochs}"
             say(f"epoch {place}  loss {loss:.4f}  penalty {float(term().detach()):.4f}")
     return measured(recipe.name, model, data, time.perf_counter() - start)
+
+
+def term_of(recipe: Recipe, model: nn.Module) -> Term:
+    """A recipe's penalty on the weights of a network, or on those of its hidden layers."""
+    chosen = weights(model)
+    return attach(recipe.penalty, dict(list(chosen.items())[:-1]) if recipe.hidden else chosen)
+
+
+def shrunk(result: Result, data: Data) -> str:
+    """The network without its zero neurons, as text; both score the same."""
+    smaller, report = compact(result.model, data.X_test)
+    score = data.score(smaller(data.X_test), data.y_test)
+    return f"{report}\ntest {data.measure} {score:.4f}"
 
 
 def steps(data: Data) -> int:

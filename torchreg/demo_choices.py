@@ -10,10 +10,13 @@ from typing import Any
 from torch import optim
 from torch.optim import Optimizer
 
-from torchreg.groups import columns
+from torchreg.groups import columns, rows
 from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Penalty
 
 DATA = {"digits": 3e-4, "breast_cancer": 1e-3, "diabetes": 1e-2}  # and the alpha at which L1 keeps the test score
+
+TARGET = 0.9  # share of zero weights of the last model in the table
+ROWS_TARGET = 0.8  # share of zero neurons of the model that is made smaller
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,28 @@ class Options:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One of the models to train: a penalty, in the loss or by the proximal step."""
+    """One of the models to train: a penalty, in the loss or by the proximal step, perhaps to a share of zeros."""
 
     name: str
     penalty: Penalty
     prox: bool = False
+    target: float | None = None
+    hidden: bool = False  # whether the last layer, whose rows are the outputs, is left out
 
 
 def recipes(options: Options) -> list[Recipe]:
-    """The four models of the table."""
+    """The models of the table."""
     choice, alpha = PENALTIES[options.penalty], options.strength
     return [
         Recipe("no penalty", L2(0.0)),
         Recipe("L2 in the loss", L2(alpha)),
         Recipe(f"{choice.label} in the loss", choice.make(alpha)),
         Recipe(f"{choice.label} by ProxOptimizer", choice.make(alpha), prox=True),
+        Recipe(f"TargetSparsity({TARGET:g})", L1(alpha), prox=True, target=TARGET),
     ]
+
+
+def row_sparse(options: Options) -> Recipe:
+    """The twin whose hidden layers lose whole neurons, for `compact`."""
+    penalty = Group(L1(options.strength), by=rows)
+    return Recipe(f"TargetSparsity({ROWS_TARGET:g}) of neurons", penalty, prox=True, target=ROWS_TARGET, hidden=True)
