@@ -15,7 +15,7 @@ from torchreg.penalties.base import Penalty
 from torchreg.penalties.constraint import Constraint
 from torchreg.penalties.one_step import one_step, refuse_without_prox
 from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, filled, moves, scaled
+from torchreg.shrinkage import Scalar, filled, scaled
 from torchreg.sums import narrowed, widened
 
 
@@ -38,7 +38,7 @@ class Nuclear(Penalty):
     A proximal step takes one singular value decomposition, in float32 for half precision, and one step for the
     matrix. Under an optimizer with a step per entry (Adam), `ProxOptimizer` makes the base's step and the threshold
     with the common step ``1 / sqrt(mean(1 / t_i^2))``, ``lr / sqrt(mean v)`` for Adam; the minimiser stays. For that a
-    copy of the matrix is kept while the base steps.
+    copy of the matrix is kept while the base steps. On an accelerator torch's decomposition makes the host wait.
 
     Args:
         alpha: strength, finite and >= 0; a number or a 0-d tensor.
@@ -262,7 +262,8 @@ class Rank(Constraint):
         x = widened(w)
         if not w.numel():
             return w.clone()
-        moved = torch.as_tensor(moves(one_step(self, step)), device=x.device)
+        one = one_step(self, step)
+        moved = one > 0 if isinstance(one, Tensor) else torch.full((), one > 0, device=x.device)
         return narrowed(torch.where(moved, truncated(as_matrix(x), self.r).reshape(w.shape), x), w)
 
     def check(self, w: Tensor) -> None:

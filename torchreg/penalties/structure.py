@@ -13,7 +13,7 @@ from torch import Tensor
 from torchreg.functional.total_variation import denoised
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, filled, moves, scaled
+from torchreg.shrinkage import Scalar, filled, scaled
 from torchreg.sums import narrowed, wide, widened
 
 _FIXED = 2.0**60  # the weight of an entry whose step is 0, beside 1 of the one with the least step else
@@ -89,13 +89,13 @@ class TotalVariation(Penalty):
     def prox(self, w: Tensor, step: Scalar) -> Tensor:
         if not w.numel():
             return w.clone()
-        x, still = self._rows(widened(w)), ~torch.as_tensor(moves(step), device=w.device)
+        x, still = self._rows(widened(w)), _is_zero(step, w)
         precise = wide(x)
         known = precise.isfinite().all(-1, keepdim=True)
         safe = torch.where(known, precise, 0.0)
         result = denoised(safe, *self._problem(step, w, safe))
         kept = ~known | self._rows(still.broadcast_to(w.shape))
-        kept = kept | torch.as_tensor(self.alpha == 0, device=w.device)
+        kept = kept | _is_zero(self.alpha, w)
         return narrowed(self._back(torch.where(kept, x, result.to(x.dtype)), w), w)
 
     def _problem(self, step: Scalar, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,3 +131,8 @@ class TotalVariation(Penalty):
                 f"TotalVariation along dim={self.dim} does not fit a tensor of shape {tuple(w.shape)}; give one of its "
                 "dimensions."
             )
+
+
+def _is_zero(value: Scalar, like: Tensor) -> Tensor:
+    """Whether a step or a strength is 0, made where ``like`` lies, so that nothing waits for a copy."""
+    return value == 0 if isinstance(value, Tensor) else torch.full((), value == 0, device=like.device)
