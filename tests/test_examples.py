@@ -62,6 +62,29 @@ def test_target_sparsity(run):
     assert "frozen" in printed
 
 
+def test_feature_selection(run):
+    (kept, right), printed = run("feature_selection")
+    assert numbers(r"^(\d+) of 200 inputs kept, (\d+) of the 15 that matter$", printed) == [kept, right]
+    assert kept == 15
+    assert right >= 13
+
+
+def test_smaller_network(run):
+    (accuracy, difference), printed = run("smaller_network")
+    assert accuracy > 0.9
+    assert difference < 1e-4
+    before, after, ratio = numbers(r"^parameters +([\d,]+) +([\d,]+) +([\d.]+)$", printed.replace(",", ""))
+    assert ratio == pytest.approx(before / after, abs=0.01)
+    assert ratio > 1.5
+
+
+def test_two_of_four(run):
+    accuracy, printed = run("two_of_four")
+    assert accuracy > 0.9
+    assert numbers(r"^total +(\d+) +(\d+) ", printed) == [8192, 16384]
+    assert numbers(r"^at most (\d) of each four", printed) == [2]
+
+
 def test_accelerate_training(run):
     pytest.importorskip("accelerate")
     accuracy, printed = run("accelerate_training")
