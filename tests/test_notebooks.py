@@ -23,7 +23,14 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ("01_l1_vs_l2", "02_training_loop", "03_gpu_fits", "04_ablation", "05_every_trainer")
+NAMES = (
+    "01_l1_vs_l2",
+    "02_training_loop",
+    "03_gpu_fits",
+    "04_ablation",
+    "05_every_trainer",
+    "06_train_to_a_target",
+)
 NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in NAMES]
 # Bases of the classes that they define: the penalty of one's own, nothing else.
 CLASSES = {
@@ -32,6 +39,7 @@ CLASSES = {
     "03_gpu_fits": [],
     "04_ablation": [],
     "05_every_trainer": [],
+    "06_train_to_a_target": [],
 }
 LONGEST_CELL = 25
 PUBLIC = ("torchreg", "torchreg.ablation", "torchreg.linear", "torchreg.plots")
