@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.training.model_cost import measure_pair
+from torchreg.training.compaction.cost import measure_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmarks"))
 from harness import options, save, verdict

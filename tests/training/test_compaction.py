@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from torchreg import compact
-from torchreg.training import compaction, unit_removal, unit_shrinking
+from torchreg.training.compaction import compact as compaction
+from torchreg.training.compaction import modules, removal
 
 F64 = torch.float64
 few = settings(
@@ -71,7 +72,7 @@ def check(model, given, *, train=None):
 
 
 def same(model, smaller, given, tolerance):
-    model, smaller = (unit_shrinking.copied(m).eval() for m in (model, smaller))
+    model, smaller = (modules.copied(m).eval() for m in (model, smaller))
     with torch.no_grad():
         for x in (given, disturbed(given), disturbed(given)):
             a, b = outputs(model, x), outputs(smaller, x)
@@ -503,7 +504,7 @@ def test_a_wrong_removal_is_taken_back(monkeypatch):
     zero(model[0].weight, [0, 1])
 
     def wrong(smaller, graph, solution):
-        folded = unit_removal.remove_units(smaller, graph, solution)
+        folded = removal.remove_units(smaller, graph, solution)
         smaller[2].bias.data += 1e-3
         return folded
 

@@ -22,7 +22,7 @@ from torchreg import (
     rows,
     schedules,
 )
-from torchreg.training.unit_shrinking import copied
+from torchreg.training.compaction.modules import copied
 
 F64 = torch.float64
 

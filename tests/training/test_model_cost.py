@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg.training.model_cost import LiveBytes, measure_pair
+from torchreg.training.compaction.cost import LiveBytes, measure_pair
 
 
 def mlp(width: int) -> nn.Sequential:

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from torchreg import to_sparse
-from torchreg.training import sparse_layers
-from torchreg.training.model_cost import measure_pair
-from torchreg.training.sparse_linear import SparseLinear
+from torchreg.training.compaction import sparse_layers
+from torchreg.training.compaction.cost import measure_pair
+from torchreg.training.compaction.sparse_linear import SparseLinear
 
 
 def linear(inputs=24, outputs=12, *, zeros=0.9, bias=True, dtype=torch.float64, seed=0):
@@ -177,7 +177,7 @@ def test_copies_pickles_and_other_dtypes(winner, tmp_path):
 
 def test_torch_says_nothing_about_its_beta_state_to_users(tmp_path):
     make = (
-        "import torch, sys; from torchreg.training.sparse_linear import SparseLinear\n"
+        "import torch, sys; from torchreg.training.compaction.sparse_linear import SparseLinear\n"
         "layer = SparseLinear(torch.nn.Linear(4, 3)); layer(torch.ones(2, 4)); layer.state_dict(); layer.weight\n"
         f"torch.save(layer, {str(tmp_path / 'layer.pt')!r})"
     )
@@ -267,7 +267,7 @@ def test_the_pattern_two_of_four_is_asked_for(monkeypatch):
     with torch.no_grad():
         dense.weight.view(-1, 4)[:, :2] = 0.0
     # no CPU computes with torch's packed weights: a plain tensor stands for them
-    monkeypatch.setattr("torchreg.training.sparse_linear.to_sparse_semi_structured", lambda w: w.clone())
+    monkeypatch.setattr("torchreg.training.compaction.sparse_linear.to_sparse_semi_structured", lambda w: w.clone())
     monkeypatch.setattr(torch.Tensor, "to_dense", lambda w: w.clone())
     sparse, x = SparseLinear(dense, "2:4"), torch.randn(3, 8, dtype=torch.float64)
     assert torch.equal(sparse(x), dense(x))

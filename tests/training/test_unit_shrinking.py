@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchreg import L1, Group, ProxOptimizer, attach, heads, matching
-from torchreg.training.attention_heads import ReducedAttention
-from torchreg.training.recurrent_units import ReducedRecurrent, zero_units
-from torchreg.training.unit_shrinking import removable_units, shrink_modules, without_units
+from torchreg.training.compaction.attention import ReducedAttention
+from torchreg.training.compaction.modules import removable_units, shrink_modules, without_units
+from torchreg.training.compaction.recurrent import ReducedRecurrent, zero_units
 
 F64 = torch.float64
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

@@ -6,7 +6,8 @@ from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
 from torchreg.training.averages import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
-from torchreg.training.compaction import compact
+from torchreg.training.compaction.compact import compact
+from torchreg.training.compaction.sparse_layers import to_sparse
 from torchreg.training.coupled_groups import coupled
 from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.freezing import freeze_zeros, thaw
@@ -14,7 +15,6 @@ from torchreg.training.hooks import Attachment
 from torchreg.training.metrics import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
-from torchreg.training.sparse_layers import to_sparse
 from torchreg.training.sparsity import Sparsity, sparsity
 from torchreg.training.target_sparsity import TargetSparsity
 from torchreg.training.term import Term

@@ -17,15 +17,15 @@ from torchreg.penalties import Group, Separable
 from torchreg.shrinkage import Scalar
 from torchreg.sums import widened
 from torchreg.text_table import text_table
-from torchreg.training.compaction import as_arguments, checked
+from torchreg.training.compaction.compact import as_arguments, checked
+from torchreg.training.compaction.graph import UnitGraph, unit_graph
+from torchreg.training.compaction.modules import copied
 from torchreg.training.control import Site
 from torchreg.training.group_steps import marked, prox_
 from torchreg.training.model_names import ModelNames
 from torchreg.training.part_step import part_of_step
 from torchreg.training.term import Term
 from torchreg.training.term_part import Part
-from torchreg.training.unit_graph import UnitGraph, unit_graph
-from torchreg.training.unit_shrinking import copied
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Index
-from torchreg.training.unit_values import Flow, Value, shape_of
+from torchreg.training.compaction.classes import Index
+from torchreg.training.compaction.values import Flow, Value, shape_of
 
 Rule = Callable[..., Any]
 CUT = "is cut out by its index in {}"

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Index, Read
-from torchreg.training.unit_rules import unknown
-from torchreg.training.unit_shapes import Rule
-from torchreg.training.unit_values import Flow, Value, by_channel, shape_of
+from torchreg.training.compaction.classes import Index, Read
+from torchreg.training.compaction.rules import unknown
+from torchreg.training.compaction.shapes import Rule
+from torchreg.training.compaction.values import Flow, Value, by_channel, shape_of
 
 
 def batch_norm(

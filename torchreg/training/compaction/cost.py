@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchreg.text_table import text_table
 from torchreg.training.alpha_max import restored
-from torchreg.training.sparse_linear import SparseLinear
+from torchreg.training.compaction.sparse_linear import SparseLinear
 
 _LEAST = 5e-4  # seconds that one measurement lasts: a shorter call is repeated within it
 _MOST_CALLS = 50  # in one measurement

@@ -23,14 +23,14 @@ from torch.fx import Node
 from torch.nn import Module
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torchreg.training.unit_channels import CHANNELS
-from torchreg.training.unit_classes import Index, Read, UnitClasses
-from torchreg.training.unit_norms import NORMS
-from torchreg.training.unit_products import PRODUCTS
-from torchreg.training.unit_reshapes import RESHAPES
-from torchreg.training.unit_rules import RULES, elementwise, unknown
-from torchreg.training.unit_shapes import SHAPES, Rule
-from torchreg.training.unit_values import Flow, Value, constant
+from torchreg.training.compaction.channels import CHANNELS
+from torchreg.training.compaction.classes import Index, Read, UnitClasses
+from torchreg.training.compaction.norms import NORMS
+from torchreg.training.compaction.products import PRODUCTS
+from torchreg.training.compaction.reshapes import RESHAPES
+from torchreg.training.compaction.rules import RULES, elementwise, unknown
+from torchreg.training.compaction.shapes import SHAPES, Rule
+from torchreg.training.compaction.values import Flow, Value, constant
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _RULES: dict[str, Rule] = {**SHAPES, **RESHAPES, **RULES, **PRODUCTS, **CHANNELS, **NORMS}

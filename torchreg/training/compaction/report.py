@@ -11,11 +11,11 @@ import torch
 from torch.nn import Module
 
 from torchreg.text_table import text_table
-from torchreg.training.model_cost import Cost, counted
-from torchreg.training.unit_classes import Read, Solution
-from torchreg.training.unit_graph import UnitGraph
-from torchreg.training.unit_removal import held_tensors
-from torchreg.training.unit_shrinking import UnitCount
+from torchreg.training.compaction.classes import Read, Solution
+from torchreg.training.compaction.cost import Cost, counted
+from torchreg.training.compaction.graph import UnitGraph
+from torchreg.training.compaction.modules import UnitCount
+from torchreg.training.compaction.removal import held_tensors
 
 
 @dataclass(frozen=True)

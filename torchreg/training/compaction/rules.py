@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_map
 
-from torchreg.training.unit_classes import Index, Read
-from torchreg.training.unit_shapes import Rule, note_edit, split
-from torchreg.training.unit_values import Flow, Value, shape_of
+from torchreg.training.compaction.classes import Index, Read
+from torchreg.training.compaction.shapes import Rule, note_edit, split
+from torchreg.training.compaction.values import Flow, Value, shape_of
 
 
 def elementwise(flow: Flow, node: Node, *args: Any, **kwargs: Any) -> Value:

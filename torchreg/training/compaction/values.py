@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Flags, Index, UnitClasses
+from torchreg.training.compaction.classes import Flags, Index, UnitClasses
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Index
-from torchreg.training.unit_shapes import Rule, note_edit
-from torchreg.training.unit_values import Flow, Value, shape_of, spread
+from torchreg.training.compaction.classes import Index
+from torchreg.training.compaction.shapes import Rule, note_edit
+from torchreg.training.compaction.values import Flow, Value, shape_of, spread
 
 
 def reshape(flow: Flow, node: Node, x: Value, *_: Any) -> Value:

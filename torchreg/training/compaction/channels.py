@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Index
-from torchreg.training.unit_products import bias_for, read
-from torchreg.training.unit_rules import unknown
-from torchreg.training.unit_shapes import Rule
-from torchreg.training.unit_values import Flow, Value, by_channel, raised_vector, shape_of
+from torchreg.training.compaction.classes import Index
+from torchreg.training.compaction.products import bias_for, read
+from torchreg.training.compaction.rules import unknown
+from torchreg.training.compaction.shapes import Rule
+from torchreg.training.compaction.values import Flow, Value, by_channel, raised_vector, shape_of
 
 
 def convolution(

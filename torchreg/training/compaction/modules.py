@@ -1,7 +1,7 @@
 """Modules without their dead units, where that is exact whatever stands around them.
 
-Recurrent layers lose hidden units (`torchreg.training.recurrent_units`), attention loses heads
-(`torchreg.training.attention_heads`), and encoder and decoder layers lose neurons of their feed-forward part.
+Recurrent layers lose hidden units (`torchreg.training.compaction.recurrent`), attention loses heads
+(`torchreg.training.compaction.attention`), and encoder and decoder layers lose neurons of their feed-forward part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import Module, functional
 
 from torchreg.sums import wide
-from torchreg.training.attention_heads import ReducedAttention, linear, removable_heads, without_heads
-from torchreg.training.recurrent_units import (
+from torchreg.training.compaction.attention import ReducedAttention, linear, removable_heads, without_heads
+from torchreg.training.compaction.recurrent import (
     ReducedRecurrent,
     evened,
     removable_hidden_units,

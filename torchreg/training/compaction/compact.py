@@ -10,14 +10,14 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
 from torchreg.parts import is_cut
-from torchreg.training.compact_report import CompactReport, count_flops, count_parameters, layer_changes
-from torchreg.training.model_cost import measure_pair
-from torchreg.training.named_sizes import changed_sizes, connected, renamed, with_literals
-from torchreg.training.same_function import Arguments, Trial, seeded
-from torchreg.training.unit_classes import Solution
-from torchreg.training.unit_graph import UnitGraph, unit_graph
-from torchreg.training.unit_removal import exact_in_training, held_tensors, remove_units
-from torchreg.training.unit_shrinking import UnitCount, copied, shrink_modules
+from torchreg.training.compaction.classes import Solution
+from torchreg.training.compaction.cost import measure_pair
+from torchreg.training.compaction.graph import UnitGraph, unit_graph
+from torchreg.training.compaction.modules import UnitCount, copied, shrink_modules
+from torchreg.training.compaction.named_sizes import changed_sizes, connected, renamed, with_literals
+from torchreg.training.compaction.removal import exact_in_training, held_tensors, remove_units
+from torchreg.training.compaction.report import CompactReport, count_flops, count_parameters, layer_changes
+from torchreg.training.compaction.same_function import Arguments, Trial, seeded
 
 _MOST_GROUPS = 64  # of modules whose named sizes are tried one by one
 

@@ -12,7 +12,7 @@ from torch.nn import Module, functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torchreg.training.unit_shrinking import copied
+from torchreg.training.compaction.modules import copied
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _DROPOUTS = (

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from torchreg.training.unit_classes import Flags, Index, Read
-from torchreg.training.unit_rules import broadcast_units, raised, unknown
-from torchreg.training.unit_shapes import Rule
-from torchreg.training.unit_values import Flow, Value, shape_of
+from torchreg.training.compaction.classes import Flags, Index, Read
+from torchreg.training.compaction.rules import broadcast_units, raised, unknown
+from torchreg.training.compaction.shapes import Rule
+from torchreg.training.compaction.values import Flow, Value, shape_of
 
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their forward adds a bias if there is one
 

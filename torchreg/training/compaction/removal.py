@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from torchreg.effective_weights import used
-from torchreg.training.unit_classes import Read, Solution, needed
-from torchreg.training.unit_graph import UnitGraph
+from torchreg.training.compaction.classes import Read, Solution, needed
+from torchreg.training.compaction.graph import UnitGraph
 
 
 def held_tensors(model: Module) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from torchreg.text_table import text_table
-from torchreg.training.model_cost import as_they_were, caller, device_of, medians_in_turns
-from torchreg.training.sparse_linear import SparseLinear, is_two_of_four
-from torchreg.training.unit_shrinking import copied
+from torchreg.training.compaction.cost import as_they_were, caller, device_of, medians_in_turns
+from torchreg.training.compaction.modules import copied
+from torchreg.training.compaction.sparse_linear import SparseLinear, is_two_of_four
 
 _FASTER = 0.95  # of the dense time: what differs by less may be noise
 

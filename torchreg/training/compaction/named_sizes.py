@@ -12,9 +12,9 @@ import torch
 from torch import fx
 from torch.nn import Module
 
-from torchreg.training.unit_classes import Solution, UnitClasses
-from torchreg.training.unit_graph import UnitGraph
-from torchreg.training.unit_shrinking import copied
+from torchreg.training.compaction.classes import Solution, UnitClasses
+from torchreg.training.compaction.graph import UnitGraph
+from torchreg.training.compaction.modules import copied
 
 _MOST = 32  # combinations of attributes that are tried
 

@@ -1,0 +1,1 @@
+"""Zeros that pay: smaller models that compute the same, from units that are zero, constant or unread."""
