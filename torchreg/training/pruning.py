@@ -31,7 +31,7 @@ from torchreg.training.held import SUPPORT, Noted, hold, noted, support
 from torchreg.training.part_step import part_of_state
 from torchreg.training.step_count import moves
 from torchreg.training.step_rules import StepRule
-from torchreg.training.units import Units
+from torchreg.training.units import Units, bundles, shrunk
 
 if TYPE_CHECKING:
     from torchreg.training.target_sparsity import TargetSparsity
@@ -72,7 +72,7 @@ class Pruning:
             if site.stepped:
                 self._make(site)
         if act == "shrink":
-            shrink()
+            shrunk(bundles(sites), shrink)
         elif act == "select" and self._is_real():
             self._select(sites)
         elif act in ("select", "keep") and self._is_dense:
@@ -103,12 +103,16 @@ class Pruning:
         assert owner is not None
         rule = rule_for(owner.base, owner.metric)
         sites = [replace(s, rule=rule, skipped=None, stepped=_has_weight(s, rule)) for s in sites]
-        z = [dense(site) if site.stepped and self._is_dense else site.here for site in sites]
-        units = [Units(site.param, site.part.penalty.groups) for site in sites]
-        sizes = [u.sizes(self._size(site, x)) for u, site, x in zip(units, sites, z, strict=True)]
-        for site, u, x, mask in zip(sites, units, z, self._chosen(units, sizes), strict=True):
-            if site.stepped:
-                self._take(site, u.spread(mask, site.here) | x.isnan(), x)  # which stays to be seen
+        found = bundles(sites)
+        z = [[dense(s) if s.stepped and self._is_dense else s.here for s in bundle.sites] for bundle in found]
+        sizes = [
+            bundle.units.spared(bundle.units.sizes([self._size(s, x) for s, x in zip(bundle.sites, own, strict=True)]))
+            for bundle, own in zip(found, z, strict=True)
+        ]
+        for bundle, own, mask in zip(found, z, self._chosen([b.units for b in found], sizes), strict=True):
+            for site, x, kept in zip(bundle.sites, own, bundle.units.spread(mask, own), strict=True):
+                if site.stepped:
+                    self._take(site, kept | x.isnan(), x)  # which stays to be seen
 
     @property
     def _is_dense(self) -> bool:

@@ -16,6 +16,7 @@ from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.strength import zeros_decide
 from torchreg.sums import wide_dtype
 from torchreg.training.term import Term
+from torchreg.training.units import units_of
 
 _WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
@@ -90,6 +91,25 @@ def check_term(term: Any) -> None:
         raise ValueError(
             f"{lazy[:3]} are attached with lazy=True, and TargetSparsity weighs all rows against each other at each "
             "step; attach without it."
+        )
+
+
+def check_layers(term: Term, share: float, scope: str) -> None:
+    """Raise where groups over all parameters cannot have that share of zeros, each layer keeping one, or that scope."""
+    if term.together is None:
+        return
+    if scope != "global":
+        raise ValueError(
+            f"TargetSparsity needs scope='global' for {term.together!r}, which are of no one parameter, got {scope!r}."
+        )
+    (units,) = units_of(term)
+    least = 0 if units.layers is None else len(units.layers)
+    if units.number - share_of(share, units.number) < least:
+        most = math.floor(1000.0 * (units.number - least) / units.number) / 1000.0
+        raise ValueError(
+            f"TargetSparsity at {share:g} would leave {units.number - share_of(share, units.number)} of "
+            f"{units.number} units, but each of {least} layers keeps one, without which the net would be dead; ask "
+            f"for {most:g} at most."
         )
 
 
