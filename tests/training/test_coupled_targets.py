@@ -267,7 +267,9 @@ def test_a_layer_whose_units_would_all_go_keeps_its_largest(method):
     x = torch.randn(3, 5, requires_grad=True)
     model(x).sum().backward()
     assert bool(x.grad.any())
-    with pytest.raises(ValueError, match=r"would leave 1 of 18 units, but each of 2 layers keeps one.*0\.888 at most"):
+    with pytest.raises(
+        ValueError, match=r"would leave 1 of 18 units, but each of 2 layer\(s\) needs one.*0\.888 at most"
+    ):
         made(method, 0.9)
     assert made(method, 0.888)[4].kept_of(18) == 18
 
@@ -470,9 +472,16 @@ def test_alpha_max_says_what_to_use():
     assert same(before, weights_of(model))
 
 
-def test_scope_of_parameters_is_refused():
-    with pytest.raises(ValueError, match="scope='global'"):
-        made(scope="parameter")
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@each_method
+def test_each_layer_may_have_the_same_share(method, share):
+    model, groups, opt, term, target = made(method, share, scope="parameter")
+    train(model, opt)
+    dead = zero_units(groups)
+    assert sorted(sum(dead[k] for k in layer) for layer in groups.layers) == [least(share, 8), least(share, 10)]
+    assert target.history[-1].measured == sparsity(term).zero_groups / 18 == sum(dead) / 18
+    with pytest.raises(ValueError, match=r"at 0\.9 would leave 0 of 8 units.*ask for 0\.875 at most"):
+        made(method, 0.9, scope="parameter")
 
 
 class Block(nn.Module):

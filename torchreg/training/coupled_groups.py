@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class CoupledGroups:
         parts = [Part(_alone(penalty, self.index[name].to(p.device), factors), {name: p}) for name, p in named.items()]
         device, index = next(iter(named.values())).device, self._labels
         joint = Group(penalty, labels(index.to(device)), factors[: int(index.max()) + 1].to(device))
-        JointGroups(joint, parts, self.count, _table(self.layers, device))
+        JointGroups(joint, parts, self.count, self.layers)
         return Term(parts, ModelNames(self.model, named))
 
     def __repr__(self) -> str:
@@ -166,13 +166,6 @@ def _layers(graph: UnitGraph, numbers: dict[int, int], present: set[int]) -> tup
     }
     found = {layer for layer in found if layer and layer <= present}
     return tuple(sorted(tuple(sorted(layer)) for layer in found if not any(other < layer for other in found)))
-
-
-def _table(layers: Sequence[Sequence[int]], device: torch.device) -> Tensor | None:
-    """The layers as rows of one tensor, short ones filled up with their first unit; None if there is none."""
-    width = max((len(layer) for layer in layers), default=0)
-    rows = [[*layer, *layer[:1] * (width - len(layer))] for layer in layers]
-    return torch.tensor(rows, device=device) if rows else None
 
 
 def _numbered(graph: UnitGraph) -> dict[int, int]:

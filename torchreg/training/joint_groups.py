@@ -14,6 +14,7 @@ from torchreg.shrinkage import Scalar
 from torchreg.sums import widened
 from torchreg.training.group_steps import prox_
 from torchreg.training.term_part import Part
+from torchreg.training.unit_layers import Layers
 from torchreg.training.units import Units
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class JointGroups:
         joint: the penalty of all parameters in one vector.
         parts: the parts of the term, one for each parameter, in that order.
         count: the groups that are units are the first so many; what has a higher number is not penalised.
-        layers: as of `Units`.
+        layers: the units of each layer, as of `Layers`.
     """
 
-    def __init__(self, joint: Group, parts: list[Part], count: int, layers: Tensor | None) -> None:
-        self.joint, self.parts, self.count, self.layers = joint, parts, count, layers
+    def __init__(self, joint: Group, parts: list[Part], count: int, layers: Sequence[Sequence[int]]) -> None:
+        self.joint, self.parts, self.count = joint, parts, count
+        sizes = torch.as_tensor(joint.by.sizes(flat(self.parameters)))[:count]
+        self.layers = Layers(layers, (sizes > 0).nonzero()[:, 0].tolist(), sizes.device)
         for part in parts:
             part.together = self
 

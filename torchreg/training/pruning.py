@@ -137,9 +137,12 @@ class Pruning:
         cuts = [u.cut for u in units]
         if self.target.scope == "global":
             return keep_largest(sizes, self.target.kept_of(sum(u.number for u in units), known=known), cuts)
-        numbers = [self.target.kept_of(u.number, known=known) for u in units]
-        alone = zip(sizes, numbers, cuts, strict=True)
-        return [mask for size, k, cut in alone for mask in keep_largest([size], k, [cut])]
+        masks = []
+        for u, size, cut in zip(units, sizes, cuts, strict=True):
+            each = zip(u.apart(size), u.numbers, strict=True)
+            alone = [keep_largest([s], self.target.kept_of(n, known=known), [cut])[0] for s, n in each]
+            masks.append(u.together(alone, size))
+        return masks
 
     def _take(self, site: Site, mask: Tensor, z: Tensor) -> None:
         if self._is_dense:

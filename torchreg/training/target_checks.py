@@ -95,22 +95,18 @@ def check_term(term: Any) -> None:
 
 
 def check_layers(term: Term, share: float, scope: str) -> None:
-    """Raise where groups over all parameters cannot have that share of zeros, each layer keeping one, or that scope."""
-    if term.together is None:
-        return
-    if scope != "global":
-        raise ValueError(
-            f"TargetSparsity needs scope='global' for {term.together!r}, which are of no one parameter, got {scope!r}."
-        )
-    (units,) = units_of(term)
-    least = 0 if units.layers is None else len(units.layers)
-    if units.number - share_of(share, units.number) < least:
-        most = math.floor(1000.0 * (units.number - least) / units.number) / 1000.0
-        raise ValueError(
-            f"TargetSparsity at {share:g} would leave {units.number - share_of(share, units.number)} of "
-            f"{units.number} units, but each of {least} layers keeps one, without which the net would be dead; ask "
-            f"for {most:g} at most."
-        )
+    """Raise where units over all parameters cannot have that share of zeros and each layer one that is left."""
+    for units in units_of(term):
+        if units.layers is None:
+            continue
+        numbers = [(units.number, units.layers.number)] if scope == "global" else [(n, 1) for n in units.numbers]
+        for number, least in numbers:
+            if (kept := number - share_of(share, number)) < least:
+                most = math.floor(1000.0 * (number - least) / number) / 1000.0
+                raise ValueError(
+                    f"TargetSparsity at {share:g} would leave {kept} of {number} units, but each of {least} layer(s) "
+                    f"needs one, without which the net would be dead; ask for {most:g} at most."
+                )
 
 
 def refuse_constraints(what: str, term: Term) -> None:

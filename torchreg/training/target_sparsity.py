@@ -57,7 +57,8 @@ class TargetSparsity(StepCount):
             - "magnitude": gradual magnitude pruning, the smallest ``|w|`` for good, for comparison. 1 byte an entry.
             - "auto": "feedback" for groups, else "projection".
         scope: "global" weighs all of the term's weights against each other; "parameter" gives each the same share.
-            Of `coupled` groups, whose share is of whole units, each layer keeps one at least.
+            Of `coupled` groups, whose share is of whole units, each layer keeps one at least, and "parameter" gives
+            each layer the same share.
         every: steps from one selection, or setting of alpha, to the next; None for 1 with "projection", else a
             hundredth of ``steps``.
         schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
@@ -139,7 +140,7 @@ class TargetSparsity(StepCount):
         self._parameters = sum(len(part.parameters) for part in term.parts)
         self._history = TargetHistory()
         first = here(next(iter(term.parameters.values())))
-        numbers = [units.number for units in units_of(term)]
+        numbers = [number for units in units_of(term) for number in units.numbers]
         numbers = [sum(numbers)] if scope == "global" else numbers
         self._kept = {n: torch.zeros((), dtype=torch.int64, device=first.device) for n in numbers}
         self._alpha = _own_alpha(term) if self.method == "feedback" else None

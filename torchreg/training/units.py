@@ -12,6 +12,7 @@ from torch import Tensor
 from torchreg.groups import Groups
 from torchreg.parts import Cut, is_cut
 from torchreg.penalties import Penalty
+from torchreg.training.unit_layers import Layers
 
 if TYPE_CHECKING:
     from torchreg.training.control import Site
@@ -30,14 +31,13 @@ class Units:
         parameters: the parameter, or all over which the groups go.
         groups: those of the penalty, None for entries.
         count: the groups that are units are the first so many; the entries of others are never zero. None for all.
-        layers: of each layer the numbers of its units, (layers, units), short ones filled up with one of theirs; of
-            each layer one is to be left. None where nothing is asked.
+        layers: their layers, None where each parameter is one.
     """
 
     parameters: Sequence[Tensor]
     groups: Groups | None
     count: int | None = None
-    layers: Tensor | None = None
+    layers: Layers | None = None
 
     @property
     def number(self) -> int:
@@ -98,22 +98,23 @@ class Units:
         return self.number - (count if alone is None else alone.sum(count))
 
     def spared(self, sizes: Tensor) -> Tensor:
-        """The sizes of units, infinite of the largest of each layer, so that it comes first."""
+        """The sizes of units, infinite of those without which a layer would have none, so that they come first."""
+        return sizes if self.layers is None else self.layers.spared(sizes)
+
+    @property
+    def numbers(self) -> list[int]:
+        """How many there are in each parameter, or in each layer."""
+        return [self.number] if self.layers is None else [len(units) for units in self.layers.apart]
+
+    def apart(self, sizes: Tensor) -> list[Tensor]:
+        """The sizes of units, those of each layer apart."""
+        return [sizes] if self.layers is None else [sizes[units] for units in self.layers.apart]
+
+    def together(self, masks: Sequence[Tensor], like: Tensor) -> Tensor:
+        """A mask of units, of a mask for each layer."""
         if self.layers is None:
-            return sizes
-        first = self._largest(sizes)
-        return sizes.clamp(max=torch.finfo(sizes.dtype).max).index_fill(0, first, torch.inf)
-
-    def last(self, before: Tensor, after: Tensor) -> Tensor:
-        """A mask of what was largest in each layer of which nothing is left, by sizes before and after."""
-        assert self.layers is not None
-        lost = ~(after[self.layers] > 0).any(1)
-        return torch.zeros_like(before).index_add(0, self._largest(before), lost.to(before.dtype)) > 0
-
-    def _largest(self, sizes: Tensor) -> Tensor:
-        assert self.layers is not None
-        known = torch.where(sizes.isnan(), -1.0, sizes)[self.layers]
-        return self.layers.gather(1, known.argmax(1, keepdim=True)).squeeze(1)
+            return masks[0]
+        return torch.zeros_like(like, dtype=torch.bool).index_copy(0, torch.cat(self.layers.apart), torch.cat([*masks]))
 
     @property
     def _others(self) -> int:
@@ -157,12 +158,11 @@ def bundles(sites: Sequence[Site]) -> list[Bundle]:
 
 def shrunk(found: Sequence[Bundle], shrink: Callable[[], None]) -> None:
     """Shrink units by their penalty; of a layer of which nothing would be left the largest stays as it was."""
-    asked = [bundle for bundle in found if bundle.units.layers is not None]
-    before = [[site.here.clone() for site in bundle.sites] for bundle in asked]
+    asked = [(b.units, b.units.layers, [site.here for site in b.sites]) for b in found if b.units.layers is not None]
+    before = [[w.clone() for w in now] for _, _, now in asked]
     shrink()
-    for bundle, own in zip(asked, before, strict=True):
-        now, units = [site.here for site in bundle.sites], bundle.units
-        back = units.spread(units.last(units.sizes(own), units.sizes(now)), now)
+    for (units, layers, now), own in zip(asked, before, strict=True):
+        back = units.spread(layers.last(units.sizes(own), units.sizes(now)), now)
         torch._foreach_copy_(now, [torch.where(m, w, x) for m, w, x in zip(back, own, now, strict=True)])
 
 
