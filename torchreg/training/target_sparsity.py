@@ -23,7 +23,7 @@ from torchreg.training.units import units_of
 
 Phase = Literal["dense", "ramp", "hold", "frozen"]
 Scope = Literal["global", "parameter"]
-_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups
+_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups of a tensor
 _RECORDS = 100  # of the history, over all steps; also how often "feedback" and "magnitude" act
 _HORIZON = 0.05  # of all steps, by which "feedback" looks ahead
 
@@ -55,7 +55,7 @@ class TargetSparsity(StepCount):
               steps so that the wanted share is met 5 % of the steps ahead; what is missing at ``freeze`` is made
               zero then. 1 byte an entry.
             - "magnitude": gradual magnitude pruning, the smallest ``|w|`` for good, for comparison. 1 byte an entry.
-            - "auto": "feedback" for groups, else "projection".
+            - "auto": "feedback" for groups of one tensor, else "projection".
         scope: "global" weighs all of the term's weights against each other; "parameter" gives each the same share.
             Of `coupled` groups, whose share is of whole units, each layer keeps one at least, and "parameter" gives
             each layer the same share.
@@ -277,7 +277,7 @@ class TargetSparsity(StepCount):
 
 
 def _chosen(term: Term) -> Method:
-    grouped = any(part.penalty.groups is not None for part in term.parts)
+    grouped = term.together is None and any(part.penalty.groups is not None for part in term.parts)
     has_alpha = not any(part.penalty.several for part in term.parts)  # which a bound on the non-zeros has not
     return _AUTO[grouped and has_alpha]
 
