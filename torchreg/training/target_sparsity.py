@@ -82,7 +82,8 @@ class TargetSparsity(StepCount):
 
         On digits (MLP 64-128-64-10, AdamW, 1500 steps, mean of 3 seeds; the dense net has .971) "projection" is right
         on .977, .970 at 90, 95 % zeros, "magnitude" on .966, .953; with ``every=10`` on .974, .972. Shrinking by L1 as
-        well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without.
+        well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without. Of half of the
+        `coupled` units of a small ResNet (400 steps; dense .985) "projection" leaves .968, "feedback" .436.
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric).
