@@ -431,6 +431,42 @@ def test_what_never_gets_a_gradient_stays_and_its_units_with_it(method):
     assert sum(dead) == sparsity(term).zero_groups == 9  # of the ten hidden units
 
 
+class Skipping(nn.Module):
+    """The head reads the inputs beside the hidden units."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(5, 6), nn.Linear(11, 3)
+
+    def forward(self, x):
+        return self.head(torch.cat([torch.tanh(self.hidden(x)), x], 1))
+
+
+@each_method
+def test_entries_of_no_unit_are_trained_and_never_zero(method):
+    torch.manual_seed(0)
+    model = Skipping()
+    groups = coupled(model, torch.randn(4, 5))
+    assert groups.index["head.weight"][0].tolist() == [*range(6), *[6] * 5]
+    opt = ProxOptimizer(AdamW(model.parameters(), lr=0.01), term := groups.attach(L1(1e-3)))
+    target = TargetSparsity(term, 0.5, steps=STEPS, method=method)
+    for k in range(STEPS):
+        was = values([model.head.weight])[0][:, 6:]
+        train(model, opt, range(k, k + 1))
+        assert bool((model.head.weight[:, 6:] != was).all())
+        assert bool((model.head.weight[:, 6:] != 0).all())
+    assert sum(zero_units(groups)) == sparsity(term).zero_groups == 3
+    assert sparsity(term).groups == 6
+    assert bool(target.mask["head.weight"][:, 6:].all())
+    thaw(term)
+    train(model, opt, range(1))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    model.head.weight.grad[1, 8] = -70.0
+    term.alpha = 0.0
+    assert violation(term) == pytest.approx(70.0, rel=1e-6)
+
+
 @each_base
 def test_violation_is_zero_at_a_minimum_and_the_joint_residual_elsewhere(make):
     torch.manual_seed(0)
