@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from optimizers import same, values
+from fake_device import watch
+from optimizers import give_gradients, same, values
 from sklearn.datasets import load_digits
 from test_checkpoints import through_disk, weights_of
 from test_compiled_step import Counting
@@ -532,6 +533,33 @@ def test_a_compiled_step_is_the_plain_one_and_compiled_anew_only_where_the_phase
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)  # the rate is a float32 tensor
         assert torch.equal(p == 0, q == 0)
     assert sum(zero_units(groups)) == 11
+
+
+@each_method
+def test_on_an_accelerator_it_is_the_cpus_run_and_nothing_waits(method, accelerator):
+    def fresh(device):
+        model = net()
+        groups = coupled(model, torch.randn(4, 5))
+        model.to(device)
+        options = {"capturable": True} if device != "cpu" and method == "feedback" else {}
+        base = AdamW(model.parameters(), lr=0.01, foreach=False, **options)
+        opt = ProxOptimizer(base, term := groups.attach(L1(1e-3)))
+        TargetSparsity(term, 0.6, steps=STEPS, method=method, every=4 if method == "feedback" else None)
+        return list(model.parameters()), opt
+
+    there, opt = fresh(accelerator)
+    here, other = fresh("cpu")
+    for k in range(STEPS):
+        give_gradients(here, k)
+        for p, q in zip(there, here, strict=True):
+            p.grad = q.grad.to(accelerator)
+        other.step()
+        with watch(allow_waits=k == 0):  # the first makes the state
+            opt.step()
+    for p, q in zip(there, here, strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=1e-4, atol=1e-6)
+        assert torch.equal(p.detach().cpu() == 0, q.detach() == 0)
+    assert sparsity(opt.terms[0]).zero_groups == 11
 
 
 def test_alpha_max_says_what_to_use():
