@@ -177,6 +177,22 @@ def test_what_was_not_stepped_counts_and_stays():
     assert float(groups.norms().detach()[groups.index["stem.bias"]].min()) > 0
 
 
+def test_a_step_with_what_was_not_stepped_is_optimal_where_that_stays():
+    model, given, groups = made()
+    optimizer = ProxOptimizer(torch.optim.SGD(model.parameters(), 0.1), groups.attach(L1(0.5)))
+    model(given).sum().backward()
+    model.outer.weight.grad = model.outer.bias.grad = None
+    twin = {n: p.detach() - 0.1 * (0.0 if p.grad is None else p.grad) for n, p in model.named_parameters()}
+    optimizer.step()
+    for k in groups.index["stem.bias"].tolist():
+        u = vectors(model, groups)[k][0]
+        level = 0.5 * float(groups.sizes[k]) ** 0.5
+        for name in ("stem.weight", "stem.bias", "norm.weight", "norm.bias", "head.weight"):
+            at = groups.index[name] == k
+            own = model.get_parameter(name).detach()[at]
+            torch.testing.assert_close((twin[name][at] - own) / 0.1, level * own / u.norm(), rtol=1e-6, atol=1e-9)
+
+
 def test_strength_schedules_and_checkpoints():
     model, given, groups = made()
     term = groups.attach(L1(0.1))

@@ -41,8 +41,8 @@ def alpha_max(model: Module, term: Term, loss: Callable[[], Tensor], *, step: fl
 
     Raises:
         TypeError: if something is not of these types.
-        ValueError: if the term has several alphas, the loss does not depend on one of its parameters, or
-            one of several parameters gets no gradient while the others are zero.
+        ValueError: if the term has several alphas or `coupled` groups, the loss does not depend on one of its
+            parameters, or one of several parameters gets no gradient while the others are zero.
 
     Example:
         >>> import torch
@@ -72,6 +72,12 @@ def _check(model: Any, term: Any, loss: Any) -> None:
             )
     if not callable(loss):
         raise TypeError(f"alpha_max needs a function that returns the loss, got {type(loss).__name__}; use a lambda.")
+    if term.together is not None:
+        raise ValueError(
+            f"alpha_max is one layer's, and this term has {term.together!r}: with all of them at zero no gradient "
+            "reaches any, and every alpha holds them there. Name the share of units: TargetSparsity(term, 0.5, steps="
+            "...)."
+        )
     frozen = [name for name, p in term.parameters.items() if not p.requires_grad]
     if frozen:
         raise ValueError(f"alpha_max needs gradients, and {frozen[:3]} require none; unfreeze them or attach to fewer.")

@@ -130,7 +130,7 @@ def around(owner: Any, run: Callable[[Any], Any], closure: Any) -> Any:
 
 def controlled(owner: Any) -> bool:
     """Whether any term of an owner takes other than the plain proximal step."""
-    return owner.mode != "prox" or any(term.control is not None for term in owner.terms)
+    return owner.mode != "prox" or any(t.control is not None or t.together is not None for t in owner.terms)
 
 
 def begin(owner: Any) -> None:
@@ -192,7 +192,7 @@ def _taken(
 
 
 def _by_term(owner: Any) -> list[tuple[list[Control], list[Slot]]]:
-    """The slots of each term, and what controls them: the term's own control, then the owner's mode."""
+    """The slots of each term, and what controls them: the term's own control, its joint groups, the owner's mode."""
     found = []
     for term in owner.terms:
         slots = [slot for slot in owner.positions.slots if any(slot.part is part for part in term.parts)]
@@ -201,7 +201,8 @@ def _by_term(owner: Any) -> list[tuple[list[Control], list[Slot]]]:
 
 
 def _of_term(term: Term, mode: Mode) -> list[Control]:
-    return [*([] if term.control is None else [term.control]), *([] if mode == "prox" else [DualAveraging()])]
+    own: list[Control] = [control for control in (term.control, term.together) if control is not None]
+    return own if mode == "prox" else [*own, DualAveraging()]
 
 
 def sites_of(owner: Any, term: Term) -> list[Site]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,12 @@ from torch.nn import Module, Parameter
 from torchreg.groups import labels
 from torchreg.parts import is_cut
 from torchreg.penalties import Group, Separable
-from torchreg.shrinkage import Scalar
-from torchreg.sums import widened
 from torchreg.text_table import text_table
 from torchreg.training.compaction.compact import as_arguments, checked
 from torchreg.training.compaction.graph import UnitGraph, unit_graph
 from torchreg.training.compaction.modules import copied
-from torchreg.training.control import Site
-from torchreg.training.group_steps import marked, prox_
+from torchreg.training.joint_groups import JointGroups, flat
 from torchreg.training.model_names import ModelNames
-from torchreg.training.part_step import part_of_step
 from torchreg.training.term import Term
 from torchreg.training.term_part import Part
 
@@ -36,23 +32,28 @@ class CoupledGroups:
         model: the model.
         index: for each parameter the number of every entry's group, of its shape; `count` for entries without one.
         count: how many groups there are.
+        layers: the numbers of the groups of each layer all of whose units have one. A net that loses all of them is
+            dead, so a `TargetSparsity` leaves one of each, as `compact` does.
     """
 
     model: Module
     index: Mapping[str, Tensor]
     count: int
+    layers: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def _labels(self) -> Tensor:
+        return torch.cat([index.reshape(-1) for index in self.index.values()])
 
     @property
     def sizes(self) -> Tensor:
         """Entries of each group, (groups,)."""
-        flat = torch.cat([index.reshape(-1) for index in self.index.values()])
-        return torch.bincount(flat, minlength=self.count + 1)[: self.count]
+        return torch.bincount(self._labels, minlength=self.count + 1)[: self.count]
 
     def norms(self) -> Tensor:
         """The Euclidean norm of each group as the model is now, (groups,); differentiable."""
-        flat = torch.cat([index.reshape(-1) for index in self.index.values()])
-        held = _flat(list(self.parameters.values()))
-        return labels(flat.to(held.device)).norms(held)[: self.count]
+        held = flat(list(self.parameters.values()))
+        return labels(self._labels.to(held.device)).norms(held)[: self.count]
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -80,12 +81,10 @@ class CoupledGroups:
             )
         factors = torch.cat([self.sizes.double().sqrt(), torch.zeros(1, dtype=torch.float64)])
         parts = [Part(_alone(penalty, self.index[name].to(p.device), factors), {name: p}) for name, p in named.items()]
-        flat = torch.cat([index.reshape(-1) for index in self.index.values()])
-        device = next(iter(named.values())).device
-        joint = Group(penalty, labels(flat.to(device)), factors[: int(flat.max()) + 1].to(device))
-        term = Term(parts, ModelNames(self.model, named))
-        term.control = Together(joint, parts)
-        return term
+        device, index = next(iter(named.values())).device, self._labels
+        joint = Group(penalty, labels(index.to(device)), factors[: int(index.max()) + 1].to(device))
+        JointGroups(joint, parts, self.count, self.layers)
+        return Term(parts, ModelNames(self.model, named))
 
     def __repr__(self) -> str:
         rows = [
@@ -99,74 +98,6 @@ def _alone(penalty: Separable, index: Tensor, factors: Tensor) -> Group:
     """The penalty of one tensor's share of the groups, by which its zeros are counted."""
     own, place = index.unique(return_inverse=True)
     return Group(penalty, labels(place), factors.to(index.device)[own])
-
-
-class Together:
-    """The proximal step of groups over several tensors, in place of that of each tensor alone.
-
-    Args:
-        joint: the penalty of all parameters in one vector.
-        parts: the parts of the term, one for each parameter, in that order.
-    """
-
-    def __init__(self, joint: Group, parts: list[Part]) -> None:
-        self.joint, self.parts = joint, parts
-
-    @property
-    def penalty(self) -> Group:
-        """The joint penalty with the term's present strength."""
-        now = self.parts[0].penalty
-        return self.joint if now.alpha is self.joint.alpha else self.joint.with_alpha(now.alpha)
-
-    def value(self) -> Tensor:
-        """The term's value, over all tensors together."""
-        return self.penalty.value(_flat([p for part in self.parts for p in part.parameters.values()]))
-
-    def check(self, term: Term, *, masters: bool) -> None:
-        """Raise where parameters are cut over processes."""
-        if any(is_cut(p) for p in term.parameters.values()):
-            raise ValueError("Coupled groups cannot be stepped where parameters are cut over processes.")
-
-    def before(self, sites: Sequence[Site]) -> None:
-        """Nothing is done before the base's step."""
-
-    def undo(self, sites: Sequence[Site]) -> None:
-        """Nothing has been done that a failed step would leave."""
-
-    def after(self, sites: Sequence[Site], shrink: Callable[[], None]) -> None:
-        """Shrink all groups in one vector; a parameter that was not stepped counts, and stays."""
-        found = {id(site.part): site for site in sites if getattr(site, "stepped", True)}
-        tensors, steps = [], []
-        for part in self.parts:
-            site = found.get(id(part))
-            tensors.append(next(iter(part.parameters.values())) if site is None else site.here)
-            steps.append(0.0 if site is None else _step(site))
-        if not found:
-            return
-        joined = _flat(tensors).detach()
-        prox_(self.penalty, [joined], [_joined_steps(tensors, steps)])
-        for part, new in zip(self.parts, joined.split([t.numel() for t in tensors]), strict=True):
-            if id(part) in found:
-                target = found[id(part)].here
-                target.copy_(new.view(target.shape))
-
-
-def _step(site: Site) -> Scalar:
-    return part_of_step(site.param, site.state, site.group, marked(site.rule, site.part.penalty))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([widened(t).reshape(-1) for t in tensors])
-
-
-def _joined_steps(tensors: Sequence[Tensor], steps: Sequence[Scalar]) -> Scalar:
-    """One number where all have it, else a step for each entry."""
-    first = steps[0]
-    if not isinstance(first, Tensor) and all(not isinstance(t, Tensor) and t == first for t in steps):
-        return first
-    dtype = widened(tensors[0]).dtype
-    filled = (torch.as_tensor(t, dtype=dtype, device=w.device) for t, w in zip(steps, tensors, strict=True))
-    return torch.cat([t.broadcast_to(w.shape).reshape(-1) for t, w in zip(filled, tensors, strict=True)])
 
 
 def coupled(model: Module, example_inputs: Any) -> CoupledGroups:
@@ -222,21 +153,33 @@ def coupled(model: Module, example_inputs: Any) -> CoupledGroups:
     if not index:
         raise ValueError(f"No unit of {type(model).__name__} can be removed, so that there are no groups.")
     count = len(set(numbers.values()))
-    return CoupledGroups(model, {n: torch.where(i < 0, count, i) for n, i in index.items()}, count)
+    index = {n: torch.where(i < 0, count, i) for n, i in index.items()}
+    return CoupledGroups(
+        model, index, count, _layers(graph, numbers, set(torch.cat([i.unique() for i in index.values()]).tolist()))
+    )
+
+
+def _layers(graph: UnitGraph, numbers: dict[int, int], present: set[int]) -> tuple[tuple[int, ...], ...]:
+    """The groups of every dimension that could lose all of its indices, without those that have another's."""
+    found = {
+        frozenset(numbers.get(graph.classes.find(int(u)), -1) for u in d) for d in graph.classes.dimensions.values()
+    }
+    found = {layer for layer in found if layer and layer <= present}
+    return tuple(sorted(tuple(sorted(layer)) for layer in found if not any(other < layer for other in found)))
 
 
 def _numbered(graph: UnitGraph) -> dict[int, int]:
     """The number of the group of every class of units that can go, in the order of the parameters."""
     classes = graph.classes
-    for flat, factors in classes.grids:
+    for cells, factors in classes.grids:
         free = [d for d, factor in enumerate(factors) if not classes.fixed(factor)]
         for d in free[1:]:
             classes.pin(factors[d], "is one of several dimensions of a grid")
         if free:
             shape = [-1 if d == free[0] else 1 for d in range(len(factors))]
-            classes.join(flat.reshape(-1), np.broadcast_to(factors[free[0]].reshape(shape), flat.shape).reshape(-1))
+            classes.join(cells.reshape(-1), np.broadcast_to(factors[free[0]].reshape(shape), cells.shape).reshape(-1))
         else:
-            classes.pin(flat.reshape(-1), "is part of a grid of fixed size")
+            classes.pin(cells.reshape(-1), "is part of a grid of fixed size")
     roots = dict.fromkeys(classes.find(int(u)) for dims in graph.tensors.values() for units in dims for u in units)
     return {root: k for k, root in enumerate(r for r in roots if r not in classes.pinned)}
 

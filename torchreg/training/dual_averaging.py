@@ -49,6 +49,11 @@ class DualAveraging:
 
     def check(self, term: Term, *, masters: bool) -> None:
         """Raise ValueError for a penalty whose zeros are not decided by one slope, or sums in half precision."""
+        if term.together is not None:
+            raise ValueError(
+                f"mode='dual_averaging' sums the steps of each parameter alone, and this term has {term.together!r}; "
+                "use mode='prox', or Group(L1(alpha), by=rows) on each layer."
+            )
         for part in term.parts:
             for name, p in part.parameters.items():
                 if not _has_one_slope(part.penalty.form(_like(p))):

@@ -15,7 +15,7 @@ from torchreg.sums import wide, wide_dtype, widened
 from torchreg.training.control import Site
 from torchreg.training.group_steps import settled
 from torchreg.training.part_step import part_of_state
-from torchreg.training.units import Units
+from torchreg.training.units import Bundle, Units, bundles
 
 _OCTAVES = 40  # the strength lies within 2^-40 and 2^40
 _HALVINGS = 32  # of that range of exponents: the strength is exact to 1e-8
@@ -37,7 +37,7 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
     Returns:
         A 0-d tensor, for which nobody waits.
     """
-    asked = [_Asked(site, horizon) for site in sites if site.stepped]
+    asked = [_Asked(bundle, horizon) for bundle in bundles(sites) if any(s.stepped for s in bundle.sites)]
     number = sum(one.units.number for one in asked)
     device = asked[0].start.device
     low, high = (wide(torch.full((), float(end), device=device)) for end in (-_OCTAVES, _OCTAVES))
@@ -55,16 +55,17 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
 
 
 class _Asked:
-    """A parameter, from where and how far its proximal step goes in the steps to come."""
+    """Units, from where and how far their proximal step goes in the steps to come."""
 
-    def __init__(self, site: Site, horizon: int) -> None:
-        self.units = Units(site.param, site.part.penalty.groups)
-        cut = Cut(site.param) if is_cut(site.param) else None
-        part = site.part.penalty if cut is None else site.part.penalty.part(cut)
+    def __init__(self, bundle: Bundle, horizon: int) -> None:
+        self.units, penalty = bundle.units, bundle.penalty
+        first = bundle.sites[0].param
+        cut = Cut(first) if is_cut(first) else None
+        part = penalty if cut is None else penalty.part(cut)
         self._whole = cut is None or part is None
-        self.penalty: Penalty = site.part.penalty if part is None else part
-        w = widened(part_of_state(site.state).get("master", site.here))
-        mean, step = mean_gradient(site).expand_as(w), filled(site.group_step(), w).expand_as(w)
+        self.penalty: Penalty = penalty if part is None else part
+        each = zip(*(_where_and_how_far(site) for site in bundle.sites), strict=True)
+        w, mean, step = (self.units.joined(tensors) for tensors in each)
         if cut is not None and part is None:
             w, mean, step = (cut.gathered(x.contiguous()) for x in (w, mean, step))
         step, alive = settled(self.penalty, w, step), _alive(self.units, w)
@@ -72,9 +73,17 @@ class _Asked:
         self.step = torch.where(alive, horizon * step, step)
 
     def zeros(self, alpha: Tensor) -> Tensor:
-        """How many of its units that strength makes zero."""
+        """How many of the units that strength makes zero."""
         x = self.penalty.with_alpha(alpha.to(self.start.dtype)).prox(self.start, self.step)
-        return self.units.zeros(x, whole=self._whole)
+        return self.units.zeros(self.units.parted(x), whole=self._whole)
+
+
+def _where_and_how_far(site: Site) -> tuple[Tensor, Tensor, Tensor]:
+    """A parameter's entries that lie here, their mean gradients and steps; those of one not stepped stay."""
+    w = widened(part_of_state(site.state).get("master", site.here))
+    if not site.stepped:
+        return w, torch.zeros_like(w), torch.zeros_like(w)
+    return w, mean_gradient(site).expand_as(w), filled(site.group_step(), w).expand_as(w)
 
 
 def _alive(units: Units, w: Tensor) -> Tensor:

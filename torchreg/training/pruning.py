@@ -31,7 +31,7 @@ from torchreg.training.held import SUPPORT, Noted, hold, noted, support
 from torchreg.training.part_step import part_of_state
 from torchreg.training.step_count import moves
 from torchreg.training.step_rules import StepRule
-from torchreg.training.units import Units
+from torchreg.training.units import Units, bundles, shrunk
 
 if TYPE_CHECKING:
     from torchreg.training.target_sparsity import TargetSparsity
@@ -77,7 +77,7 @@ class Pruning:
             if site.stepped:
                 self._make(site)
         if act == "shrink":
-            shrink()
+            shrunk(bundles(sites), shrink)
         elif act == "select" and self._is_real():
             self._select(sites)
         elif act in ("select", "keep") and self._is_dense:
@@ -108,12 +108,16 @@ class Pruning:
         assert owner is not None
         rule = rule_for(owner.base, owner.metric)
         sites = [replace(s, rule=rule, skipped=None, stepped=_has_weight(s, rule)) for s in sites]
-        z = [dense(site) if site.stepped and self._is_dense else site.here for site in sites]
-        units = [Units(site.param, site.part.penalty.groups) for site in sites]
-        sizes = [u.sizes(self._size(site, x)) for u, site, x in zip(units, sites, z, strict=True)]
-        for site, u, x, mask in zip(sites, units, z, self._chosen(units, sizes), strict=True):
-            if site.stepped:
-                self._take(site, u.spread(mask, site.here) | x.isnan(), x)  # which stays to be seen
+        found = bundles(sites)
+        z = [[dense(s) if s.stepped and self._is_dense else s.here for s in bundle.sites] for bundle in found]
+        sizes = [
+            bundle.units.spared(bundle.units.sizes([self._size(s, x) for s, x in zip(bundle.sites, own, strict=True)]))
+            for bundle, own in zip(found, z, strict=True)
+        ]
+        for bundle, own, mask in zip(found, z, self._chosen([b.units for b in found], sizes), strict=True):
+            for site, x, kept in zip(bundle.sites, own, bundle.units.spread(mask, own), strict=True):
+                if site.stepped:
+                    self._take(site, kept | x.isnan(), x)  # which stays to be seen
 
     @property
     def _is_dense(self) -> bool:
@@ -138,9 +142,12 @@ class Pruning:
         cuts = [u.cut for u in units]
         if self.target.scope == "global":
             return keep_largest(sizes, self.target.kept_of(sum(u.number for u in units), known=known), cuts)
-        numbers = [self.target.kept_of(u.number, known=known) for u in units]
-        alone = zip(sizes, numbers, cuts, strict=True)
-        return [mask for size, k, cut in alone for mask in keep_largest([size], k, [cut])]
+        masks = []
+        for u, size, cut in zip(units, sizes, cuts, strict=True):
+            each = zip(u.apart(size), u.numbers, strict=True)
+            alone = [keep_largest([s], self.target.kept_of(n, known=known), [cut])[0] for s, n in each]
+            masks.append(u.together(alone, size))
+        return masks
 
     def _take(self, site: Site, mask: Tensor, z: Tensor) -> None:
         if self._is_dense:

@@ -15,6 +15,7 @@ from torchreg.parts import Cut, here, is_cut, whole
 from torchreg.text_table import text_table
 from torchreg.training.parameter_names import qualified
 from torchreg.training.term import Term
+from torchreg.training.units import units_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Sparsity:
         name: "total", or the parameter's name.
         zeros: entries that equal zero, -0.0 included.
         total: entries.
-        zero_groups: groups whose entries are all zero, None where the penalty has no groups.
+        zero_groups: groups whose entries are all zero, None where the penalty has no groups. Of `coupled` groups each
+            counts once, in the total.
         groups: groups, None likewise.
         parameters: the counts of each parameter, empty for a parameter's own.
     """
@@ -97,20 +99,23 @@ def sparsity(*targets: Module | Term | Mapping[str, Tensor]) -> Sparsity:
     named = [(str(k), *line) for k, target in enumerate(targets) for line in _named(target)]
     names = qualified([name for _, name, _, _ in named], [place for place, *_ in named])
     counted = tuple(_count(name, w, groups) for name, (_, _, w, groups) in zip(names, named, strict=True))
-    grouped = [c for c in counted if c.groups is not None]
+    grouped = [(c.zero_groups or 0, c.groups) for c in counted if c.groups is not None]
+    grouped += [_together(target) for target in targets if isinstance(target, Term) and target.together is not None]
     return Sparsity(
         "total",
         sum(c.zeros for c in counted),
         sum(c.total for c in counted),
-        sum(c.zero_groups or 0 for c in grouped) if grouped else None,
-        sum(c.groups or 0 for c in grouped) if grouped else None,
+        sum(zeros for zeros, _ in grouped) if grouped else None,
+        sum(number for _, number in grouped) if grouped else None,
         counted,
     )
 
 
 def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tensor, Groups | None]]:
     if isinstance(target, Term):
-        return [(name, p, part.penalty.groups) for part in target.parts for name, p in part.parameters.items()]
+        alone = target.together is None
+        listed = ((part, *named) for part in target.parts for named in part.parameters.items())
+        return [(name, p, part.penalty.groups if alone else None) for part, name, p in listed]
     if isinstance(target, (Module, Mapping)):
         named = layer_weights(target) if isinstance(target, Module) else target
         if isinstance(target, Module) and not named:
@@ -122,6 +127,12 @@ def _named(target: Module | Term | Mapping[str, Tensor]) -> list[tuple[str, Tens
             raise TypeError(f"sparsity counts zeros of torch tensors, got {odd[0]}; use torch.as_tensor(w).")
         return [(name, w, None) for name, w in named.items()]
     raise TypeError(f"sparsity takes modules, terms and dicts of tensors, got {type(target).__name__}.")
+
+
+def _together(term: Term) -> tuple[int, int]:
+    """How many of the groups over all of a term's parameters are zero, and how many there are."""
+    (units,) = units_of(term)
+    return int(units.zeros(units.parameters)), units.number
 
 
 def _count(name: str, w: Tensor, groups: Groups | None) -> Sparsity:

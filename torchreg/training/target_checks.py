@@ -16,6 +16,7 @@ from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.strength import zeros_decide
 from torchreg.sums import wide_dtype
 from torchreg.training.term import Term
+from torchreg.training.units import units_of
 
 _WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
@@ -91,6 +92,21 @@ def check_term(term: Any) -> None:
             f"{lazy[:3]} are attached with lazy=True, and TargetSparsity weighs all rows against each other at each "
             "step; attach without it."
         )
+
+
+def check_layers(term: Term, share: float, scope: str) -> None:
+    """Raise where units over all parameters cannot have that share of zeros and each layer one that is left."""
+    for units in units_of(term):
+        if units.layers is None:
+            continue
+        numbers = [(units.number, units.layers.number)] if scope == "global" else [(n, 1) for n in units.numbers]
+        for number, least in numbers:
+            if (kept := number - share_of(share, number)) < least:
+                most = math.floor(1000.0 * (number - least) / number) / 1000.0
+                raise ValueError(
+                    f"TargetSparsity at {share:g} would leave {kept} of {number} units, but each of {least} layer(s) "
+                    f"needs one, without which the net would be dead; ask for {most:g} at most."
+                )
 
 
 def refuse_constraints(what: str, term: Term) -> None:

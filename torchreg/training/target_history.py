@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchreg.parts import here, read
 from torchreg.training.term import Term
-from torchreg.training.units import Units
+from torchreg.training.units import units_of
 
 
 class TargetRecord(NamedTuple):
@@ -27,11 +27,6 @@ class TargetRecord(NamedTuple):
     alpha: float
 
 
-def units_of(term: Term) -> list[Units]:
-    """The entries, or the groups, of each parameter of a term."""
-    return [Units(p.detach(), part.penalty.groups) for part in term.parts for p in part.parameters.values()]
-
-
 class TargetHistory:
     """Records whose numbers stay on their device until they are read."""
 
@@ -41,7 +36,7 @@ class TargetHistory:
     def add(self, step: int, wanted: float, term: Term, alpha: Tensor | float) -> None:
         """Count the zeros of now; nobody waits for them."""
         units = units_of(term)
-        counts = [u.zeros(here(u.w)) for u in units]
+        counts = [u.zeros([here(p) for p in u.parameters]) for u in units]
         zeros = sum((c.to(counts[0].device) for c in counts[1:]), counts[0])
         kept = alpha.clone() if isinstance(alpha, Tensor) else alpha
         self._rows.append((step, wanted, zeros, sum(u.number for u in units), kept))

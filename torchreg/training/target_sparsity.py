@@ -16,13 +16,14 @@ from torchreg.training.held import support
 from torchreg.training.predictive_alpha import predictive_alpha
 from torchreg.training.pruning import Act, Method, Pruning
 from torchreg.training.step_count import StepCount
-from torchreg.training.target_checks import check_every, check_shares, check_term, one_device, share_of
-from torchreg.training.target_history import TargetHistory, TargetRecord, units_of
+from torchreg.training.target_checks import check_every, check_layers, check_shares, check_term, one_device, share_of
+from torchreg.training.target_history import TargetHistory, TargetRecord
 from torchreg.training.term import Term
+from torchreg.training.units import units_of
 
 Phase = Literal["dense", "ramp", "hold", "frozen"]
 Scope = Literal["global", "parameter"]
-_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups
+_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups of a tensor
 _RECORDS = 100  # of the history, over all steps; also how often "feedback" and "magnitude" act
 _HORIZON = 0.05  # of all steps, by which "feedback" looks ahead
 
@@ -54,8 +55,10 @@ class TargetSparsity(StepCount):
               steps so that the wanted share is met 5 % of the steps ahead; what is missing at ``freeze`` is made
               zero then. 1 byte an entry.
             - "magnitude": gradual magnitude pruning, the smallest ``|w|`` for good, for comparison. 1 byte an entry.
-            - "auto": "feedback" for groups, else "projection".
+            - "auto": "feedback" for groups of one tensor, else "projection".
         scope: "global" weighs all of the term's weights against each other; "parameter" gives each the same share.
+            Of `coupled` groups, whose share is of whole units, each layer keeps one at least, and "parameter" gives
+            each layer the same share.
         every: steps from one selection, or setting of alpha, to the next; None for 1 with "projection", else a
             hundredth of ``steps``.
         schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
@@ -82,7 +85,7 @@ class TargetSparsity(StepCount):
         on .977, .970 at 90, 95 % zeros, "magnitude" on .966, .953; with ``every=10`` on .974, .972. Shrinking by L1 as
         well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without. Of groups,
         "feedback" is better at finding inputs (15 columns of 200, F1 .89 against .76), "projection" at removing neurons
-        (80 % of the rows of the hidden layers, .972 right against .927).
+        (80 % of hidden rows: .972 right against .927; half of the `coupled` units of a ResNet: .968 against .436).
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric).
@@ -129,6 +132,7 @@ class TargetSparsity(StepCount):
         ):
             if value not in allowed:
                 raise ValueError(f"TargetSparsity needs {name} as one of {list(allowed)}, got {value!r}.")
+        check_layers(term, float(sparsity), scope)
         self.term, self.sparsity, self.steps, self.scope = term, float(sparsity), steps, scope
         self.method = _chosen(term) if method == "auto" else method
         self._begin, self._end, self.freezes = (round(share * steps) for share in (begin, end, freeze))
@@ -136,10 +140,11 @@ class TargetSparsity(StepCount):
         often = 1 if self.method == "projection" else max(1, steps // _RECORDS)
         self.every = min(often, self._end - self._begin) if every is None else every
         self._ramp = schedule(0.0, self.sparsity, self._end - self._begin, begin=self._begin)
-        self._numbers = [units.number for units in units_of(term)]
+        self._parameters = sum(len(part.parameters) for part in term.parts)
         self._history = TargetHistory()
         first = here(next(iter(term.parameters.values())))
-        numbers = [sum(self._numbers)] if scope == "global" else self._numbers
+        numbers = [number for units in units_of(term) for number in units.numbers]
+        numbers = [sum(numbers)] if scope == "global" else numbers
         self._kept = {n: torch.zeros((), dtype=torch.int64, device=first.device) for n in numbers}
         self._alpha = _own_alpha(term) if self.method == "feedback" else None
         self._owner: Any = weakref.ref(term.owner)
@@ -187,7 +192,7 @@ class TargetSparsity(StepCount):
 
     def refuse_frozen(self, found: int) -> None:
         """Raise ValueError where parameters have been frozen, or are gone, while their zeros are not settled."""
-        if found < len(self._numbers) and self.act != "hold":
+        if found < self._parameters and self.act != "hold":
             frozen = [name for name, p in self.term.parameters.items() if not p.requires_grad]
             raise ValueError(
                 f"{frozen[:3]}, {len(frozen)} in all, were frozen while {self!r} moves them: it weighs all weights of "
@@ -275,7 +280,7 @@ class TargetSparsity(StepCount):
 
 
 def _chosen(term: Term) -> Method:
-    grouped = any(part.penalty.groups is not None for part in term.parts)
+    grouped = term.together is None and any(part.penalty.groups is not None for part in term.parts)
     has_alpha = not any(part.penalty.several for part in term.parts)  # which a bound on the non-zeros has not
     return _AUTO[grouped and has_alpha]
 

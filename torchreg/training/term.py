@@ -16,6 +16,7 @@ from torchreg.shrinkage import Scalar
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
 from torchreg.training.held import Held
+from torchreg.training.joint_groups import JointGroups
 from torchreg.training.model_names import ModelNames
 from torchreg.training.placement import check_placement
 from torchreg.training.term_part import Owner, Part, check_fit
@@ -84,6 +85,12 @@ class Term:
         return {name: p for part in self.parts for name, p in part.parameters.items()}
 
     @property
+    def together(self) -> JointGroups | None:
+        """The groups that go over all of its parameters, None where each has its own."""
+        found: JointGroups | None = self.parts[0].together if self.parts else None
+        return found
+
+    @property
     def penalties(self) -> dict[str, Penalty]:
         """The penalty of each parameter, by the parameter's name."""
         return {name: part.penalty for part in self.parts for name in part.parameters}
@@ -99,9 +106,8 @@ class Term:
             for part in self.parts:
                 self._names.refuse_lost(part.known)
         with torch.set_grad_enabled(torch.is_grad_enabled() and alone):
-            if (together := getattr(self.control, "value", None)) is not None:  # of groups over several tensors
-                value: Tensor = together()
-                return value
+            if self.together is not None:
+                return self.together.value()
             values = [whole_value(part.penalty, p) for part in self.parts for p in self.present(part).values()]
             return sum(values[1:], values[0]) if values else torch.zeros(())
 

@@ -29,9 +29,11 @@ class Part:
         penalty: the penalty.
         known: the parameters by name, as they were when last looked for.
         lazy: whether a proximal step takes only the rows whose gradient is not zero.
+        together: the `JointGroups` of all of its term's parts, None where it has groups, or none, of its own.
     """
 
     lazy = False  # of parts that were pickled without it
+    together: Any = None
 
     def __init__(self, penalty: Penalty, known: dict[str, Tensor], lazy: bool = False) -> None:
         self.penalty = penalty

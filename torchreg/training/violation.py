@@ -19,6 +19,7 @@ from torchreg.sums import wide
 from torchreg.training.common_step import common
 from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
+from torchreg.training.joint_groups import flat, joined_steps
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.part_step import part_of_step, whole_step
 from torchreg.training.step_rules import StepRule
@@ -31,9 +32,9 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     """The prox residual: 0 exactly at a stationary point of loss + penalty, for any optimizer and penalty.
 
     ``max |w - prox(w - t g, t)| / t``, in units of the gradient ``g``, over the entries of all
-    penalised parameters; under a group penalty over the groups, by their norms. ``t`` is the effective
-    step of the optimizer: what a proximal step would still move, divided by the step. For ``L1(alpha)``
-    it is ``max(|g| - alpha, 0)`` at a zero and at most ``|g + alpha sign(w)|`` elsewhere.
+    penalised parameters; under a group penalty over the groups, by their norms, of `coupled` ones over all
+    tensors. ``t`` is the effective step of the optimizer: what a proximal step would still move, divided by the
+    step. For ``L1(alpha)`` it is ``max(|g| - alpha, 0)`` at a zero and at most ``|g + alpha sign(w)|`` elsewhere.
 
     The gradients are those that the parameters hold now, so call it between ``loss.backward()`` and
     ``opt.step()``, which moves the weights away from them, with the loss of all the data: of a
@@ -83,7 +84,7 @@ def violation(*terms: Term, model: Module | None = None, optimizer: Optimizer | 
     others = _others(model, terms)
     _refuse_missing({**trained, **others})
     present = [any_entry(entries(p)) for p in {**trained, **others}.values()]
-    worst = [_residual(p, penalty, t) for term in terms for p, penalty, t in _stepped(term, optimizer)]
+    worst = [found for term in terms for found in _residuals(term, optimizer)]
     worst += [_largest(whole(entries(p))) for p in others.values()]
     found = read([*present, *worst])
     _warn_of_zeros(found[: len(present)])
@@ -134,6 +135,31 @@ def _stepped(term: Term, optimizer: Optimizer | None) -> Iterator[tuple[Tensor, 
             yield p, part.penalty, _step(p, groups.get(id(p)), base, rule)
 
 
+def _residuals(term: Term, optimizer: Optimizer | None) -> list[Tensor]:
+    """The residual of each parameter, or of groups that go over all of them, of which those not trained stay."""
+    stepped = list(_stepped(term, optimizer))
+    if term.together is None:
+        return [_largest_of(_residual(wide(whole(p)), _gradient(p), by, t), by) for p, by, t in stepped]
+    trained = {id(p): t for p, _, t in stepped}
+    params = term.together.parameters
+    steps = joined_steps(params, [trained.get(id(p), 0.0) for p in params])
+    grads = [_gradient(p) if id(p) in trained else torch.zeros_like(p.detach()) for p in params]
+    moved = _residual(wide(flat(params).detach()), flat(grads), term.together.penalty, steps)
+    units = term.together.units(params)
+    parts = units.parted(moved)
+    norms = units.sizes(parts)
+    alone = units.spread(torch.zeros_like(norms, dtype=torch.bool), parts)  # entries of no group
+    return [
+        _largest(norms.clamp(min=0.0)),
+        *(_largest(torch.where(m, x, 0.0)) for m, x in zip(alone, parts, strict=True)),
+    ]
+
+
+def _gradient(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return wide(whole(p.grad if p.grad.layout is torch.strided else p.grad.to_dense()))
+
+
 def _metric(owner: Any, optimizer: Optimizer | None) -> tuple[Optimizer | None, StepRule | None]:
     if owner is None and isinstance(optimizer, ProxOptimizer):
         owner = optimizer
@@ -162,12 +188,14 @@ def _positive(lr: Scalar) -> Scalar:
 
 
 @torch.no_grad()
-def _residual(p: Tensor, penalty: Penalty, step: Scalar) -> Tensor:
-    assert p.grad is not None
-    w, g = wide(whole(p)), wide(whole(p.grad if p.grad.layout is torch.strided else p.grad.to_dense()))
+def _residual(w: Tensor, g: Tensor, penalty: Penalty, step: Scalar) -> Tensor:
     t = wide(step) if isinstance(step, Tensor) else step
     t = common(t) if isinstance(t, Tensor) and takes_one_step(penalty) else t  # any step > 0 tells a stationary point
-    moved = (w - penalty.prox(w - t * g, t)) / t
+    moved = w - penalty.prox(w - t * g, t)
+    return torch.where(moved == 0, 0.0, moved / t)  # also where nothing may move, the step being 0
+
+
+def _largest_of(moved: Tensor, penalty: Penalty) -> Tensor:
     return _largest(moved if penalty.groups is None else penalty.groups.norms(moved))
 
 
