@@ -134,7 +134,7 @@ def shares(share: float) -> list[float]:
 @pytest.mark.parametrize("by", [None, rows, columns], ids=["entries", "rows", "columns"])
 @each_base
 def test_projection_is_the_loop_that_steps_a_dense_copy(make, by):
-    """z moves by what the base does at w, and w keeps the units of z with the largest sum of z^2 / t."""
+    """z moves by what the base does at w, w keeps the units of z with the largest sum of z^2 / t, the others fade."""
     model, opt, *_ = made("projection", 0.8, L1(0.1) if by is None else Group(L1(0.1), by=by), make)
     plain = copy.deepcopy(model)
     base = make(plain.parameters())
@@ -153,6 +153,7 @@ def test_projection_is_the_loop_that_steps_a_dense_copy(make, by):
             sizes = sizes if dim is None else [s.sum(dim) for s in sizes]
             mask = largest(sizes, number - math.ceil(round(share * number, 9)))
             mask = mask if dim is None else [m.unsqueeze(dim) for m in mask]
+            z = [torch.where(m, x, x * (1 - 10 / STEPS)) for x, m in zip(z, mask, strict=True)]
         with torch.no_grad():
             for p, x, m in zip(w, z if k < 8 * STEPS // 10 else w, mask, strict=True):
                 p.copy_(x * m)
