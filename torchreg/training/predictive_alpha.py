@@ -29,6 +29,10 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
     of the penalty itself, at as many strengths as it takes to halve the interval to nothing. Where no strength makes
     so many zero, since some are not penalised, it is the least that makes as many as there can be.
 
+    It is at most the strength under which so many units would stay zero if all were. At an optimum of L1 no ``|m|`` is
+    above alpha; where weights must go on shrinking though all gradients are small, as in a net that is right on all of
+    its data, alpha would grow until the whole net were zero.
+
     Args:
         sites: the parameters of a term, each after its step.
         zeros: of so many units how many are to be zero.
@@ -37,7 +41,12 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
     Returns:
         A 0-d tensor, for which nobody waits.
     """
-    asked = [_Asked(bundle, horizon) for bundle in bundles(sites) if any(s.stepped for s in bundle.sites)]
+    found = [bundle for bundle in bundles(sites) if any(site.stepped for site in bundle.sites)]
+    return torch.minimum(*(_least([_Asked(bundle, steps) for bundle in found], zeros) for steps in (horizon, 0)))
+
+
+def _least(asked: Sequence[_Asked], zeros: Callable[[int], int]) -> Tensor:
+    """The least strength at which a number of all units are zero."""
     number = sum(one.units.number for one in asked)
     device = asked[0].start.device
     low, high = (wide(torch.full((), float(end), device=device)) for end in (-_OCTAVES, _OCTAVES))
@@ -55,7 +64,7 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
 
 
 class _Asked:
-    """Units, from where and how far their proximal step goes in the steps to come."""
+    """Units, from where and how far their proximal step goes in the steps to come; in none as if they were zero."""
 
     def __init__(self, bundle: Bundle, horizon: int) -> None:
         self.units, penalty = bundle.units, bundle.penalty
@@ -68,7 +77,7 @@ class _Asked:
         w, mean, step = (self.units.joined(tensors) for tensors in each)
         if cut is not None and part is None:
             w, mean, step = (cut.gathered(x.contiguous()) for x in (w, mean, step))
-        step, alive = settled(self.penalty, w, step), _alive(self.units, w)
+        step, alive = settled(self.penalty, w, step), _alive(self.units, w) & (horizon > 0)
         self.start = torch.where(alive, w, -step * mean)
         self.step = torch.where(alive, horizon * step, step)
 

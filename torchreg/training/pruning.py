@@ -3,9 +3,13 @@
 1. Before ``begin`` nothing is pruned, and nothing is shrunk.
 2. On the ramp, "projection" keeps the units that are largest in the metric of the base's step, ``|z_i| / sqrt(t_i)``,
    of the dense copy z that the base steps (`torchreg.training.dense_copy`): what zeroing them would cost a proximal
-   step, Yun, Lozano and Yang, NeurIPS 2021, with an indicator as the penalty. "magnitude" keeps the largest ``|w|`` of
-   those that were kept before: Zhu and Gupta, 2017. "feedback" shrinks by the penalty, whose alpha is set between steps
-   (`torchreg.training.predictive_alpha`).
+   step, Yun, Lozano and Yang, NeurIPS 2021, with an indicator as the penalty. In each step what is not kept loses a
+   share ``10 / steps`` of z, after Zhou et al., "Learning N:M fine-grained structured sparse neural networks from
+   scratch", ICLR 2021: an adaptive base moves weights by about its rate whatever their gradient, so that, summed for
+   good, noise and values of before the ramp would decide who comes back. What is left is an average of the last tenth
+   of the steps, to which a gradient that persists gives a value: ``-m t / d`` for its mean m. "magnitude"
+   keeps the largest ``|w|`` of those that were kept before: Zhu and Gupta, 2017. "feedback" shrinks by the penalty,
+   whose alpha is set between steps (`torchreg.training.predictive_alpha`).
 3. With the last step of the ramp's hold the number of kept units is exact, whatever the method.
 4. From ``freeze`` on the kept ones are trained alone (`torchreg.training.held`).
 """
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 Act = Literal["rest", "shrink", "select", "keep", "hold"]  # what a step does; "keep": as the last selection said
 Method = Literal["projection", "feedback", "magnitude"]
+_FADING = 10.0  # over all steps: the dense copy of what is not kept falls by 1 / e in a tenth of them
 _UNMET = 1e-6  # of what has met no gradient, so that it goes first: its plain step would make it the largest
 
 
@@ -83,7 +88,7 @@ class Pruning:
         elif act in ("select", "keep") and self._is_dense:
             for site in sites:
                 if site.stepped:
-                    _hide(site, here(_known(site)), dense(site))
+                    self._hide(site, here(_known(site)), dense(site))
         elif act == "keep":
             hold(sites, {})
 
@@ -151,10 +156,15 @@ class Pruning:
 
     def _take(self, site: Site, mask: Tensor, z: Tensor) -> None:
         if self._is_dense:
-            _hide(site, mask, z)
+            self._hide(site, mask, z)
             return
         here(site.state[SUPPORT]).copy_(mask)
         hold([site], {})
+
+    def _hide(self, site: Site, mask: Tensor, z: Tensor) -> None:
+        """The dense copy where a mask holds, else 0; what is not kept fades, and is told by not being 0."""
+        faded, tiny = z * (1.0 - min(_FADING / self.target.steps, 1.0)), torch.finfo(z.dtype).tiny
+        keep(site, mask, torch.where(mask, z, torch.where(faded.abs() < tiny, tiny, faded)))
 
     def _make(self, site: Site) -> None:
         """Its entry of the state, from the first step on: a distributed load fills the entries that there are."""
@@ -173,11 +183,6 @@ class Pruning:
 def _has_weight(site: Site, rule: StepRule) -> bool:
     """Whether a parameter is selected from: it was stepped now, or before and has a metric still."""
     return site.stepped or (rule.shape != "tensor" and support(site.state) is not None)
-
-
-def _hide(site: Site, mask: Tensor, z: Tensor) -> None:
-    """The dense copy where a mask holds, else 0; what is not kept is told from what is by not being 0."""
-    keep(site, mask, torch.where((z == 0) & ~mask, torch.finfo(z.dtype).tiny, z))
 
 
 def _known(site: Site) -> Tensor:

@@ -49,11 +49,11 @@ class TargetSparsity(StepCount):
 
             - "projection": each step keeps the weights for which ``w^2 / t`` is largest, with t the optimizer's
               `effective_step`, which is what zeroing a weight costs in the metric of the optimizer. The optimizer
-              steps a dense copy, so a zero that is needed comes back. The copy is kept in the optimizer's state,
-              4 bytes an entry. The term's alpha does not act.
+              steps a dense copy, so a zero that is needed comes back; what it has there fades within a tenth of the
+              steps. The copy is kept in the optimizer's state, 4 bytes an entry. The term's alpha does not act.
             - "feedback": the proximal step of the term's penalty, any that makes zeros, with alpha set every ``every``
-              steps so that the wanted share is met 5 % of the steps ahead; what is missing at ``freeze`` is made
-              zero then. 1 byte an entry.
+              steps so that the wanted share is met 5 % of the steps ahead, and no larger than gradients hold; what is
+              missing at ``freeze`` is made zero then. 1 byte an entry.
             - "magnitude": gradual magnitude pruning, the smallest ``|w|`` for good, for comparison. 1 byte an entry.
             - "auto": "feedback" for groups of one tensor, else "projection".
         scope: "global" weighs all of the term's weights against each other; "parameter" gives each the same share.
@@ -81,14 +81,16 @@ class TargetSparsity(StepCount):
         that never gets a gradient is not pruned, and the others make up for it. A weight that has met none but zeros (a
         dead input's) goes first.
 
-        On digits (MLP 64-128-64-10, AdamW, 1500 steps, mean of 3 seeds; the dense net has .971) "projection" is right
-        on .977, .970 at 90, 95 % zeros, "magnitude" on .966, .953; with ``every=10`` on .974, .972. Shrinking by L1 as
-        well changed nothing at alpha 1e-4 and cost .015, .012 at 1e-3, so the projection goes without. Of groups,
-        "feedback" is better at finding inputs (15 columns of 200, F1 .89 against .76), "projection" at removing neurons
-        (80 % of hidden rows: .972 right against .927; half of the `coupled` units of a ResNet: .968 against .436).
+        On validation data, at 90, 95 % zeros with AdamW, "projection" and gradual magnitude pruning by torch (in
+        brackets) are right on .964, .955 (.961, .945) of digits with an MLP 64-128-64-10 and on .965, .952 (.959, .889)
+        with three convolutions, means of 3 seeds. Without the fading it has an R2 of .70, .77 instead of .88, .91 where
+        15 of 300 inputs matter to a linear model, mean of 2. "feedback" is better where noise or redundant inputs make
+        shrinkage worth while: an autoencoder of photos' patches (1 seed) has .91 with it, .88 with
+        "projection", at 90 %.
 
     Source:
-        Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric).
+        Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric);
+        Zhou et al., ICLR 2021 (the fading).
 
     Example:
         >>> import torch
