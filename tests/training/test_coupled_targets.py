@@ -178,11 +178,13 @@ def test_projection_is_the_loop_that_steps_a_dense_copy_and_keeps_the_largest_un
             for name, p in w.items():
                 mask = torch.cat([alive, torch.ones(1, dtype=torch.bool)])[groups.index[name]]
                 p.copy_((z[name] if k < 8 * STEPS // 10 else p) * mask)
+                z[name] = torch.where(mask, z[name], z[name] * (1 - 10 / STEPS))
                 for entry in ("exp_avg", "momentum_buffer"):
                     if k >= 8 * STEPS // 10 and entry in base.state.get(p, {}):
                         base.state[p][entry].mul_(mask)
         for found, wanted in zip(model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+            # rounding of another order, which Adam's quotient of small numbers enlarges
+            torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-10)
             assert torch.equal(found == 0, wanted == 0)
     assert sum(zero_units(groups)) == 13
 
@@ -208,7 +210,10 @@ def test_magnitude_is_gradual_pruning_by_the_joint_norm():
 
 
 def test_feedback_sets_the_alpha_at_which_so_many_units_will_be_zero():
-    """Each unit's own strength is its norm in the metric, over the square root of its size, as no step moves it."""
+    """Each unit's own strength is its norm in the metric, over the square root of its size, as no step moves it.
+
+    No strength holds more units at zero than that of so many gradients, whose norms stand in the weights' place.
+    """
     model, groups, opt, term, target = made("feedback", 0.6, BASES["plain SGD"], every=1)
     train(model, opt, range(2))
     assert not any(zero_units(groups))
@@ -216,7 +221,9 @@ def test_feedback_sets_the_alpha_at_which_so_many_units_will_be_zero():
     levels = joint(groups, {n: p.detach().square() for n, p in named.items()}).sqrt()
     levels = levels / (1 * 0.05 * groups.sizes.double().sqrt())  # the horizon is one step
     wanted = math.ceil(round(shares(0.6)[2] * 18, 9))
-    torch.testing.assert_close(target.last_alpha, float(levels.sort().values[wanted - 1]), rtol=1e-5, atol=0.0)
+    bounds = joint(groups, {n: p.grad.square() for n, p in named.items()}).sqrt() / groups.sizes.double().sqrt()
+    expected = min(float(values.sort().values[wanted - 1]) for values in (levels, bounds))
+    torch.testing.assert_close(target.last_alpha, expected, rtol=1e-5, atol=0.0)
     assert term.alpha == target.last_alpha
 
 

@@ -84,9 +84,8 @@ class TargetSparsity(StepCount):
         On validation data, at 90, 95 % zeros with AdamW, "projection" and gradual magnitude pruning by torch (in
         brackets) are right on .964, .955 (.961, .945) of digits with an MLP 64-128-64-10 and on .965, .952 (.959, .889)
         with three convolutions, means of 3 seeds. Without the fading it has an R2 of .70, .77 instead of .88, .91 where
-        15 of 300 inputs matter to a linear model, mean of 2. "feedback" is better where noise or redundant inputs make
-        shrinkage worth while: an autoencoder of photos' patches (1 seed) has .91 with it, .88 with
-        "projection", at 90 %.
+        15 of 300 inputs matter to a linear model, mean of 2. "feedback" is better where shrinkage is worth while: an
+        autoencoder of photos' patches has .91 with it, .88 with "projection", at 90 % (1 seed).
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric);
