@@ -332,7 +332,7 @@ COUNTED = [
 ]
 MATRICES = [
     _rows("Nuclear", lambda: Nuclear(0.4), **_ORDER),
-    Case("Nuclear of filters", lambda: Nuclear(0.4), shape=(4, 2, 3), **_ORDER),
+    Case("Nuclear of filters", lambda: Nuclear(0.5), shape=(4, 2, 3), **_ORDER),
     _rows("Nuclear + L2", lambda: Nuclear(0.6) + L2(0.4), conjugate=False, **_ORDER),
     _rows("Towards Nuclear", lambda: Towards(Nuclear(0.4), REFERENCE_ROWS), **_ORDER),
 ]

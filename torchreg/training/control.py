@@ -14,7 +14,7 @@ from torchreg.parts import here
 from torchreg.shrinkage import Scalar
 from torchreg.training.amp import unless_skipped
 from torchreg.training.clipping import as_clipped
-from torchreg.training.common_step import Copies, copies_for
+from torchreg.training.common_step import Copies
 from torchreg.training.dual_averaging import DualAveraging
 from torchreg.training.effective_step import rule_for
 from torchreg.training.group_steps import marked
@@ -27,7 +27,6 @@ from torchreg.training.term_part import Part
 
 Mode = Literal["prox", "dual_averaging"]
 _BEGUN = "_begun_step"  # the attribute of who has begun a step and not finished it
-_COPIES = "_before_step"  # and of its weights from before, where the proximal half needs them
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,9 @@ def check_controls(terms: Sequence[Term], mode: Mode, *, masters: bool) -> None:
 
 def around(owner: Any, run: Callable[[Any], Any], closure: Any) -> Any:
     """Both halves of a step, between what the controls of the owner's terms do before it and where it raises."""
-    begin(owner)
     if not controlled(owner):
         return run(closure)
+    begin(owner)
     if torch.compiler.is_compiling():
         return run(closure)
     try:
@@ -135,7 +134,6 @@ def controlled(owner: Any) -> bool:
 
 def begin(owner: Any) -> None:
     """Before the base's step; one that was begun and broke off before, in a hook's optimizer, is undone."""
-    setattr(owner, _COPIES, copies_for(owner.positions.slots, owner.base, rule_for(owner.base, owner.metric)))
     if not controlled(owner):
         return
     if getattr(owner, _BEGUN, False):
@@ -168,8 +166,8 @@ def _each(owner: Any, do: str) -> None:
 def proximal_half(owner: Any) -> None:
     """The proximal half of a step, for the parameters that the base has just stepped."""
     rule = unless_skipped(as_clipped(rule_for(owner.base, owner.metric), owner), owner.base)
-    copies: Copies = getattr(owner, _COPIES, None) or [[] for _ in owner.positions.slots]
-    setattr(owner, _COPIES, None)
+    copies: Copies = owner._before or [[] for _ in owner.positions.slots]
+    owner._before = []
     if not controlled(owner):
         prox_step(owner.base, owner.positions.slots, rule, owner.foreach, copies)
         return

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
+from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.control import Mode, begin, check_controls, done, proximal_half
-from torchreg.training.effective_step import Metric, check_metric
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.rollback import Rollback
 from torchreg.training.step_checks import StepChecks
@@ -58,6 +59,7 @@ class Attachment:
         self._checks = StepChecks(self.positions.slots, base)
         check_metric(base, metric)
         check_controls(terms, mode, masters=False)
+        self._before: Copies = []
         self._renewed: tuple[list[Renewal], list[str]] = ([], [])
         self._handles = _registered(base, self)
         for term in terms:
@@ -82,6 +84,7 @@ class Attachment:
         """The hook: finds parameters that have moved, before anything is stepped."""
         self.positions.ready(self)
         self._checks.before(self.positions.slots, self.base)
+        self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
         begin(self)
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

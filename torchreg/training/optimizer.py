@@ -13,8 +13,9 @@ from torchreg.training.around_base import AroundBase
 from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
 from torchreg.training.clipping import forget_clipping
+from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.control import Mode, around, check_controls, proximal_half
-from torchreg.training.effective_step import Metric, check_metric
+from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
@@ -125,6 +126,7 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
+        self._before: Copies = []  # weights from before a step, where a penalty needs them
         self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
         for term in self.terms:
@@ -173,6 +175,7 @@ class ProxOptimizer(AroundBase):
 
     def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
+        self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
         if closure is None:
             self.positions.refuse_sparse()
             loss = self.base.step()
