@@ -24,8 +24,8 @@ class Net(nn.Sequential):
     head = property(lambda self: self[2])
 model = Net(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1))
 x, criterion, penalty, accuracy = torch.as_tensor(X, dtype=torch.float32), nn.MSELoss(), L1(0.01), 0.9
-target = torch.as_tensor(y, dtype=torch.float32)[:, None]
-loss = lambda: criterion(model(x), target)
+wanted = torch.as_tensor(y, dtype=torch.float32)[:, None]
+loss = lambda: criterion(model(x), wanted)
 term = attach(L1(5e-4), model)
 optimizer = ProxOptimizer(torch.optim.AdamW(model.parameters(), weight_decay=0.0), term)
 def train():
@@ -39,7 +39,7 @@ def train():
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[0][:40] for block in BLOCKS])
 def test_a_block_runs_as_a_script(block, tmp_path):
-    reader = READER if "model(x), y)" not in block else READER.replace("[:, None]", "[:, None]\ny = target", 1)
+    reader = READER if "model(x), y)" not in block else READER.replace("[:, None]", "[:, None]\ny = wanted", 1)
     script = tmp_path / "script.py"
     script.write_text(reader + re.sub(r"^( *)\.\.\.  #.*$", r"\1train()", block, flags=re.MULTILINE))
     done = subprocess.run(

@@ -204,7 +204,8 @@ def term_of(recipe: Recipe, model: nn.Module) -> Term:
 def shrunk(result: Result, data: Data) -> str:
     """The network without its zero neurons, as text; both score the same."""
     smaller, report = compact(result.model, data.X_test)
-    score = data.score(smaller(data.X_test), data.y_test)
+    with torch.no_grad():
+        score = data.score(smaller(data.X_test), data.y_test)
     return f"{report}\ntest {data.measure} {score:.4f}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -11,3 +14,21 @@ def in_backward() -> bool:
     `torch.utils.checkpoint` asks the same. Within a graph that is compiled there is none to ask for.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+@contextmanager
+def without_libraries() -> Iterator[None]:
+    """Layers as torch's own operators, not as single calls of oneDNN or cuDNN, which hide what they do.
+
+    The public setters refuse once `torch.backends.disable_global_flags` was called, and the public context managers
+    warn of TF32 on machines without such a device. Checked with torch 2.13.
+    """
+    switches = [("_get_mkldnn_enabled", "_set_mkldnn_enabled"), ("_get_cudnn_enabled", "_set_cudnn_enabled")]
+    known = [(getattr(torch._C, get)(), getattr(torch._C, put)) for get, put in switches if hasattr(torch._C, put)]
+    try:
+        for _, put in known:
+            put(False)
+        yield
+    finally:
+        for was, put in known:
+            put(was)

@@ -42,7 +42,8 @@ def compact(model: Module, example_inputs: Any, *, repeats: int = 20) -> tuple[M
     attention weights.
 
     Only the forward pass that the example takes is followed: code that takes other layers for other inputs may find
-    sizes that no longer fit. Batch sizes and lengths are free as before.
+    sizes that no longer fit. Batch sizes are free as before. Give an example as long as the inputs will be: a sum over
+    positions, or a table cut to the length, may count as the constant that it is on the example.
 
     Args:
         model: the model, which is not changed.

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchreg.functional.torch_private import without_libraries
 from torchreg.text_table import text_table
 from torchreg.training.alpha_max import restored
 from torchreg.training.compaction.sparse_linear import SparseLinear
@@ -171,8 +172,12 @@ def _seconds(call: Callable[[], Any], times: int, device: torch.device) -> float
 
 
 def _wait(device: torch.device) -> None:
-    if device.type not in ("cpu", "meta"):
+    if device.type in ("cpu", "meta"):
+        return
+    try:
         torch.accelerator.synchronize(device)
+    except RuntimeError:  # a backend that cannot wait for all that it does
+        torch.zeros((), device=device).item()
 
 
 def _peak(call: Callable[[], Any], device: torch.device) -> int:
@@ -204,18 +209,12 @@ def counted(call: Callable[[], Any]) -> tuple[int, int]:
 @contextmanager
 def _taken_apart() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
-    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    enabled = [library.enabled for library in libraries]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for library in libraries:
-            library.enabled = False
-        with sdpa_kernel(SDPBackend.MATH):
+        with without_libraries(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
 
 
 class LiveBytes(TorchDispatchMode):
