@@ -638,3 +638,117 @@ def test_the_report_holds_what_was_measured():
     assert report.cost.flops == report.flops
     assert report.cost.memory[1] < report.cost.memory[0]
     assert all(word in repr(report) for word in ("latency", "peak memory", "before / after"))
+
+
+class Pooled(nn.Module):
+    """A sum over positions, as of a set."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.outer(self.inner(x).relu().sum(1))
+
+
+class Placed(nn.Module):
+    """An embedding and a table of positions, cut to the length of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.places = nn.Embedding(11, 6), nn.Parameter(torch.randn(1, 8, 6))
+        self.outer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.outer(self.embedding(x) + self.places[:, : x.shape[1]])
+
+
+def test_what_is_constant_at_the_examples_length_alone_is_no_constant():
+    torch.manual_seed(0)
+    pooled, placed = Pooled().eval(), Placed().eval()
+    with torch.no_grad():
+        pooled.inner.weight[0], pooled.inner.bias[0] = 0.0, 1.0
+        pooled.inner.weight[1], pooled.inner.bias[1] = 0.0, -1.0
+        placed.embedding.weight[:, 2] = 0.0
+    smaller, report = check(pooled, torch.randn(2, 5, 4))
+    assert width(report, "inner.weight") == (5, 4)  # the unit that is always 0 goes, the one that is 1 stays
+    same(pooled, smaller, torch.randn(2, 9, 4), 1e-6)
+    smaller, _ = check(placed, torch.randint(11, (2, 1)))
+    same(placed, smaller, torch.randint(11, (2, 5)), 1e-6)
+
+
+class Windowed(nn.Module):
+    """Two attributes of the same size, one of which means something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.window, self.inner, self.outer = 64, 64, nn.Linear(8, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        x = x[:, : self.window]
+        return self.outer(self.inner(x).relu().reshape(len(x), -1, self.size))
+
+
+def test_only_attributes_that_the_code_needs_change_with_a_size():
+    model = Windowed()
+    zero(model.inner.weight, range(32))
+    zero(model.inner.bias, range(32))
+    smaller, report = check(model, torch.randn(2, 5, 8))
+    assert (smaller.size, smaller.window) == (32, 64)
+    assert report.renamed == ("size",)
+    assert "changed too: size." in repr(report)
+    same(model, smaller, torch.randn(2, 50, 8), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_wrong_bias_is_noticed_in_every_precision(dtype, monkeypatch):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)).to(dtype)
+    zero(model[0].weight, range(2))
+
+    def wrong(smaller, graph, solution):
+        removal.remove_units(smaller, graph, solution)
+        with torch.no_grad():
+            smaller[2].bias += 0.3 * model(torch.randn(9, 4, dtype=dtype)).abs().max()
+        return True
+
+    monkeypatch.setattr(compaction, "remove_units", wrong)
+    smaller, report = compact(model, torch.randn(3, 4, dtype=dtype), repeats=0)
+    assert report.parameters[0] == report.parameters[1]
+    assert "fails its check" in report.left[0]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), smaller.parameters(), strict=True))
+
+
+class Bag(nn.Module):
+    """Asks of its inputs what shuffled ones do not keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag, self.outer = nn.EmbeddingBag(11, 6), nn.Linear(6, 2)
+
+    def forward(self, x, starts):
+        return self.outer(self.bag(x, starts).relu())
+
+
+class Opaque(nn.Module):
+    """Returns an object that says nothing of what is in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        class Returned:
+            pass
+
+        made = Returned()
+        made.out, made.shares = self.attention(x, x, x)
+        return made
+
+
+def test_models_of_which_less_can_be_asked():
+    compact(Bag(), (torch.randint(11, (7,)), torch.tensor([0, 3, 5])), repeats=0)
+    model = Opaque()
+    zero(model.attention.out_proj.weight, range(4), 1)
+    smaller, report = compact(model, torch.randn(2, 3, 8), repeats=0)
+    assert smaller(torch.randn(2, 3, 8)).shares is not None
+    assert "cannot be compared" in repr(report)

@@ -14,7 +14,7 @@ from torchreg.training.compaction.classes import Solution
 from torchreg.training.compaction.cost import measure_pair
 from torchreg.training.compaction.graph import UnitGraph, unit_graph
 from torchreg.training.compaction.modules import UnitCount, copied, shrink_modules
-from torchreg.training.compaction.named_sizes import changed_sizes, connected, renamed, with_literals
+from torchreg.training.compaction.named_sizes import NamedSizes, changed_sizes, connected, with_literals
 from torchreg.training.compaction.removal import exact_in_training, held_tensors, remove_units
 from torchreg.training.compaction.report import CompactReport, count_flops, count_parameters, layer_changes
 from torchreg.training.compaction.same_function import Arguments, Trial, seeded
@@ -34,16 +34,15 @@ def compact(model: Module, example_inputs: Any, *, repeats: int = 20) -> tuple[M
 
     The copy is of the model's own class; where the code itself holds numbers that no longer fit, it is a
     ``torch.fx.GraphModule``. The function is that of evaluation mode; ``report.exact_in_training`` says whether
-    training mode agrees. Each removal is checked on the example and on disturbed inputs; one that does not reproduce
-    the model's outputs is taken back, and the report says so.
+    training mode agrees. Removals are checked on the example, on disturbed inputs and on longer ones, where the model
+    takes them; what does not reproduce the outputs in float64 is taken back, and the report says so.
 
     Recurrent layers lose the hidden units that stay zero whatever the input, ``nn.MultiheadAttention`` its heads, and
     torch's transformer layers their neurons; the modules in their place take and return the same sizes, but no
     attention weights.
 
     Only the forward pass that the example takes is followed: code that takes other layers for other inputs may find
-    sizes that no longer fit. Batch sizes are free as before. Give an example as long as the inputs will be: a sum over
-    positions, or a table cut to the length, may count as the constant that it is on the example.
+    sizes that no longer fit. Batch sizes and lengths are free as before.
 
     Args:
         model: the model, which is not changed.
@@ -93,13 +92,13 @@ def _compacted(model: Module, arguments: Arguments) -> tuple[Module, CompactRepo
         ) from error
     numbers = count_parameters(model), count_flops(twin, arguments)
     reduced, modules, same = _reduced(model, trial)
-    solution, graph, smaller, left = None, None, copied(reduced), list[str]()
+    solution, graph, smaller, left, renamed = None, None, copied(reduced), list[str](), tuple[str, ...]()
     try:
         graph = unit_graph(copied(reduced), arguments)
     except Exception as error:
         left = [f"all, since torch.export cannot take the forward pass ({type(error).__name__}: {_start(error)})"]
     if graph is not None:
-        smaller, solution, left = _smaller(reduced, graph, trial)
+        smaller, solution, left, renamed = _smaller(reduced, graph, trial)
     layers = () if graph is None or solution is None else layer_changes(reduced, smaller, graph, solution)
     if graph is not None and solution is not None:
         same = bool(same and exact_in_training(graph, solution) and not trial.trains_otherwise(smaller))
@@ -112,6 +111,7 @@ def _compacted(model: Module, arguments: Arguments) -> tuple[Module, CompactRepo
         type(smaller) is not type(reduced),
         tuple(left),
         modules,
+        renamed,
     )
     return smaller, report
 
@@ -136,7 +136,7 @@ def as_arguments(example_inputs: Any) -> Arguments:
     """Positional and keyword arguments of a forward pass."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
+    if isinstance(example_inputs, (tuple, list)) and not hasattr(example_inputs, "_fields"):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
 
@@ -154,20 +154,22 @@ def checked(model: Any) -> Module:
     return model
 
 
-def _smaller(model: Module, graph: UnitGraph, trial: Trial) -> tuple[Module, Solution | None, list[str]]:
+def _smaller(
+    model: Module, graph: UnitGraph, trial: Trial
+) -> tuple[Module, Solution | None, list[str], tuple[str, ...]]:
     """The smallest model that passes the trial; where named sizes are in the way, their units stay."""
     solution = graph.classes.solve()
-    found, why = _cut(model, graph, solution, trial)
+    found, why, names = _cut(model, graph, solution, trial)
     if found is not None:
-        return found, solution, []
+        return found, solution, [], names
     places = _pin_sizes(model, graph, solution, trial)
     named = ", ".join(repr(place) if place else "the model" for place in places[:4]) + ", ..." * (len(places) > 4)
     left = [f"units whose number the code of {named} names ({why})"]
     solution = graph.classes.solve()
-    found, why = _cut(model, graph, solution, trial)
+    found, why, names = _cut(model, graph, solution, trial)
     if found is not None:
-        return found, solution, left
-    return copied(model), None, [f"all, since the smaller model fails its check: {why}"]
+        return found, solution, left, names
+    return copied(model), None, [f"all, since the smaller model fails its check: {why}"], ()
 
 
 def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> list[str]:
@@ -190,20 +192,20 @@ def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial
     return [place for place in places if place in failing or not failing]
 
 
-def _cut(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> tuple[Module | None, str]:
-    """A copy without the units that go, if it computes the same; else why not."""
+def _cut(
+    model: Module, graph: UnitGraph, solution: Solution, trial: Trial
+) -> tuple[Module | None, str, tuple[str, ...]]:
+    """A copy without the units that go, if it computes the same, else why not; and the attributes that changed."""
     sizes, smaller = changed_sizes(graph, solution), copied(model)
     folded = remove_units(smaller, graph, solution)
-    why = first = ""
-    for _ in renamed(smaller, sizes):
-        why = _failure(smaller, trial, folded)
-        if not why:
-            return smaller, ""
-        first = first or why
+    names = NamedSizes(smaller, sizes)
+    why = names.fit(lambda: _failure(smaller, trial, folded))
+    if not why:
+        return smaller, "", names.changed
     traced = with_literals(_unnamed(model, graph, solution), sizes) if sizes else None
     if traced is not None and not _failure(traced, trial, folded):
-        return traced, ""
-    return None, first
+        return traced, "", ()
+    return None, why, ()
 
 
 def _unnamed(model: Module, graph: UnitGraph, solution: Solution) -> Module:

@@ -157,9 +157,13 @@ def medians_in_turns(calls: Sequence[Callable[[], Any]], repeats: int, device: t
     for call in calls:
         for _ in range(_WARM):
             call()
-    often = [min(_MOST_CALLS, max(1, math.ceil(_LEAST / max(_seconds(call, 1, device), 1e-9)))) for call in calls]
-    taken = [[_seconds(call, n, device) for call, n in zip(calls, often, strict=True)] for _ in range(repeats)]
-    return [statistics.median(times) for times in zip(*taken, strict=True)]
+    shortest = min(_seconds(call, _WARM, device) for call in calls)
+    times = min(_MOST_CALLS, max(1, math.ceil(_LEAST / max(shortest, 1e-9))))  # the same for all
+    taken: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats):
+        for k in range(len(calls)) if turn % 2 else reversed(range(len(calls))):
+            taken[k].append(_seconds(calls[k], times, device))
+    return [statistics.median(seconds) for seconds in taken]
 
 
 def _seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
@@ -167,7 +171,7 @@ def _seconds(call: Callable[[], Any], times: int, device: torch.device) -> float
     start = time.perf_counter()
     for _ in range(times):
         call()
-    _wait(device)
+        _wait(device)
     return (time.perf_counter() - start) / times
 
 

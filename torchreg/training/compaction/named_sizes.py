@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,31 +66,60 @@ def connected(places: Iterable[str], graph: UnitGraph, solution: Solution) -> li
     return [set(group) for group in {frozenset(group) for group in found.values()}]
 
 
-def renamed(model: Module, sizes: dict[str, Sizes]) -> Iterator[None]:
-    """Set attributes of a model that equal an old size to the new, in several combinations; the last one stays.
-
-    First none, then those whose size is named nowhere else in their module, then all, then others by name.
+class NamedSizes:
+    """Attributes of a model that equal an old size, to be set to the new where the code needs it.
 
     Args:
         model: a copy, changed in place.
         sizes: by module.
     """
-    found = [
-        (module, name, value, _replaced(value, known.new), _replaced(value, dict.fromkeys(known.kept, -1)) == value)
-        for path, known in sizes.items()
-        for module in [model.get_submodule(path)]
-        for name, value in vars(module).items()
-        if not name.startswith("_") and _replaced(value, known.new) != value
-    ]
-    names = sorted({name for _, name, *_ in found})
-    several = (set(c) for n in range(len(names) - 1, 0, -1) for c in itertools.combinations(names, n))
-    tries = itertools.chain(
-        [(set[str](), False), (set(names), True), (set(names), False)], ((c, False) for c in several)
-    )
-    for chosen, only_sure in itertools.islice(tries, _MOST if names else 1):
-        for module, name, old, new, sure in found:
-            setattr(module, name, new if name in chosen and (sure or not only_sure) else old)
-        yield
+
+    def __init__(self, model: Module, sizes: dict[str, Sizes]) -> None:
+        self._found = [
+            (module, path, name, value, _replaced(value, known.new), dict.fromkeys(known.kept, -1))
+            for path, known in sizes.items()
+            for module in [model.get_submodule(path)]
+            for name, value in vars(module).items()
+            if not name.startswith("_") and _replaced(value, known.new) != value
+        ]
+        self.changed: tuple[str, ...] = ()
+
+    def fit(self, works: Callable[[], str]) -> str:
+        """Set the fewest attributes with which the model works; "" then, else why it does not with none.
+
+        Tried are none, those whose size is named nowhere else in their module, all, and some by name. Of a choice that
+        works each name is given back that it works without, since it may mean something else of the same size.
+
+        Args:
+            works: says what is wrong with the model as it is, "" for nothing.
+        """
+        names = sorted({name for _, _, name, *_ in self._found})
+        several = (set(c) for n in range(len(names) - 1, 0, -1) for c in itertools.combinations(names, n))
+        tries = itertools.chain(
+            [(set[str](), False), (set(names), True), (set(names), False)], ((c, False) for c in several)
+        )
+        first = ""
+        for chosen, only_sure in itertools.islice(tries, _MOST if names else 1):
+            why = self._tried(chosen, only_sure, works)
+            if not why:
+                for name in sorted(chosen):
+                    chosen = chosen if self._tried(chosen - {name}, only_sure, works) else chosen - {name}
+                self._set(chosen, only_sure)
+                return ""
+            first = first or why
+        return first
+
+    def _tried(self, chosen: set[str], only_sure: bool, works: Callable[[], str]) -> str:
+        self._set(chosen, only_sure)
+        return works()
+
+    def _set(self, chosen: set[str], only_sure: bool) -> None:
+        changed = []
+        for module, path, name, old, new, kept in self._found:
+            now = name in chosen and (not only_sure or _replaced(old, kept) == old)
+            setattr(module, name, new if now else old)
+            changed += [f"{path}.{name}".lstrip(".")] if now else []
+        self.changed = tuple(changed)
 
 
 def _replaced(value: Any, known: dict[int, int]) -> Any:
@@ -126,6 +155,7 @@ def with_literals(model: Module, sizes: dict[str, Sizes]) -> Module | None:
         changed |= given != tuple(rest)
         node.args = (first, *given)
     traced[1].recompile()
-    for module, twin in zip(model.modules(), traced[1].modules(), strict=False):
-        twin.training = module.training
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, twin in traced[1].named_modules(remove_duplicate=False):
+        twin.training = modules[name].training if name in modules else model.training
     return traced[1] if changed else None

@@ -182,6 +182,8 @@ def reduction(flow: Flow, node: Node, x: Value, dims: Any = None, keepdim: bool 
     wide = torch.broadcast_shapes(known.shape, entries.shape)
     order = sorted(gone)
     known = known.expand(wide).all(order, keepdim=kept) if order else known
+    if total:  # the number of what is added up may be another for other inputs, so that only 0 stays what it is
+        known = known & (entries.expand(wide) == 0).all(order, keepdim=kept) if order else known
     reduce = torch.sum if total else torch.amax if ".amax" in str(node.target) else torch.amin
     reduce = torch.mean if ".mean" in str(node.target) else reduce
     entries = reduce(entries.expand(wide).double(), order, keepdim=kept) if order else entries.double()

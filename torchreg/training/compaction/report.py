@@ -47,6 +47,7 @@ class CompactReport:
         traced: whether the smaller model is a ``torch.fx.GraphModule``, since the code itself names sizes.
         left: why the whole model, or parts of it, stayed as they are.
         modules: recurrent, attention and transformer layers, and how many units each had and has.
+        renamed: attributes that hold a size and were changed with it, by their names in the model.
         cost: latency and memory of both models, None where nothing was measured.
     """
 
@@ -57,6 +58,7 @@ class CompactReport:
     traced: bool = False
     left: tuple[str, ...] = ()
     modules: tuple[UnitCount, ...] = ()
+    renamed: tuple[str, ...] = ()
     cost: Cost | None = None
 
     def __repr__(self) -> str:
@@ -68,6 +70,7 @@ class CompactReport:
         lines = [text_table(("name", "before", "after", "zeros left"), rows)] if rows else []
         lines += [f"Left: {why}." for why in self.left]
         lines += [f"{count}" for count in self.modules]
+        lines += [f"Sizes in attributes, changed too: {', '.join(self.renamed)}."] if self.renamed else []
         if self.exact_in_training is False:
             lines.append("Training mode: another function, since constants differ there (batch statistics, dropout).")
         if self.traced:

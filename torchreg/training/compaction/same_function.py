@@ -33,17 +33,23 @@ class _NoDropout(TorchFunctionMode):
 
 
 class Trial:
-    """A model's outputs on its example and on two disturbed ones, in float64 too, to compare others with.
+    """A model's outputs on its example, on two disturbed ones and on longer ones, in float64 too, to compare with.
 
     Args:
-        model: a copy, in evaluation mode.
+        model: a copy, in evaluation mode; other inputs than the example count where it takes them.
         arguments: the example.
     """
 
     def __init__(self, model: Module, arguments: Arguments) -> None:
         self.model = model
-        self.inputs = [arguments, disturbed(arguments, 1), disturbed(arguments, 2)]
-        self.outputs = [outputs(model, given) for given in self.inputs]
+        self.inputs, self.outputs = [arguments], [outputs(model, arguments)]
+        for given in (disturbed(arguments, 1), disturbed(arguments, 2), *longer(disturbed(arguments, 3))):
+            try:
+                made = outputs(model, given)
+            except Exception:  # it asks for more of its inputs than their shapes
+                continue
+            self.inputs.append(given)
+            self.outputs.append(made)
         self.wide = self._wide(model)
 
     def _wide(self, model: Module) -> list[list[Any]] | None:
@@ -65,12 +71,11 @@ class Trial:
             found = [outputs(other, given) for given in self.inputs]
         except Exception as error:
             return f"its code does not run with the new sizes ({_first_line(error)})"
-        coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
-        why = _difference(self.outputs, found, max(1e-10, 1000 * coarse))
+        why = _difference(self.outputs, found, _as_it_is(other))
         wide = None if why or self.wide is None else self._wide(other)
         if self.wide is None or wide is None:
             return why
-        return _difference(self.wide, wide, max(1e-10, 100 * coarse if folded else 0.0))
+        return _difference(self.wide, wide, _rounded(other) if folded else 1e-10)
 
     def trains_otherwise(self, other: Module, *, wide: bool = True) -> str:
         """How another model differs in training mode without dropout, "" if it does not.
@@ -84,8 +89,21 @@ class Trial:
         mine, its = (
             _trained(copied(model).double() if wide else copied(model), given) for model in (self.model, other)
         )
-        coarse = max((_eps(p.dtype) for p in other.parameters()), default=0.0)
-        return _difference(mine, its, max(1e-10, 1000 * coarse))
+        return _difference(mine, its, _rounded(other) if wide else _as_it_is(other))
+
+
+def _as_it_is(model: Module) -> float:
+    """What sums in another order may change in a model's own precision, relative to its outputs."""
+    return min(max(1e-10, 1000 * _coarsest(model)), 0.1)
+
+
+def _rounded(model: Module) -> float:
+    """What biases may change that are rounded to a model's own precision, in float64 otherwise."""
+    return max(1e-10, 8 * _coarsest(model))
+
+
+def _coarsest(model: Module) -> float:
+    return max((_eps(p.dtype) for p in model.parameters()), default=0.0)
 
 
 def _trained(model: Module, given: Arguments) -> list[list[Any]]:
@@ -134,6 +152,25 @@ def disturbed(arguments: Arguments, seed: int) -> Arguments:
     return made
 
 
+def longer(arguments: Arguments) -> Iterator[Arguments]:
+    """Inputs of twice the size along a dimension: in that dimension of each tensor, or wherever they have that size."""
+    first = next((leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    for dim, size in enumerate(() if first is None else first.shape):
+
+        def same_place(leaf: Any, dim: int = dim, size: int = size) -> Any:
+            fits = isinstance(leaf, Tensor) and leaf.dim() > dim and leaf.shape[dim] == size
+            return torch.cat([leaf, leaf], dim) if fits else leaf
+
+        def same_size(leaf: Any, size: int = size) -> Any:
+            for d in range(leaf.dim() if isinstance(leaf, Tensor) else 0):
+                leaf = torch.cat([leaf, leaf], d) if leaf.shape[d] == size else leaf
+            return leaf
+
+        for stretched in (same_place, same_size):
+            made: Arguments = tree_map(stretched, arguments)
+            yield made
+
+
 def _double(arguments: Arguments) -> Arguments:
     to: Callable[[Any], Any] = lambda a: a.double() if isinstance(a, Tensor) and a.is_floating_point() else a  # noqa: E731
     made: Arguments = tree_map(to, arguments)
@@ -146,8 +183,8 @@ def _difference(ours: list[list[Any]], theirs: list[list[Any]], tolerance: float
             return "it returns another number of outputs"
         for a, b in zip(some, others, strict=True):
             if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-                if type(a) is not type(b) or (isinstance(a, (int, float, str)) and a != b):
-                    return f"it returns {b!r} in place of {a!r}"
+                if isinstance(a, Tensor) or isinstance(b, Tensor) or not _equal(a, b):
+                    return f"it returns {b!r} in place of {a!r}, or what cannot be compared"
                 continue
             if a.shape != b.shape or a.dtype != b.dtype:
                 return f"it returns shape {tuple(b.shape)} in place of {tuple(a.shape)}"
@@ -161,6 +198,14 @@ def _difference(ours: list[list[Any]], theirs: list[list[Any]], tolerance: float
                 gap = float((a.double() - b.double()).abs().max())
                 return f"its outputs differ by {gap:.1e} of {scale:.1e}"
     return ""
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two outputs that are no tensors are the same; objects that compare by identity are not."""
+    try:
+        return type(a) is type(b) and (bool(a == b) or (a != a and b != b))
+    except Exception:
+        return False
 
 
 def _eps(kind: torch.dtype) -> float:
