@@ -136,11 +136,16 @@ def begin(owner: Any) -> None:
     """Before the base's step; one that was begun and broke off before, in a hook's optimizer, is undone."""
     if not controlled(owner):
         return
-    if getattr(owner, _BEGUN, False):
-        give_up(owner)
+    settle(owner)
     _each(owner, "before")
     if not torch.compiler.is_compiling():
         setattr(owner, _BEGUN, True)
+
+
+def settle(owner: Any) -> None:
+    """Undo a step that was begun and broke off, before its weights or its state are used for something else."""
+    if getattr(owner, _BEGUN, False):
+        give_up(owner)
 
 
 def done(owner: Any) -> None:

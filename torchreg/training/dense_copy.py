@@ -59,12 +59,6 @@ def take_back(sites: Sequence[Site]) -> None:
             _write(w, torch.where(was_zero, 0.0, w), hidden, torch.where(was_zero, hidden + w, hidden))
 
 
-def drop(sites: Sequence[Site]) -> None:
-    """Free the dense copies, once nothing is to come back."""
-    for site in sites:
-        site.state.pop(KEY, None)
-
-
 def _write(w: Tensor, new: Tensor, hidden: Tensor, left: Tensor) -> None:
     """Both in one call, into which no interrupt comes."""
     torch._foreach_copy_([hidden, w], [left, new])

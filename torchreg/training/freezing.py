@@ -78,7 +78,7 @@ def thaw(term: Term) -> None:
     """
     state = _check("thaw", term).base.state
     if term.target is not None:
-        term.scheduler = term.control = None
+        term.target.release()
     term.hold(False)
     for p in term.parameters.values():
         for key in (DENSE, SUPPORT):

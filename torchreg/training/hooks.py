@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
 from torchreg.training.common_step import Copies, copies_for
-from torchreg.training.control import Mode, begin, check_controls, done, proximal_half
+from torchreg.training.control import Mode, begin, check_controls, done, proximal_half, settle
 from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.param_positions import ParamPositions, attached_terms
 from torchreg.training.rollback import Rollback
@@ -101,6 +101,7 @@ class Attachment:
 
     def before_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """The hook: refuses other terms' strengths before anything has changed; the first one serves all."""
+        settle(self)
         state, renewed, told = read(self.base, [], state, strict=True)
         self._renewed, self._rollback = (renewed, told), Rollback(self.base, attached_terms(self.base))
         return state

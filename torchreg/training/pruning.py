@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Act = Literal["rest", "shrink", "select", "keep", "hold"]  # what a step does; "keep": as the last selection said
 Method = Literal["projection", "feedback", "magnitude"]
 _FADING = 10.0  # over all steps: the dense copy of what is not kept falls by 1 / e in a tenth of them
+_FIXED = 1e30  # above every size of what can move
 _UNMET = 1e-6  # of what has met no gradient, so that it goes first: its plain step would make it the largest
 
 
@@ -135,8 +136,10 @@ class Pruning:
         if self.target.method == "magnitude":
             return widened(z).abs() * here(_known(site))
         size = metric_size(z, site.step())
+        fixed, large = size.isinf(), widened(z).abs()  # of step 0: before all others, and among each other by size
+        size = torch.where(fixed & large.isfinite(), _FIXED * (large / (1.0 + large)), size)
         if self._is_dense:
-            size = torch.where(size.isinf() & ~here(_known(site)), 0.0, size)
+            size = torch.where(fixed & ~here(_known(site)), 0.0, size)
         unmet = site.rule.unmet
         if unmet is None:
             return size

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torchreg.penalties.strength import zeros_decide
 from torchreg.sums import wide_dtype
 from torchreg.training.term import Term
 from torchreg.training.units import units_of
+
+if TYPE_CHECKING:
+    from torchreg.training.target_sparsity import TargetSparsity
 
 _WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
@@ -48,6 +52,12 @@ def check_shares(sparsity: Any, steps: Any, begin: Any, end: Any, freeze: Any) -
             f"TargetSparsity's ramp from {begin} to {end} of steps={steps} has no optimizer step; give more steps, or "
             "a longer ramp."
         )
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise unless a word is one of those that are known."""
+    if value not in allowed:
+        raise ValueError(f"TargetSparsity needs {name} as one of {list(allowed)}, got {value!r}.")
 
 
 def check_every(every: Any, ramp: int) -> None:
@@ -109,6 +119,34 @@ def check_layers(term: Term, share: float, scope: str) -> None:
                 )
 
 
+def refuse_lost(target: TargetSparsity, names: Sequence[str]) -> None:
+    """Raise ValueError where parameters were frozen, or are gone, while a target moves their zeros."""
+    present = target.term.parameters
+    if frozen := [name for name, p in present.items() if not p.requires_grad]:
+        raise ValueError(
+            f"{frozen[:3]}, {len(frozen)} in all, were frozen while {target!r} moves them: it weighs all weights of "
+            f"its term until step {target.freezes}. Unfreeze them, or attach without them."
+        )
+    if gone := [name for name in names if name not in present]:
+        raise ValueError(
+            f"{gone[:3]}, {len(gone)} in all, are no longer there while {target!r} moves them: it weighs all weights "
+            f"of its term until step {target.freezes}. End it with thaw(term), and make it anew."
+        )
+
+
+def told_difference(mine: dict[str, Any], saved: dict[str, Any]) -> str:
+    """What makes a target another one than that of a checkpoint; "" where nothing does."""
+    other = [key for key in mine if key != "history" and mine[key] != saved.get(key)]
+    if not other:
+        return ""
+    told = {key: saved.get(key) for key in other} if saved else "no target"
+    now = {key: mine[key] for key in other}
+    return (
+        f"The checkpoint is of another target: it has {told}, this one {now}. Make the "
+        "target of the checkpoint before load_state_dict, or drop its 'torchreg' entry to begin anew."
+    )
+
+
 def refuse_constraints(what: str, term: Term) -> None:
     """Raise ValueError where a penalty demands more than zeros, which it no longer would once it does not act."""
     for part in term.parts:
@@ -135,7 +173,26 @@ def _demands(penalty: Penalty, p: Tensor) -> bool:
     return any(bool(((weak.prox(x, 1.0) - x).abs() > _MOVED).any()) for x in (one, -one))
 
 
-def one_device(term: Term) -> torch.device | None:
-    """The device on which all parameters lie, None if there are several."""
+def has_one_alpha(term: Term) -> bool:
+    """Whether all of a term's penalties have one strength, which a bound on the non-zeros has not."""
+    try:
+        return term.alpha is not None
+    except ValueError:
+        return False
+
+
+def own_alpha(term: Term) -> Tensor | float:
+    """The term's alpha at 0, as a tensor that is filled on the device; a number where there are several devices."""
+    if not has_one_alpha(term):
+        raise ValueError(
+            "TargetSparsity's method='feedback' moves the one alpha of a term, and this term has several or none; use "
+            "method='projection', or attach a term for each strength."
+        )
     devices = {here(p).device for p in term.parameters.values()}
-    return devices.pop() if len(devices) == 1 else None
+    if len(devices) > 1:
+        term.turn(0.0)
+        return 0.0
+    device = devices.pop()
+    alpha = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    term.alpha = alpha
+    return alpha

@@ -27,7 +27,8 @@ class Layers:
         left, apart = dict.fromkeys(present), []
         for layer in (*layers, list(present)):
             apart.append([unit for unit in layer if unit in left])
-            left = {unit: None for unit in left if unit not in set(layer)}
+            for unit in apart[-1]:
+                left.pop(unit, None)
         self.apart = [torch.tensor(units, device=device) for units in apart if units]
 
     @property
