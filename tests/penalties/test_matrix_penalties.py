@@ -226,3 +226,15 @@ def test_a_matrix_is_asked_for_with_the_shape(penalty, shape):
 def test_arguments_out_of_range_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_the_rank_of_a_tall_matrix_is_that_of_its_singular_values():
+    u = torch.linalg.qr(normal((200_000, 16)).float()).Q
+    w = u * torch.tensor([1.0] + [0.02] * 15)
+    assert Rank(1).value(w) == math.inf
+    near = Rank(1).prox(w, 1.0)
+    assert Rank(1).value(near) == 0.0
+    assert int((torch.linalg.svdvals(near.double()) > 1e-5).sum()) == 1
+    w.requires_grad_(True)
+    (grad,) = torch.autograd.grad(Nuclear(1.0).value(w), w)
+    torch.testing.assert_close(grad, u, rtol=0.0, atol=1e-5)

@@ -319,3 +319,30 @@ def test_a_checkpoint_tells_another_radius():
 def test_bad_arguments_are_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+@pytest.mark.parametrize("constraint", [MaxNorm(1.0), UnitNorm(), L2Ball(30.0), L1Ball(1000.0)], ids=repr)
+def test_a_bound_holds_in_a_large_tensor_of_half_precision(constraint):
+    w = torch.zeros(2048, 2048, dtype=torch.float16)
+    w[:, 0] = 1.1
+    assert constraint.value(w) == math.inf
+    near = constraint.prox(w, 1.0)
+    assert constraint.value(near) == 0.0
+    assert float(near.double().norm(dim=1).max()) < 1.001
+
+
+def test_small_entries_of_half_precision_that_rounding_carries_out_are_inside():
+    near = L1Ball(0.004).prox(torch.ones(100_000, dtype=torch.float16), 1.0)
+    assert L1Ball(0.004).value(near) == 0.0
+
+
+@pytest.mark.parametrize("radius", [-1.0, 0.0, math.nan, math.inf])
+@pytest.mark.parametrize("kind", [L1Ball, L2Ball, MaxNorm, Simplex])
+def test_a_tensor_radius_is_read_when_it_is_attached(kind, radius):
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs a finite radius > 0"):
+        attach(kind(torch.tensor(radius)), nn.Linear(3, 2))
+
+
+def test_conjugates_of_nothing_are_0():
+    for constraint in (Simplex(), L1Ball(1.0), L2Ball(1.0), MaxNorm(1.0), Box(-1.0, 1.0)):
+        assert constraint.conjugate(torch.zeros(0, 3)) == 0.0

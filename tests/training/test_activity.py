@@ -176,6 +176,38 @@ def test_another_dimension_may_count_samples():
     torch.testing.assert_close(activity(), h.abs().sum() / 3, rtol=1e-14, atol=0.0)
 
 
+def test_a_row_is_a_sample_along_whatever_dimension():
+    lstm = nn.LSTM(4, 5).double()
+    activity = attach_activity(Group(L1(1.0), by=rows), lstm, of=lambda out: out[0], batch_dim=1)
+    out, _ = lstm(normal((7, 3, 4)))
+    by_hand = sum(35**0.5 * out[:, k].norm() for k in range(3)) / 3
+    torch.testing.assert_close(activity(), by_hand, rtol=1e-14, atol=0.0)
+    with pytest.raises(TypeError, match="batch_dim as an int, got 'time'"):
+        attach_activity(L1(1.0), lstm, batch_dim="time")
+
+
+class Twice(nn.Module):
+    """Returns one tensor in two places, as models with all their hidden states do."""
+
+    def forward(self, x):
+        h = x * 2.0
+        return {"last": h, "all": (x, h)}
+
+
+def test_a_tensor_that_is_returned_twice_counts_once():
+    model, x = Twice(), normal((3, 4))
+    activity = attach_activity(L1(1.0), model)
+    model(x)
+    torch.testing.assert_close(activity(), 3.0 * x.abs().sum() / 3, rtol=1e-14, atol=0.0)
+
+
+def test_a_shallow_copy_has_the_same_hook():
+    model = nn.Linear(4, 2).double()
+    activity = attach_activity(L1(1.0), model)
+    out = copy.copy(model)(X)
+    torch.testing.assert_close(activity(), out.abs().sum() / 8, rtol=1e-14, atol=0.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_activations_of_half_precision_are_added_up_in_float32(dtype):
     model = nn.Linear(4, 4)

@@ -9,6 +9,8 @@ rows of V'), that part times ``f_i / s_i``. ``G_ij = (f_i - f_j) / (s_i - s_j)``
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,14 @@ def singular_values(x: Tensor) -> Tensor:
 
 
 def smallest(x: Tensor, s: Tensor, eps: float | None = None) -> Tensor:
-    """The size below which a singular value is 0 to rounding, as of `torch.linalg.matrix_rank`; a 0-d tensor."""
+    """The size below which a singular value is 0 to rounding, a 0-d tensor.
+
+    As of `torch.linalg.matrix_rank`, ``max(shape) eps s_max``, but no more than ten times ``sqrt(min(shape)) eps
+    s_max``: a decomposition's errors grow with the smaller side, and in an embedding's million rows the former would
+    take a tenth of the largest singular value for 0.
+    """
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return s.amax() * max(x.shape) * eps
+    return s.amax() * min(max(x.shape), 10.0 * math.sqrt(min(x.shape))) * eps
 
 
 def shrunk(x: Tensor, threshold: Tensor) -> Tensor:

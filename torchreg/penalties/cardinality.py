@@ -19,7 +19,7 @@ from torchreg.functional.largest_entries import decimal_ratio, keep_largest, met
 from torchreg.groups import Groups
 from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.constraint import Constraint
+from torchreg.penalties.constraint import Constraint, Rounding
 from torchreg.shrinkage import Scalar
 from torchreg.sums import refuse_unreal, widened
 
@@ -154,7 +154,7 @@ class TopK(Cardinality):
         k = self.count(size.numel()) if self._cut is None else int(self.keep)  # of all parts: `among`
         return keep_largest([size], k, [self._cut])[0]
 
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         found = (x != 0).sum()
         if self._cut is None:
             return found > self.count(x.numel())
@@ -235,7 +235,7 @@ class NM(Cardinality):
         chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter(-1, order[..., : self.n], True)
         return chosen.flatten(-2).movedim(-1, _inputs(size))
 
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         return ((self._blocks(x) != 0).sum(-1) > self.n).any()
 
     def _blocks(self, x: Tensor) -> Tensor:

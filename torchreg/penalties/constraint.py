@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ from torchreg.shrinkage import Scalar, moves
 from torchreg.sums import narrowed, refuse_unreal, wide, wide_dtype, widened
 
 _ROUNDINGS = 4.0  # of the dtype: half of one for each entry of a result, and those of the norm that is compared
+
+
+class Rounding(NamedTuple):
+    """What rounding entries to a dtype may do to a norm of theirs.
+
+    Attributes:
+        relative: in proportion to the norm.
+        least: to each entry, near 0, where the dtype's numbers lie at equal distances.
+    """
+
+    relative: float
+    least: float
 
 
 class Constraint(Penalty):
@@ -31,12 +44,12 @@ class Constraint(Penalty):
         return (self,)
 
     @abstractmethod
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         """Whether ``x`` is outside, a 0-d boolean.
 
         Args:
             x: the tensor without NaN, in float64 where its device has it.
-            rounding: what rounding to the tensor's dtype may add, relative to the bound.
+            rounding: what rounding to the tensor's dtype may have done.
         """
 
     def value(self, w: Tensor) -> Tensor:
@@ -72,10 +85,10 @@ class GroupConstraint(Constraint):
         """The projection of a finite tensor, in the metric ``1 / step``; entries of step 0 stay."""
 
     @abstractmethod
-    def breaks(self, x: Tensor, rounding: float) -> Tensor:
+    def breaks(self, x: Tensor, rounding: Rounding) -> Tensor:
         """Which groups are outside."""
 
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         if not x.numel():
             return torch.zeros((), dtype=torch.bool, device=x.device)
         return (self.breaks(x, rounding) & (self.by.sum(torch.ones_like(x)) > 0)).any()
@@ -96,12 +109,15 @@ class GroupConstraint(Constraint):
     def check(self, w: Tensor) -> None:
         Constraint.check(self, w)
         self.by.check(w)
+        radius = getattr(self, "radius", 1.0)
+        if isinstance(radius, Tensor):
+            bound(type(self).__name__, "radius", float(radius.detach()))
 
 
-def rounding_of(w: Tensor) -> float:
-    """How much a norm of ``w`` may exceed 1 because its entries were rounded to their dtype."""
+def rounding_of(w: Tensor) -> Rounding:
+    """What rounding the entries of ``w`` to its dtype may have done."""
     info = torch.finfo(w.dtype)
-    return _ROUNDINGS * info.eps + w.numel() * info.tiny * info.eps
+    return Rounding(_ROUNDINGS * info.eps, info.tiny * info.eps)
 
 
 def bound(owner: str, name: str, given: Scalar) -> Scalar:

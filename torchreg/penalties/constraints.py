@@ -12,7 +12,7 @@ from torchreg.functional.thresholds import nearest_of_sum
 from torchreg.groups import Groups, whole
 from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.constraint import Constraint, GroupConstraint
+from torchreg.penalties.constraint import Constraint, GroupConstraint, Rounding
 from torchreg.penalties.weighted import check_fit
 from torchreg.shrinkage import Scalar, filled, moves
 from torchreg.sums import narrowed, widened
@@ -46,7 +46,9 @@ class Box(Constraint):
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", _end("low", self.low))
         object.__setattr__(self, "high", _end("high", self.high))
-        low, high = (torch.as_tensor(end) for end in (self.low, self.high))
+        device = next((end.device for end in (self.low, self.high) if isinstance(end, Tensor)), None)
+        ends = (self.low, self.high)
+        low, high = (end if isinstance(end, Tensor) else torch.as_tensor(end, device=device) for end in ends)
         if low.device == high.device and not bool((low <= high).all()):  # false for a NaN too
             raise ValueError(
                 f"Box needs low <= high, without NaN, got {self!r}; exchange them, or use inf for no bound."
@@ -64,11 +66,11 @@ class Box(Constraint):
         ends = {name: end for name, end in vars(self).items() if isinstance(end, Tensor) and end.dim()}
         return self.replaced(**{name: cut.part(end) for name, end in ends.items()}) if ends else self
 
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         low, high = (filled(end, x) for end in (self.low, self.high))
         low, high = (
-            low - torch.where(low.isinf(), 0.0, rounding * low.abs()),
-            high + torch.where(high.isinf(), 0.0, rounding * high.abs()),
+            low - torch.where(low.isinf(), 0.0, rounding.relative * low.abs() + rounding.least),
+            high + torch.where(high.isinf(), 0.0, rounding.relative * high.abs() + rounding.least),
         )
         return ((x < low) | (x > high)).any()
 
@@ -139,12 +141,13 @@ class Simplex(GroupConstraint):
     def nearest(self, x: Tensor, step: Scalar) -> Tensor:
         return nearest_of_sum(x, step, self.radius, self.by, within=False)
 
-    def breaks(self, x: Tensor, rounding: float) -> Tensor:
+    def breaks(self, x: Tensor, rounding: Rounding) -> Tensor:
         low = self.by.extreme(x, largest=False) < 0
-        return low | ((self.by.sum(x) - self.radius).abs() > rounding * self.radius)
+        least = rounding.least * self.by.sum(torch.ones_like(x))
+        return low | ((self.by.sum(x) - self.radius).abs() > rounding.relative * self.radius + least)
 
     def conjugate(self, z: Tensor) -> Tensor:
-        return self.radius * self.by.extreme(widened(z), largest=True).sum()
+        return self.radius * self.by.extreme(widened(z), largest=True).sum() if z.numel() else widened(z).sum()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -191,8 +194,9 @@ class L1Ball(GroupConstraint):
     def nearest(self, x: Tensor, step: Scalar) -> Tensor:
         return nearest_of_sum(x.abs(), step, self.radius, self.by, within=True) * x.sign()
 
-    def breaks(self, x: Tensor, rounding: float) -> Tensor:
-        return self.by.sum(x.abs()) > self.radius * (1.0 + rounding)
+    def breaks(self, x: Tensor, rounding: Rounding) -> Tensor:
+        least = rounding.least * self.by.sum(torch.ones_like(x))
+        return self.by.sum(x.abs()) > self.radius * (1.0 + rounding.relative) + least
 
     def conjugate(self, z: Tensor) -> Tensor:
-        return self.radius * self.by.extreme(widened(z).abs(), largest=True).sum()
+        return self.radius * self.by.extreme(widened(z).abs(), largest=True).sum() if z.numel() else widened(z).sum()

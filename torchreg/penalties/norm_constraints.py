@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from torchreg.functional.spheres import nearest_of_norm
 from torchreg.groups import Groups, rows, whole
-from torchreg.penalties.constraint import GroupConstraint
+from torchreg.penalties.constraint import GroupConstraint, Rounding
 from torchreg.shrinkage import Scalar
 from torchreg.sums import wide_dtype
 
@@ -33,8 +34,9 @@ class _NormBall(GroupConstraint):
     def nearest(self, x: Tensor, step: Scalar) -> Tensor:
         return nearest_of_norm(x, step, self.radius, self.by, within=True)
 
-    def breaks(self, x: Tensor, rounding: float) -> Tensor:
-        return self.by.norms(x) > self.radius * (1.0 + rounding)
+    def breaks(self, x: Tensor, rounding: Rounding) -> Tensor:
+        least = rounding.least * self.by.norms(torch.ones_like(x))
+        return self.by.norms(x) > self.radius * (1.0 + rounding.relative) + least
 
     def conjugate(self, z: Tensor) -> Tensor:
         return (self.radius * self.by.norms(z).sum()).to(wide_dtype(z))
@@ -138,5 +140,5 @@ class UnitNorm(GroupConstraint):
     def nearest(self, x: Tensor, step: Scalar) -> Tensor:
         return nearest_of_norm(x, step, 1.0, self.by, within=False)
 
-    def breaks(self, x: Tensor, rounding: float) -> Tensor:
-        return (self.by.norms(x) - 1.0).abs() > rounding
+    def breaks(self, x: Tensor, rounding: Rounding) -> Tensor:
+        return (self.by.norms(x) - 1.0).abs() > rounding.relative + rounding.least * self.by.norms(torch.ones_like(x))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchreg.functional.singular_values import as_matrix, shrunk, singular_values, smallest, truncated
 from torchreg.penalties.base import Penalty
-from torchreg.penalties.constraint import Constraint
+from torchreg.penalties.constraint import Constraint, Rounding
 from torchreg.penalties.one_step import one_step, refuse_without_prox
 from torchreg.penalties.strength import strength
 from torchreg.shrinkage import Scalar, filled, scaled
@@ -217,7 +217,8 @@ class Rank(Constraint):
     """The constraint that a matrix has rank ``r`` at most: a proximal step keeps the ``r`` largest singular values.
 
     ``R(W) = 0`` if at most ``r`` singular values are not zero, else inf. A tensor of more dimensions is the matrix (dim
-    0, all others). Zero is a singular value that rounding the entries to their dtype can make, eps |W|_F.
+    0, all others). Zero is a singular value that rounding can make: eps |W|_F of the entries to their dtype, and of the
+    decomposition as in `torch.linalg.matrix_rank`, but for tall matrices 10 sqrt(smaller side) eps times the largest.
 
     Not convex: training finds a stationary point. It costs one singular value decomposition per step, and like
     `Nuclear` takes one step for the matrix.
@@ -250,12 +251,13 @@ class Rank(Constraint):
             raise ValueError(f"Rank needs an integer >= 0, got {self.r}; use Rank(8), say.")
         object.__setattr__(self, "r", int(self.r))
 
-    def outside(self, x: Tensor, rounding: float) -> Tensor:
+    def outside(self, x: Tensor, rounding: Rounding) -> Tensor:
         if not x.numel():
             return torch.zeros((), dtype=torch.bool, device=x.device)
-        s, eps = singular_values(as_matrix(x)), rounding / 4.0
+        s, eps = singular_values(as_matrix(x)), rounding.relative / 4.0
         decomposed = smallest(as_matrix(x), s, min(eps, torch.finfo(torch.float32).eps))
-        above = s > eps * s.square().sum().sqrt() + decomposed  # what rounding of the entries adds, and of the prox
+        added = eps * s.square().sum().sqrt() + rounding.least * math.sqrt(x.numel())  # by rounding the entries
+        above = s > added + decomposed
         return s.isnan().any() | (above.sum() > self.r)  # NaN: of an infinite entry
 
     def prox(self, w: Tensor, step: Scalar) -> Tensor:

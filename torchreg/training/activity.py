@@ -94,7 +94,7 @@ class ActivityTerm:
         """The hook: a recomputed forward pass does the same work, which checkpointing counts on, and keeps nothing."""
         if not (self._active and module.training):
             return
-        name = self._names[id(module)]
+        name = self._names.get(id(module), type(module).__name__)  # a shallow copy has the same hook
         again = in_backward()
         if not torch.is_grad_enabled():
             self._without_graph.add(name)
@@ -105,7 +105,7 @@ class ActivityTerm:
                 "cannot be in the loss; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
         chosen = output if self._of is None else self._of(output)
-        outputs = [x for x in _tensors(chosen) if x.is_floating_point()]
+        outputs = list({id(x): x for x in _tensors(chosen) if x.is_floating_point()}.values())
         if not outputs:
             raise TypeError(
                 f"attach_activity found no floating-point tensor in the output of {name!r}, got "
@@ -121,9 +121,9 @@ class ActivityTerm:
             self._tell()
 
     def _mean(self, x: Tensor) -> Tensor:
-        batch = x.shape[self._dim] if x.dim() else 1
+        x = x.movedim(self._dim, 0) if x.dim() else x  # a row is a sample
         with torch.autocast(x.device.type, enabled=False):
-            return self.penalty.value(x) / max(batch, 1)
+            return self.penalty.value(x) / max(x.shape[0] if x.dim() else 1, 1)
 
     def _tell(self) -> None:
         if len(self._collected) == _MANY:
@@ -171,7 +171,7 @@ def attach_activity(
         An `ActivityTerm`, with ``remove()``; as a context manager it removes itself.
 
     Raises:
-        TypeError: if something is no penalty or no module.
+        TypeError: if something is no penalty or no module, or ``batch_dim`` no int.
         ValueError: if there is no module, or one twice.
 
     Notes:
@@ -200,6 +200,8 @@ def attach_activity(
         raise TypeError(f"attach_activity acts on modules' outputs, got {odd[0]}; give model.layer, or a list of them.")
     if not named:
         raise ValueError("attach_activity was given no modules; give model.layer, or a list of them.")
+    if isinstance(batch_dim, bool) or not isinstance(batch_dim, int):
+        raise TypeError(f"attach_activity needs batch_dim as an int, got {batch_dim!r}; 0 where samples come first.")
     if len({id(m) for m in named.values()}) < len(named):
         raise ValueError(f"attach_activity was given a module twice among {list(named)}; give each once.")
     return ActivityTerm(penalty, named, of, batch_dim)
@@ -217,7 +219,7 @@ def _named(modules: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in nested outputs, each once."""
+    """The tensors in nested outputs."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
