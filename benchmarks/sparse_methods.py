@@ -78,7 +78,7 @@ class Method:
     Attributes:
         about: its name in the table.
         start: job -> training.
-        ours: whether it is torchreg's.
+        ours: whether it is torchreg's; a change of the library makes its rows old.
         searched: whether a strength is searched for each share of zeros.
         settings: to choose from by validation; one needs no trial.
         penalty: (groups or None) -> the penalty whose strength is moved, or that is given to the method.
@@ -86,7 +86,6 @@ class Method:
         search_from: where its search begins, in the task's alpha.
         fits: whether it differs from the other methods on a task.
         available: whether what it needs is installed.
-        young: whether its rows count only for the library as it is: a change in `torchreg.training` makes them old.
     """
 
     about: str
@@ -99,7 +98,6 @@ class Method:
     search_from: float = 1.0
     fits: Callable[[Task], bool] = field(default=lambda task: True)
     available: Callable[[], bool] = field(default=lambda: True)
-    young: bool = False
 
 
 def has_groups(task: Task) -> bool:
@@ -181,7 +179,7 @@ def _has_dual_averaging() -> bool:
 
 def _target(method: str) -> Method:
     name = "TargetSparsity" if method == "auto" else f"TargetSparsity, {method}"
-    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target, young=True)
+    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target)
 
 
 OURS = {
@@ -191,9 +189,7 @@ OURS = {
     "target-projection": _target("projection"),
     "target-feedback": _target("feedback"),
     "target-magnitude": _target("magnitude"),
-    "dual": Method(
-        "L1, dual averaging", _dual_averaging, ours=True, searched=True, available=_has_dual_averaging, young=True
-    ),
+    "dual": Method("L1, dual averaging", _dual_averaging, ours=True, searched=True, available=_has_dual_averaging),
     "l1-ramp": Method("L1, ramp", _ramp, ours=True, searched=True),
     "mcp": Method("MCP, constant", _constant, ours=True, searched=True, penalty=lambda by: grouped(MCP(1.0), by)),
     "l1-entries": Method(

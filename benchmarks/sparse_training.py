@@ -1,4 +1,4 @@
-"""What sparse training is worth: torchreg's methods and others on eight tasks, at 80, 90, 95 and 98 % zeros.
+"""What sparse training is worth: torchreg's methods and others on nine tasks, at 80, 90, 95 and 98 % zeros.
 
     python benchmarks/sparse_training.py            # everything; stop it at any time, the same line goes on
     python benchmarks/sparse_training.py --quick    # a few steps of each, into a directory of its own

@@ -16,7 +16,7 @@ from sparse_methods import OURS, Job, Method, zeros_of
 from sparse_peers import PEERS
 from sparse_tasks import TASKS, Task
 
-import torchreg.training
+import torchreg
 from torchreg.ablation import Cell, ablate
 
 METHODS = OURS | PEERS
@@ -34,7 +34,7 @@ class Trial:
 
     task: Task
     method: Method
-    library: str = ""  # a hash of the library's training, for methods that it may still change
+    library: str = ""  # a hash of torchreg's sources, for its own methods
 
     def __call__(self, cell: Cell) -> dict[str, float]:
         """Train one net; scores, the share of zeros, and how often a weight came or went in the last tenth."""
@@ -84,7 +84,7 @@ class Bench:
         task = TASKS[self.task]
         steps = 24 if self.quick else task.steps * self.longer
         method = METHODS[self.method]
-        return Trial(replace(task, steps=steps), method, library() if method.young else "")
+        return Trial(replace(task, steps=steps), method, library() if method.ours else "")
 
     def rows(self, targets: Iterable[float]) -> list[Row]:
         """A row for each share of zeros and seed, at the strength or setting that validation data chose."""
@@ -164,8 +164,8 @@ class Bench:
 
 @cache
 def library() -> str:
-    """A hash of the sources of `torchreg.training`."""
-    files = sorted(Path(torchreg.training.__file__).parent.glob("*.py"))
+    """A hash of torchreg's sources."""
+    files = sorted(Path(torchreg.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

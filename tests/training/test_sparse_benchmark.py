@@ -17,10 +17,11 @@ import sparse_report
 import sparse_training
 from sparse_methods import Job, norms, zeros_of
 from sparse_peers import cubic
+from sparse_report import PEERS
 from sparse_tasks import TASKS
 from sparse_trial import METHODS, TRIALS, Bench
 
-from torchreg import L1, columns
+from torchreg import columns
 
 
 @pytest.fixture(autouse=True)
@@ -134,22 +135,32 @@ def judged(tmp_path, *given):
     return sparse_report.verdicts(sparse_report.load(tmp_path / "rows"))
 
 
-OURS = rows("target", [0.5, 0.7, 0.6])
+OURS = rows("target", [0.5, 0.7, 0.6, 0.6, 0.6])
+EQUAL = [rows(name, [0.5, 0.7, 0.6, 0.6, 0.6]) for name in PEERS]
 
 
 def test_the_bar_is_judged_by_paired_differences(tmp_path):
-    better = rows("gradual", [0.51, 0.72, 0.61])  # by 0.01, 0.02, 0.01: mean 0.01333, standard error 0.00333
-    (line,) = judged(tmp_path / "a", OURS, better)
-    assert "missed: torch pruning, gradual by 0.0133 (standard error 0.0033)" in line
-    noisy = rows("gradual", [0.8, 0.5, 0.61])  # by 0.3, -0.2, 0.01: mean 0.0367, standard error 0.145
-    assert judged(tmp_path / "b", OURS, noisy) == ["- linear, 90%: holds"]
+    better = rows("l1", [0.51, 0.72, 0.61, 0.61, 0.61])  # by 0.01, 0.02, 0.01, ...: mean 0.012, standard error 0.002
+    (line,) = judged(tmp_path / "a", OURS, better, *EQUAL)
+    assert "missed: L1, constant by 0.0120 (standard error 0.0020)" in line
+    noisy = rows("l1", [0.8, 0.5, 0.61, 0.6, 0.6])  # by 0.3, -0.2, 0.01, 0, 0: mean 0.022, standard error 0.08
+    assert judged(tmp_path / "b", OURS, noisy, *EQUAL) == ["- linear, 90%: holds"]
 
 
 def test_a_method_that_falls_short_competes_with_nobody(tmp_path):
-    assert judged(tmp_path / "a", OURS, rows("l1", [0.9, 0.9, 0.9], zeros=0.88)) == ["- linear, 90%: holds"]
+    assert judged(tmp_path / "a", OURS, rows("l1", [0.9] * 5, zeros=0.88), *EQUAL) == ["- linear, 90%: holds"]
     short = [{**row, "zeros": 0.88} for row in OURS]
-    (line,) = judged(tmp_path / "b", short)
+    (line,) = judged(tmp_path / "b", short, *EQUAL)
     assert "missed: not reached (0.880 zeros)" in line
+
+
+def test_the_bar_holds_only_against_every_peer_with_five_seeds(tmp_path):
+    (line,) = judged(tmp_path / "a", OURS)
+    assert line.startswith("- linear, 90%: not judged: fewer than 5 seeds of ")
+    assert all(METHODS[name].about in line for name in PEERS)
+    few = [EQUAL[0][:4], *EQUAL[1:]]
+    (line,) = judged(tmp_path / "b", OURS, *few)
+    assert line == f"- linear, 90%: not judged: fewer than 5 seeds of {METHODS[PEERS[0]].about}"
 
 
 def test_new_rows_take_the_place_of_old_ones(tmp_path):
@@ -182,10 +193,15 @@ def test_one_command_runs_reports_and_does_nothing_twice(tmp_path, capsys):
     assert (tmp_path / "sparse_training.png").stat().st_size > 1000
 
 
-def test_our_own_methods_start():
+def test_our_own_methods_act_on_the_task_s_own_units():
     for name, method in METHODS.items():
         if method.ours and method.available():
             training, step = training_of(name, "teacher", target=0.9)
             step(0)
-            assert len(training.now()) == 1, name
-    assert METHODS["l1"].penalty(columns).with_alpha(1.0) != L1(1.0)
+            assert [w.shape for w in training.now()] == [(64, 200)], name
+            if name not in ("dense", "l1-entries"):
+                (part,) = training.optimizer.terms[0].parts
+                assert part.penalty.groups is not None, name
+    for method in ("target", "target-projection", "target-feedback", "target-magnitude"):
+        zeros, units = zeros_of(trained(method, "teacher", target=0.9, setting={}).now(), columns)
+        assert (zeros, units) == (180, 200)
