@@ -218,6 +218,8 @@ def test_a_matrix_is_asked_for_with_the_shape(penalty, shape):
         (lambda: Rank(True), TypeError, "got bool"),
         (lambda: Spectral(0.1, power=3), ValueError, "got 3"),
         (lambda: Spectral(0.1, power=True), ValueError, "got True"),
+        (lambda: Spectral(0.1, power=1.0), ValueError, "got 1.0"),
+        (lambda: Orthogonality(0.1, unit="no"), TypeError, "got 'no'"),
         (lambda: Orthogonality(0.1, of="row"), ValueError, "got 'row'"),
         (lambda: Nuclear(-1.0), ValueError, "alpha >= 0"),
         (lambda: Rank(1).with_alpha(2.0), ValueError, "constraint"),

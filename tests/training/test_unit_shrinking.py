@@ -248,6 +248,11 @@ def test_a_state_that_the_removal_does_not_allow_is_refused():
         smaller(x, (zero, one))
     with pytest.raises(ValueError, match=r"shape \(1, \[batch,\] 5\), got \(1, 2, 4\)"):
         smaller(x, (zero[..., :4], zero))
+    compiled = torch.compile(smaller, backend="aot_eager")
+    with torch.no_grad():
+        same(compiled(x, (zero, zero)), module(x, (zero, zero)))
+        with pytest.raises(RuntimeError, match="start at zero"):
+            compiled(x, (zero, one))
 
 
 def test_a_stack_of_recurrent_layers_drops_out_between_them_while_training():

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+
+def assert_without_waiting(holds: Tensor, says: str) -> None:
+    """Raise RuntimeError where a 0-d tensor is false, in compiled code too; a device raises when it gets there."""
+    torch._assert_async(holds, says)
 
 
 def in_backward() -> bool:

@@ -54,13 +54,18 @@ def one_step(penalty: Penalty, step: Scalar) -> Scalar:
     return step.reshape(()) if step.numel() else 0.0
 
 
+def no_prox(penalty: Penalty) -> NoExactProx:
+    """What is raised for a penalty that gives no proximal step."""
+    return NoExactProx(
+        f"{penalty} has no proximal map, so no optimizer can step it; add it to the loss: loss + penalty(model)."
+    )
+
+
 def refuse_without_prox(penalty: Penalty) -> None:
     """Raise NoExactProx for a penalty that no optimizer can step."""
     for part in parts_of(penalty):
         if part.prox_steps == "none":
-            raise NoExactProx(
-                f"{part} has no proximal map, so no optimizer can step it; add it to the loss: loss + penalty(model)."
-            )
+            raise no_prox(part)
         inner = inner_penalties(part)
         if any(takes_one_step(p) for p in inner) and any(isinstance(p.ridge, Tensor) and p.ridge.dim() for p in inner):
             raise NoExactProx(f"{part} has no proximal map: its ridge differs between entries, and all take one step.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Real
 
 import torch
@@ -17,7 +16,7 @@ from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.strength import strength
 from torchreg.penalties.weighted import check_device
 from torchreg.shrinkage import Scalar, moves, scaled
-from torchreg.sums import asks_freely, narrowed, wide, wide_dtype, widened
+from torchreg.sums import narrowed, wide, wide_dtype, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -172,8 +171,7 @@ class SLOPE(Penalty):
         """The weights c for a tensor, in float64 where its device has it."""
         if self.weights is not None:
             return wide(self.weights)
-        plain = asks_freely(w) and not torch.is_inference_mode_enabled()
-        return (_benjamini_hochberg if plain else _benjamini_hochberg.__wrapped__)(w.numel(), self.q, w.device)
+        return _benjamini_hochberg(w.numel(), self.q, w.device)
 
     def value(self, w: Tensor) -> Tensor:
         sizes = widened(w).abs().reshape(-1).sort(descending=True).values
@@ -210,7 +208,6 @@ class SLOPE(Penalty):
         check_device("SLOPE's weights", self.weights, w)
 
 
-@lru_cache(maxsize=8)
 def _benjamini_hochberg(count: int, q: float, device: torch.device) -> Tensor:
     dtype = torch.float32 if device.type == "mps" else torch.float64
     ranks = torch.arange(1, count + 1, dtype=dtype, device=device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchreg.functional.singular_values import as_matrix, shrunk, singular_values, smallest, truncated
 from torchreg.penalties.base import Penalty
 from torchreg.penalties.constraint import Constraint, Rounding
-from torchreg.penalties.one_step import one_step, refuse_without_prox
+from torchreg.penalties.one_step import no_prox, one_step
 from torchreg.penalties.strength import strength
 from torchreg.shrinkage import Scalar, filled, scaled
 from torchreg.sums import narrowed, widened
@@ -92,8 +92,24 @@ class Nuclear(Penalty):
         _check_matrix("Nuclear", w)
 
 
+class _LossOnly(Penalty):
+    """A penalty of a matrix that is added to a loss: it gives no zeros and has no proximal map."""
+
+    prox_steps: ClassVar[Literal["entry", "tensor", "none"]] = "none"
+
+    def prox(self, w: Tensor, step: Scalar) -> Tensor:
+        raise no_prox(self)
+
+    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
+        raise no_prox(self)
+
+    def check(self, w: Tensor) -> None:
+        super().check(w)
+        _check_matrix(type(self).__name__, w)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Spectral(Penalty):
+class Spectral(_LossOnly):
     """The largest singular value of a matrix, for the loss alone: it bounds how much a layer can amplify its input.
 
     ``R(W) = alpha * s_max(W)^power``. A tensor of more dimensions is the matrix (dim 0, all others). It gives no zeros
@@ -120,11 +136,10 @@ class Spectral(Penalty):
 
     alpha: Scalar
     power: Literal[1, 2] = 1
-    prox_steps: ClassVar[Literal["entry", "tensor", "none"]] = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", strength("Spectral", self.alpha))
-        if self.power not in (1, 2) or isinstance(self.power, bool):
+        if not isinstance(self.power, int) or isinstance(self.power, bool) or self.power not in (1, 2):
             raise ValueError(f"Spectral needs power 1 (the norm) or 2 (its square), got {self.power!r}.")
 
     @property
@@ -134,21 +149,9 @@ class Spectral(Penalty):
     def value(self, w: Tensor) -> Tensor:
         return self.alpha * _largest(w) ** self.power
 
-    def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        refuse_without_prox(self)
-        raise AssertionError
-
-    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
-        refuse_without_prox(self)
-        raise AssertionError
-
-    def check(self, w: Tensor) -> None:
-        super().check(w)
-        _check_matrix("Spectral", w)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Orthogonality(Penalty):
+class Orthogonality(_LossOnly):
     """The distance of a matrix's rows from being orthonormal, for the loss alone.
 
     ``R(W) = alpha * |W W' - I|_F^2``, of the columns, ``W' W``, where there are fewer of them. A tensor of more
@@ -161,6 +164,7 @@ class Orthogonality(Penalty):
         unit: False leaves their lengths free and takes only the products of different ones.
 
     Raises:
+        TypeError: if ``unit`` is no bool.
         ValueError: if ``alpha`` is negative, NaN or infinite, or ``of`` none of these.
         NoExactProx: from ``prox``.
 
@@ -179,12 +183,13 @@ class Orthogonality(Penalty):
     alpha: Scalar
     of: Literal["fewer", "rows", "columns"] = "fewer"
     unit: bool = True
-    prox_steps: ClassVar[Literal["entry", "tensor", "none"]] = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", strength("Orthogonality", self.alpha))
         if self.of not in ("fewer", "rows", "columns"):
             raise ValueError(f"Orthogonality needs of='rows', 'columns' or 'fewer', got {self.of!r}.")
+        if not isinstance(self.unit, bool):
+            raise TypeError(f"Orthogonality needs unit as True or False, got {self.unit!r}.")
 
     def value(self, w: Tensor) -> Tensor:
         x = as_matrix(widened(w))
@@ -193,18 +198,6 @@ class Orthogonality(Penalty):
         diagonal = torch.diagonal(gram)
         wanted = torch.ones_like(diagonal) if self.unit else diagonal
         return self.alpha * (gram - torch.diag_embed(wanted)).square().sum()
-
-    def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        refuse_without_prox(self)
-        raise AssertionError
-
-    def alpha_max(self, grad: Tensor, step: Scalar | None = None) -> Tensor:
-        refuse_without_prox(self)
-        raise AssertionError
-
-    def check(self, w: Tensor) -> None:
-        super().check(w)
-        _check_matrix("Orthogonality", w)
 
 
 def _largest(w: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class ActivityTerm:
             warnings.warn(
                 f"{_MANY} outputs of {list(self.modules)[:3]} were penalised and not read, and all are kept: add "
                 "activity() to the loss after each forward pass, call activity.clear() after one that has none, or "
-                "run it under torch.no_grad().",
+                "run it under torch.no_grad(). A copied model has its own term: copy.deepcopy((model, activity)).",
                 stacklevel=3,
             )
 

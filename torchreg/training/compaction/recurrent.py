@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.utils.rnn import PackedSequence
 
+from torchreg.functional.torch_private import assert_without_waiting
+
 Recurrent = nn.LSTM | nn.GRU | nn.RNN
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 _CANDIDATE = {nn.LSTM: 2, nn.GRU: 2, nn.RNN: 0}  # which of them proposes the new state
+_STATE = (
+    "A state that is not zero was given for hidden units that were removed since they stay zero from a start at zero; "
+    "start at zero, or keep the module as it was."
+)
 _TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
@@ -88,7 +94,8 @@ class ReducedRecurrent(Module):
         keep: (layers * directions, hidden size), the units that stay, as many in both directions of a layer.
 
     Raises:
-        ValueError: in ``forward``, if a given state has another shape, or is not zero where units were removed.
+        ValueError: in ``forward``, if a given state has another shape, or is not zero where units were removed; for
+            that, compiled code raises RuntimeError.
     """
 
     def __init__(self, module: Recurrent, keep: Tensor) -> None:
@@ -140,11 +147,11 @@ class ReducedRecurrent(Module):
     def _taken(self, k: int, state: Tensor) -> Tensor:
         units = self._units(k, state)
         kept = state.gather(-1, units)
-        if not torch.compiler.is_compiling() and bool((state.scatter(-1, units, 0.0) != 0).any()):
-            raise ValueError(
-                "A state that is not zero was given for hidden units that were removed since they stay zero from a "
-                "start at zero; start at zero, or keep the module as it was."
-            )
+        zero = (state.scatter(-1, units, 0.0) == 0).all()
+        if torch.compiler.is_compiling():
+            assert_without_waiting(zero, _STATE)
+        elif not zero:
+            raise ValueError(_STATE)
         return kept
 
     def _wide_states(self, ends: tuple[Tensor, ...], *, of_cells: bool) -> Tensor:
