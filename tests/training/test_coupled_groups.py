@@ -58,6 +58,26 @@ def made(kind=Residual, dtype=F64, seed=0):
     return model, given, coupled(model, given)
 
 
+@pytest.mark.parametrize(
+    ("frozen", "left"),
+    [("inner.weight", {"stem", "outer"}), ("outer.weight", {"inner"}), ("stem.bias", {"stem", "inner"}),
+     ("norm.weight", {"stem", "inner"}), ("head.weight", {"stem", "inner"})],
+)  # fmt: skip
+def test_units_that_frozen_weights_make_have_no_group(frozen, left):
+    model, x, _ = made()
+    model.eval().get_parameter(frozen).requires_grad_(False)
+    groups = coupled(model, x)
+    assert {name.split(".")[0] for name in groups.index if name.endswith(".weight")} >= left
+    assert groups.count == sum({"stem": 6, "inner": 7}.get(name, 0) for name in left)
+    term = groups.attach(L1(0.0))
+    with torch.no_grad():  # what the groups hold is zero, and all of it can go
+        for name, p in term.parameters.items():
+            own = groups.index[name]
+            p.masked_fill_(own < groups.count, 0.0)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (model, compact(model, x)[0]))
+    assert before - after >= groups.count
+
+
 def members(groups, k):
     return {name: (index == k).nonzero().tolist() for name, index in groups.index.items() if bool((index == k).any())}
 

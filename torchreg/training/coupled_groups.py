@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +106,8 @@ def coupled(model: Module, example_inputs: Any) -> CoupledGroups:
     A unit of a hidden layer has its row of weights, its bias and the entries of norms that follow; where layers are
     added up (residual sums), the rows of all of them; of attention, the rows of queries, keys and values of a head.
     The columns that read it belong to it where they are in no such row (those of an output layer, or of one before a
-    layer norm). Each entry is in one group at most. Units that cannot be removed, as those of the model's output, make
-    no group. What a penalty of these groups sets to zero, `compact` removes.
+    layer norm). Each entry is in one group at most. Units that cannot be removed, as those of the model's output or of
+    frozen weights, make no group. What a penalty of these groups sets to zero, `compact` removes.
 
     Args:
         model: the model; its weights do not matter.
@@ -141,14 +141,11 @@ def coupled(model: Module, example_inputs: Any) -> CoupledGroups:
             f"coupled cannot follow the forward pass of {type(model).__name__} ({type(error).__name__}: "
             f"{str(error)[:160]}); give groups by hand: Group(L1(alpha), by=rows)."
         ) from error
-    numbers = _numbered(graph)
+    trained = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    numbers = _numbered(graph, [name for name, moves in trained.items() if not moves])
     index = {}
     for name, dims in graph.tensors.items():
-        try:
-            trained = model.get_parameter(name).requires_grad
-        except AttributeError:  # a buffer
-            continue
-        if trained and dims and (found := _entries(name, graph, numbers)) is not None:
+        if trained.get(name, False) and dims and (found := _entries(name, graph, numbers)) is not None:
             index[name] = found
     if not index:
         raise ValueError(f"No unit of {type(model).__name__} can be removed, so that there are no groups.")
@@ -168,8 +165,11 @@ def _layers(graph: UnitGraph, numbers: dict[int, int], present: set[int]) -> tup
     return tuple(sorted(tuple(sorted(layer)) for layer in found if not any(other < layer for other in found)))
 
 
-def _numbered(graph: UnitGraph) -> dict[int, int]:
-    """The number of the group of every class of units that can go, in the order of the parameters."""
+def _numbered(graph: UnitGraph, frozen: Sequence[str]) -> dict[int, int]:
+    """The number of the group of every class of units that can go, in the order of the parameters.
+
+    What a frozen matrix, kernel or table adds to cannot become zero.
+    """
     classes = graph.classes
     for cells, factors in classes.grids:
         free = [d for d, factor in enumerate(factors) if not classes.fixed(factor)]
@@ -180,6 +180,10 @@ def _numbered(graph: UnitGraph) -> dict[int, int]:
             classes.join(cells.reshape(-1), np.broadcast_to(factors[free[0]].reshape(shape), cells.shape).reshape(-1))
         else:
             classes.pin(cells.reshape(-1), "is part of a grid of fixed size")
+    rows = {read.weight_name: () if read.rows is None else (read.rows,) for read in classes.reads}
+    for name in (n for n in frozen if len(graph.tensors.get(n, ())) > 1):
+        for units in rows.get(name, graph.tensors[name]):
+            classes.pin(units, "is what frozen weights make")
     roots = dict.fromkeys(classes.find(int(u)) for dims in graph.tensors.values() for units in dims for u in units)
     return {root: k for k, root in enumerate(r for r in roots if r not in classes.pinned)}
 
