@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,30 @@ def gone(pids, patience=5.0):
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
     return not any(map(alive, pids))
+
+
+def until(condition, patience=60.0):
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def forked(act):
+    """The number of a child of this process that acts and ends, whatever happens to it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def told(pipe, patience=60.0):
+    """What comes out of a pipe; whoever should write to it may be dead."""
+    assert select.select([pipe], [], [], patience)[0], "waited in vain"
+    return os.read(pipe, 100)
 
 
 def workers_of(out):

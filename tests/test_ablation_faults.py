@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ablation_runs
 import pytest
-from ablation_runs import alive, gone, note, noted, quick, timed, workers_of
+from ablation_runs import alive, forked, gone, note, noted, quick, timed, told, until, workers_of
 
 from torchreg import L1
 from torchreg.ablation import Ablation, LedgerBusy, LedgerError, ablate
@@ -54,13 +54,6 @@ def driver(out, log, *, workers, seeds, seconds):
         process.communicate()
 
 
-def until(condition, patience=60.0):
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 class Witness:
     """Knows what was durable and how often it had run, and sees that neither is undone."""
 
@@ -82,28 +75,25 @@ class Witness:
 # ---------------------------------------------------------------------------------------------------- kill -9
 
 
-def drive_until_killed(run, out, seeds, pause):
-    """A serial driver, forked, so that 35 of them need no imports; killed after a while, if it is not done before."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ablate(run, L1(1.0), ALPHAS, seeds=range(seeds), out=out)
-        finally:
-            os._exit(0)
-    time.sleep(pause)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def drive_until_killed(run, out, log, seeds, cells, pause):
+    """A serial driver, forked, so that 35 of them need no imports; killed some time after it has run so many cells."""
+    before = len(noted(log))
+    pid = forked(lambda: ablate(run, L1(1.0), ALPHAS, seeds=range(seeds), out=out))
+    try:
+        until(lambda: len(noted(log)) >= before + cells)
+        time.sleep(pause)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.slow
 def test_35_kills_of_a_driver_lose_and_repeat_nothing(out, log):
     draw, witness = random.Random(0), Witness(out, log)
     run = partial(timed, log=log, seconds=0.002)
-    longest = 0.2
-    for kills in range(35):
-        drive_until_killed(run, out, 200, draw.uniform(0.0, longest))
-        if witness.look() < kills:  # on a slow machine drivers die before they come to a cell
-            longest = min(2.0 * longest, 10.0)
+    for _ in range(35):
+        drive_until_killed(run, out, log, 200, draw.randrange(30), draw.uniform(0.0, 0.01))
+        witness.look()
     assert 8 < len(witness.done) < 1600, "the kills were to come in the middle"
     ablate(run, L1(1.0), ALPHAS, seeds=range(200), out=out)
     assert witness.look() == 1600
@@ -171,26 +161,26 @@ def test_a_lock_is_not_inherited_by_forks(out):
     ready, tell = os.pipe()
 
     def run(penalty):
-        child = os.fork()
-        if child == 0:
+        if os.fork() == 0:
             os.setsid()
-            time.sleep(600)
-        os.write(tell, f"{child}\n".encode())
+            os.write(tell, f"{os.getpid()}\n".encode())
         time.sleep(600)
+        os._exit(0)
 
-    pid = os.fork()
-    if pid == 0:
-        ablate(run, L1(1.0), [0.1], out=out)
-    child = int(os.read(ready, 100))
+    pid = forked(lambda: ablate(run, L1(1.0), [0.1], out=out))
+    child = int(told(ready))
     try:
         with pytest.raises(LedgerBusy, match=f"process {pid}"):
             ablate(run, L1(1.0), [0.1], out=out)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        until(lambda: not alive(pid))
         assert alive(child)
         ablate(lambda penalty: {"a": 1}, L1(1.0), [0.1], out=out)
     finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         os.kill(child, signal.SIGKILL)
+        os.close(ready), os.close(tell)
 
 
 # ------------------------------------------------------------------------------------------------------ disks

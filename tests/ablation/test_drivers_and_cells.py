@@ -16,7 +16,7 @@ import ablation_runs
 import numpy as np
 import pytest
 import torch
-from ablation_runs import alive, note, noted, quick
+from ablation_runs import alive, forked, note, noted, quick, told, until
 from test_ablation_executors import Far
 
 from torchreg import L1
@@ -36,13 +36,6 @@ def script(text, *arguments):
     return subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-
-
-def until(condition, patience=60.0):
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 # ------------------------------------------------------------------------------------------ copies of a directory
@@ -278,20 +271,23 @@ def test_a_lock_that_was_lost_is_taken_again(lose, out):
 def other_driver(out):
     """What a second driver is told, in a process of its own."""
     read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        told = b"works"
+
+    def drive():
         try:
             ablate(lambda penalty: {"a": 1}, L1(1.0), [9.0], out=out, on_change="new")
         except LedgerBusy:
-            told = b"busy"
-        finally:
-            os.write(write, told)
-            os._exit(0)
-    os.waitpid(pid, 0)
-    told = os.read(read, 10).decode()
-    os.close(read), os.close(write)
-    return told
+            os.write(write, b"busy")
+        else:
+            os.write(write, b"works")
+
+    pid = forked(drive)
+    os.close(write)  # a driver that dies otherwise tells nothing
+    try:
+        return told(read).decode()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)
 
 
 @pytest.mark.parametrize("lose", LOSE, ids=lambda lose: lose.__name__)
@@ -300,17 +296,17 @@ def test_the_first_driver_notices_a_second_that_its_lost_lock_let_in(lose, out):
     read, write = os.pipe()
     children = []
 
+    def take_and_hold():
+        held = lock.DriverLock(out)
+        held.take()
+        os.write(write, b"taken")
+        time.sleep(60)
+
     def run(penalty):
         if penalty.alpha == 0.125:
             lose(out)
-            children.append(os.fork())
-            if children[0] == 0:
-                held = lock.DriverLock(out)
-                held.take()
-                os.write(write, b"taken")
-                time.sleep(60)
-                os._exit(0)
-            assert os.read(read, 5) == b"taken"
+            children.append(forked(take_and_hold))
+            assert told(read) == b"taken"
         return {"a": 1}
 
     try:
