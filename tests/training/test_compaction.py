@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
+from torch.utils._pytree import tree_leaves
 
 from torchreg import compact
 from torchreg.training.compaction import compact as compaction
@@ -46,8 +47,8 @@ def moved(model, seed=0):
 
 
 def outputs(model, given):
-    made = model(*(given if isinstance(given, tuple) else (given,)))
-    return made if isinstance(made, torch.Tensor) else made[0]
+    """All that a model returns."""
+    return tree_leaves(model(*(given if isinstance(given, tuple) else (given,))))
 
 
 def disturbed(given):
@@ -75,9 +76,9 @@ def same(model, smaller, given, tolerance):
     model, smaller = (modules.copied(m).eval() for m in (model, smaller))
     with torch.no_grad():
         for x in (given, disturbed(given), disturbed(given)):
-            a, b = outputs(model, x), outputs(smaller, x)
-            assert a.shape == b.shape
-            assert float((a - b).abs().max()) <= tolerance * float(a.abs().max())
+            for a, b in zip(outputs(model, x), outputs(smaller, x), strict=True):
+                assert a.shape == b.shape
+                assert float((a - b).abs().max()) <= tolerance * float(a.abs().max())
 
 
 def width(report, name):
@@ -373,6 +374,38 @@ def test_computed_and_frozen_weights(change):
         assert prune.is_pruned(smaller)
     if change is frozen:
         assert smaller[2].bias is not None
+
+
+class Lengths(nn.Module):
+    """A weight whose rows or columns have given lengths; what is computed of the input is a part of it, or nothing."""
+
+    def __init__(self, computed, dim):
+        super().__init__()
+        self.computed, self.dim = computed, dim
+        self.v, self.g = nn.Parameter(torch.randn(1, 4)), nn.Parameter(torch.rand(1, 4 if dim else 1) + 1.0)
+        self.own, self.inner, self.outer = nn.Linear(4, 2), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        made, v, g = self.own(x).mean(0, keepdim=True), self.v, self.g
+        if self.computed == "directions":
+            v = torch.cat([v[:, :2], made], 1)
+        elif self.computed == "lengths":
+            g = made[:, :1]
+        w = torch._weight_norm(v, g, self.dim)
+        return self.down(self.up(x).relu()) + self.outer(self.inner(w).relu()), w
+
+
+@pytest.mark.parametrize(
+    ("computed", "dim", "inner"), [("directions", 0, 5), ("lengths", 0, 5), ("", 0, 1), ("", 1, 1)]
+)
+def test_a_normed_weight_is_known_only_where_its_directions_and_lengths_are(computed, dim, inner):
+    torch.manual_seed(0)
+    model = Lengths(computed, dim)
+    zero(model.up.weight, range(4))
+    smaller, _ = check(model, torch.randn(3, 4))
+    assert smaller.up.out_features == 2
+    assert smaller.inner.out_features == inner  # what reads a known weight alone is constant
 
 
 def test_modules_called_twice_and_shared_weights():

@@ -1,4 +1,4 @@
-"""Removed units change nothing: smaller modules against the ones they come from, and masks against brute force."""
+"""Removed units change nothing: smaller modules against those they come from, and which units go, by running them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchreg import L1, Group, ProxOptimizer, attach, heads, matching
 from torchreg.training.compaction.attention import ReducedAttention
-from torchreg.training.compaction.modules import removable_units, shrink_modules, without_units
-from torchreg.training.compaction.recurrent import ReducedRecurrent, zero_units
+from torchreg.training.compaction.modules import shrink_modules
+from torchreg.training.compaction.recurrent import ReducedRecurrent
 
 F64 = torch.float64
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-GATES = {nn.LSTM: (4, 2), nn.GRU: (3, 2), nn.RNN: (1, 0)}
+CANDIDATE = {nn.LSTM: 2, nn.GRU: 2, nn.RNN: 0}  # the place of its rows among those of the gates
 
 
 def silence(module, k, unit, direction=0):
     """Zero the candidate of one unit; ``proj_size`` or not."""
-    gate, size = GATES[type(module)][1], module.hidden_size
+    gate, size = CANDIDATE[type(module)], module.hidden_size
     with torch.no_grad():
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             tensor = getattr(module, f"{name}_l{k}{'_reverse' if direction else ''}", None)
@@ -44,6 +44,19 @@ def recurrent(kind, dead, **options):
 def same(one, other):
     for a, b in zip(*(torch.utils._pytree.tree_leaves(x) for x in (one, other)), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
+
+
+def removed(module):
+    """The hidden units that are removed, (layers * directions, hidden size)."""
+    smaller, (count,) = shrink_modules(module)
+    gone = torch.zeros(len(module.all_weights), module.hidden_size, dtype=torch.bool)
+    if isinstance(smaller, ReducedRecurrent):
+        units = [row for k in range(module.num_layers) for row in getattr(smaller, f"units_{k}")]
+        for mask, kept in zip(gone, units, strict=True):
+            mask[:] = True
+            mask[kept] = False
+    assert (count.before, count.after) == (gone.numel(), int((~gone).sum()))
+    return gone
 
 
 VARIANTS = {
@@ -88,15 +101,16 @@ def test_recurrent_layers_without_units_that_stay_zero_are_the_same(kind, dead, 
 
 @each_kind
 @each_variant
-def test_zero_units_are_those_whose_state_never_moves(kind, dead, options):
+def test_units_that_go_are_those_whose_state_never_moves(kind, dead, options):
     module = recurrent(kind, dead, **options)
     x = torch.randn(7, 2, 3, dtype=F64)
     last = module(x.transpose(0, 1) if options.get("batch_first") else x)[1]
     still = ((last[0] if kind is nn.LSTM else last) == 0).all(1)  # the oracle: states after running
-    mask = removable_units(module)
-    assert not (mask & ~still).any()
-    assert mask.sum(1).unique().numel() == 1
-    assert mask.sum(1)[0] == still.sum(1).min()
+    gone = removed(module)
+    assert not (gone & ~still).any()
+    directions = 2 if options.get("bidirectional") else 1
+    for mask, zero in zip(gone.split(directions), still.split(directions), strict=True):
+        assert set(mask.sum(1).tolist()) == {int(zero.sum(1).min())}  # as many in both directions of a layer
 
 
 def test_units_that_read_only_each_other_stay_zero_together_and_through_layers():
@@ -114,14 +128,14 @@ def test_units_that_read_only_each_other_stay_zero_together_and_through_layers()
                 recurrent_weight[row, [u for u in range(5) if u not in units]] = 0.0
                 getattr(module, f"bias_ih_l{k}")[row] = 0.7
                 getattr(module, f"bias_hh_l{k}")[row] = -0.7
-    mask = removable_units(module)
+    mask = removed(module)
     assert mask.nonzero().tolist() == [[0, 1], [0, 3], [1, 0], [1, 2]]
     x = torch.randn(9, 2, 3, dtype=F64)
     assert (module(x)[1][0].transpose(0, 1)[:, mask] == 0).all()
     same(shrink_modules(module)[0](x), module(x))
     with torch.no_grad():
         module.weight_hh_l0[11, 0] = 1e-30  # one reads a unit that moves, so neither stays zero, nor what reads them
-    assert not removable_units(module).any()
+    assert not removed(module).any()
 
 
 @each_kind
@@ -129,7 +143,7 @@ def test_units_that_read_only_each_other_stay_zero_together_and_through_layers()
 def test_chains_of_reading_are_followed_to_their_end(kind, seed):
     torch.manual_seed(seed)
     module = kind(3, 12, num_layers=2, bias=False, dtype=F64)
-    start = 12 * GATES[kind][1]
+    start = 12 * CANDIDATE[kind]
     with torch.no_grad():
         for k in range(2):
             into, among = getattr(module, f"weight_ih_l{k}"), getattr(module, f"weight_hh_l{k}")
@@ -140,40 +154,26 @@ def test_chains_of_reading_are_followed_to_their_end(kind, seed):
     still = ((last[0] if kind is nn.LSTM else last) == 0).all(1)  # after more steps than units
     assert still.any()
     assert not still.all()
-    assert torch.equal(zero_units(module), still)
+    still[still.all(1), 0] = False  # a layer keeps one unit at least
+    assert torch.equal(removed(module), still)
 
 
 def test_a_bias_keeps_a_unit_whatever_its_rows():
     for kind in (nn.LSTM, nn.GRU, nn.RNN):
         module = recurrent(kind, [(0, 0, 1)])
         with torch.no_grad():
-            row = GATES[kind][1] * 5 + 1
+            row = CANDIDATE[kind] * 5 + 1
             module.bias_ih_l0[row], module.bias_hh_l0[row] = 0.5, -0.5
-        assert removable_units(module)[0, 1] == (kind is not nn.GRU)  # a GRU's gate moves one of the two
+        assert removed(module)[0, 1] == (kind is not nn.GRU)  # a GRU's gate moves one of the two
         same(shrink_modules(module)[0](x := torch.randn(6, 2, 3, dtype=F64)), module(x))
         with torch.no_grad():
             module.bias_ih_l0[row] = -0.75
-        assert not removable_units(module).any()
+        assert not removed(module).any()
     relu = recurrent(nn.RNN, [(0, 0, 1)], nonlinearity="relu")
     with torch.no_grad():
         relu.bias_ih_l0[1] = -0.75
-    assert removable_units(relu).nonzero().tolist() == [[0, 1]]
+    assert removed(relu).nonzero().tolist() == [[0, 1]]
     same(shrink_modules(relu)[0](x), relu(x))
-
-
-@each_kind
-@each_variant
-def test_smaller_modules_of_the_same_type_give_the_kept_outputs(kind, dead, options):
-    module = recurrent(kind, dead, **options)
-    keep = ~removable_units(module)
-    smaller = without_units(module, keep)
-    assert type(smaller) is kind
-    x = torch.randn(4, 6, 3, dtype=F64)
-    (a, ends), (b, wanted) = smaller(x), module(x)
-    directions = 2 if options.get("bidirectional") else 1
-    same(a, b[..., keep[-directions:].reshape(-1)])
-    for end, state in zip(*((e if kind is nn.LSTM else (e,)) for e in (ends, wanted)), strict=True):
-        same(end, torch.stack([s[:, k] for s, k in zip(state, keep, strict=True)]))
 
 
 def test_projected_lstm_loses_cells_and_keeps_its_outputs():
@@ -183,60 +183,12 @@ def test_projected_lstm_loses_cells_and_keeps_its_outputs():
     assert count.after == 7
     same(smaller(x), module(x))
     same(smaller(x, module(x)[1]), module(x, module(x)[1]))
-    assert removable_units(module).sum(1).tolist() == [1, 1]
-    same(without_units(module, ~removable_units(module))(x)[0], module(x)[0])
-    with torch.no_grad():
-        module.weight_hr_l1[:, 0] = 0.0  # nobody reads this cell
-    assert removable_units(module, states_read=False).sum(1).tolist() == [2, 2]
-    same(without_units(module, ~removable_units(module, states_read=False))(x)[0], module(x)[0])
+    assert removed(module).nonzero().tolist() == [[0, 1], [0, 4], [1, 2]]
     for unit in range(5):
         silence(module, 0, unit)
         silence(module, 1, unit)
-    assert removable_units(module).sum(1).tolist() == [2, 2]  # three cells stay: torch wants more than projections
+    assert removed(module).sum(1).tolist() == [2, 2]  # three cells stay: torch wants more than projections
     same(shrink_modules(module)[0](x), module(x))
-
-
-@each_kind
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_unread_units_are_those_that_change_no_output_that_is_read(kind, bidirectional):
-    module = recurrent(kind, [(1, 0, 3)], num_layers=2, bidirectional=bidirectional)
-    directions, gates = (2 if bidirectional else 1), GATES[kind][0]
-    unread = torch.zeros(5 * directions, dtype=torch.bool)
-    unread[[0, 2, *([6, 7] if bidirectional else [])]] = True
-    with torch.no_grad():  # units 0 and 2 above are read by each other alone; unit 1 below by nobody
-        for d, suffix in enumerate(["", "_reverse"][:directions]):
-            among = [g * 5 + u for g in range(gates) for u in range(5) if u not in ([0, 2], [1, 2])[d]]
-            for unit in ([0, 2], [1, 2])[d]:
-                getattr(module, f"weight_hh_l1{suffix}")[among, unit] = 0.0
-            getattr(module, f"weight_hh_l0{suffix}")[
-                [g * 5 + u for g in range(gates) for u in range(5) if u != 1], 1
-            ] = 0.0
-            for unit in (1, 6)[:directions]:
-                rows = [g * 5 + u for g in range(gates) for u in range(5) if u not in ([0, 2], [1, 2])[d]]
-                getattr(module, f"weight_ih_l1{suffix}")[rows, unit] = 0.0
-    x = torch.randn(6, 2, 3, dtype=F64)
-    wanted = module(x)[0][..., ~unread]
-    free = torch.zeros(2 * directions, 5, dtype=torch.bool)  # brute force: whose rows may be anything
-    for k, d, unit in itertools.product(range(2), range(directions), range(5)):
-        other = copy.deepcopy(module)
-        with torch.no_grad():
-            for name in ("weight_ih", "weight_hh", "bias_ih"):
-                tensor = getattr(other, f"{name}_l{k}{'_reverse' if d else ''}")
-                rows = [g * 5 + unit for g in range(gates)]
-                tensor[rows] += torch.randn_like(tensor[rows])
-        free[k * directions + d, unit] = torch.equal(other(x)[0][..., ~unread], wanted)
-    mask = removable_units(module, unread=unread, states_read=False)
-    assert not removable_units(module).any()  # other rows have no unit that stays zero
-    assert free.any(1).all()
-    zero = torch.zeros_like(free)
-    zero[directions, 3] = True
-    assert not (mask & ~(free | zero)).any()
-    assert mask.sum(1).unique().tolist() == [int((free | zero).sum(1).min())]
-    keep = ~mask
-    smaller = without_units(module, keep)
-    kept = keep[-directions:].reshape(-1)
-    same(smaller(x)[0][..., ~unread[kept]], module(x)[0][..., kept & ~unread])
-    assert not removable_units(module, unread=unread).any()  # somebody reads the states
 
 
 def test_a_state_that_the_removal_does_not_allow_is_refused():
@@ -303,15 +255,16 @@ ATTENTION = {
         2,
     ),
     "all heads": ({"gone": [0, 1, 2, 3]}, {}, 3),
+    "all constant": ({"constant": [0, 1, 2, 3]}, {}, 3),  # the constant of the one that stays counts once
 }
 
 
-@pytest.mark.parametrize(("dead", "options", "removed"), ATTENTION.values(), ids=ATTENTION)
-def test_attention_without_dead_heads_is_the_same_under_every_mask(dead, options, removed):
+@pytest.mark.parametrize(("dead", "options", "fewer"), ATTENTION.values(), ids=ATTENTION)
+def test_attention_without_dead_heads_is_the_same_under_every_mask(dead, options, fewer):
     module = attention(**dead, **options)
-    assert int(removable_units(module).sum()) == removed
     smaller, (count,) = shrink_modules(module)
-    assert (count.before, count.after) == (4, 4 - removed)
+    assert isinstance(smaller, ReducedAttention)
+    assert (count.before, count.after) == (4, 4 - fewer)
     given = sequences(module)
     causal = torch.ones(5, 7, dtype=torch.bool).triu(2)
     padding = torch.zeros(2, 7, dtype=torch.bool)
@@ -354,17 +307,18 @@ def test_self_attention_in_eval_mode_takes_torchs_fast_path_and_is_the_same():
 
 def test_constant_heads_stay_while_their_weights_are_dropped():
     module = attention(constant=[1], valueless=[2], dropout=0.3)
-    assert removable_units(module).tolist() == [False, False, True, False]
-    assert removable_units(module.eval()).tolist() == [False, True, True, False]
-    smaller = shrink_modules(module)[0]
-    given = sequences(module)
+    given, training = sequences(module), shrink_modules(module)[0]
+    assert training.heads.tolist() == [0, 1, 3]
+    smaller = shrink_modules(module.eval())[0]
+    assert smaller.heads.tolist() == [0, 3]
+    same(training.eval()(*given)[0], module(*given)[0])
     same(smaller(*given)[0], module(*given)[0])
     smaller.train()
     assert not torch.equal(smaller(*given)[0], smaller(*given)[0])
 
 
 def test_attention_without_a_bias_gets_one_where_appended_values_are_constant_and_not_otherwise():
-    assert without_units(attention(gone=[1], bias=False), torch.tensor([True, False, True, True])).out_proj.bias is None
+    assert shrink_modules(attention(gone=[1], bias=False))[0].out_proj.bias is None
     module = attention(constant=[1])
     module.out_proj.bias = None
     given = sequences(module)
@@ -495,21 +449,23 @@ def test_constant_neurons_stay_while_they_are_dropped_at_random():
     made = layer(dropout=0.2)  # relu of a bias <= 0 is zero, dropped or not
     with torch.no_grad():
         made.linear1.bias[:5] = torch.tensor([1.0, 1.0, 1.0, -1.0, 1.0])
-    assert removable_units(made).nonzero()[:, 0].tolist() == [3, 4, 7]
-    assert removable_units(made.eval()).nonzero()[:, 0].tolist() == [0, 3, 4, 7]
+    columns, x = made.linear2.weight, torch.randn(3, 5, 8, dtype=F64)
+    training = shrink_modules(made)[0]
+    smaller = shrink_modules(made.eval())[0]
+    assert torch.equal(training.linear2.weight, columns[:, [0, 1, 2, 5, 6, 8, 9]])  # nobody reads 4 and 7
+    assert torch.equal(smaller.linear2.weight, columns[:, [1, 2, 5, 6, 8, 9]])
+    same(training.eval()(x), made(x))
+    same(smaller(x), made(x))
 
 
-def test_constants_that_are_kept_are_counted_once():
-    made, x = layer(), torch.randn(3, 5, 8, dtype=F64)
+def test_the_constant_of_a_neuron_that_stays_counts_once():
+    made = layer()
     with torch.no_grad():
+        made.linear1.weight.zero_()
         made.linear1.bias.abs_()
-    keep = ~removable_units(made)
-    assert not keep[[0, 3]].any()
-    keep[0] = True
-    same(without_units(made, keep)(x), made(x))
-    module = attention(constant=[0, 1])
-    given = sequences(module)
-    same(without_units(module, torch.arange(4) != 1)(*given)[0], module(*given)[0])
+    smaller, counts = shrink_modules(made)
+    assert counts[0].after == 1
+    same(smaller(x := torch.randn(3, 5, 8, dtype=F64)), made(x))
 
 
 def test_one_neuron_stays_where_all_are_dead():
@@ -627,7 +583,7 @@ def test_what_is_left_alone_says_why(model):
         assert words in str(counts[0])
         assert counts[0].before == counts[0].after
         assert [type(m) for m in kept.modules()][:2] == [type(m) for m in made.modules()][:2]
-    assert not removable_units(odd).any()
+    assert shrink_modules(nn.Linear(2, 2))[1] == ()
 
 
 class Recurrence(nn.Module):
@@ -679,7 +635,7 @@ def test_nan_and_half_precision():
     module = recurrent(nn.GRU, [(0, 0, 1), (0, 0, 2)])
     with torch.no_grad():
         module.weight_ih_l0[12, 0] = torch.nan
-    assert removable_units(module).nonzero().tolist() == [[0, 1]]
+    assert removed(module).nonzero().tolist() == [[0, 1]]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         made = layer().to(dtype).eval()
         smaller, _ = shrink_modules(made)
@@ -687,23 +643,3 @@ def test_nan_and_half_precision():
         x = torch.randn(3, 5, 8).to(dtype)
         eps = torch.finfo(dtype).eps
         torch.testing.assert_close(smaller(x), made(x), rtol=8 * eps, atol=32 * eps)
-
-
-def test_wrong_arguments_say_what_is_allowed():
-    with pytest.raises(TypeError, match=r"LSTM.*MultiheadAttention.*got Linear"):
-        removable_units(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="got Linear"):
-        without_units(nn.Linear(2, 2), torch.ones(2, dtype=torch.bool))
-    with pytest.raises(ValueError, match="at least one"):
-        without_units(attention(), torch.zeros(4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="4 heads"):
-        without_units(attention(), torch.ones(3, dtype=torch.bool))
-    with pytest.raises(ValueError, match="10 neurons"):
-        without_units(layer(), torch.zeros(10, dtype=torch.bool))
-    keep = torch.ones(2, 5, dtype=torch.bool)
-    keep[0, 0] = False
-    with pytest.raises(ValueError, match=r"every layer.*\[4, 5\]"):
-        without_units(nn.GRU(3, 5, 2), keep)
-    with pytest.raises(ValueError, match="at least 3"):
-        without_units(nn.LSTM(3, 5, proj_size=2), torch.arange(5) < 2)
-    assert isinstance(without_units(attention(gone=[1]), torch.arange(4) != 1), ReducedAttention)

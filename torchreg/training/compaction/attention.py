@@ -39,20 +39,6 @@ def removable_heads(module: nn.MultiheadAttention) -> Tensor:
     return removable
 
 
-def without_heads(module: nn.MultiheadAttention, keep: Tensor) -> ReducedAttention:
-    """Attention with the kept heads alone; constant values of the others go into the bias of the output.
-
-    Args:
-        module: attention.
-        keep: (heads,), at least one True.
-    """
-    if keep.shape != (module.num_heads,) or not bool(keep.any()):
-        raise ValueError(
-            f"without_units needs a mask of the {module.num_heads} heads that keeps at least one, got {keep.tolist()}."
-        )
-    return ReducedAttention(module, keep)
-
-
 class ReducedAttention(Module):
     """Attention with fewer heads than its width holds, behind the interface of ``nn.MultiheadAttention``.
 

@@ -16,14 +16,8 @@ from torch import Tensor, nn
 from torch.nn import Module, functional
 
 from torchreg.sums import wide
-from torchreg.training.compaction.attention import ReducedAttention, linear, removable_heads, without_heads
-from torchreg.training.compaction.recurrent import (
-    ReducedRecurrent,
-    evened,
-    removable_hidden_units,
-    without_hidden_units,
-    zero_units,
-)
+from torchreg.training.compaction.attention import ReducedAttention, linear, removable_heads
+from torchreg.training.compaction.recurrent import ReducedRecurrent, evened, zero_units
 
 _RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 _TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -78,66 +72,6 @@ class UnitCount:
     def __str__(self) -> str:
         told = f"{self.before} {self.units}"
         return f"{self.module or 'model'}: {told} " + (f"stay: {self.reason}" if self.reason else f"-> {self.after}")
-
-
-def removable_units(module: Module, *, unread: Tensor | None = None, states_read: bool = True) -> Tensor:
-    """The units of a module without which its output is the same.
-
-    Hidden units of LSTM, GRU and RNN, (layers * directions, hidden size), as many in each row: those whose state stays
-    zero. Heads of ``nn.MultiheadAttention``, (heads,): those that add nothing or a constant. Neurons of the
-    feed-forward part of an encoder or decoder layer, (neurons,): those that are constant or that nobody reads; heads
-    of such a layer are asked of its ``self_attn``.
-
-    Args:
-        module: one of these, of torch's own type, without hooks and parametrizations.
-        unread: of a recurrent module, the outputs of the last layer that nobody reads, (directions * hidden size,).
-        states_read: whether somebody reads the last states of a recurrent module.
-
-    Raises:
-        TypeError: if the module is none of these.
-
-    Example:
-        >>> import torch
-        >>> gru = torch.nn.GRU(2, 3)
-        >>> with torch.no_grad():
-        ...     for p in gru.parameters():
-        ...         _ = p[7] = 0.0  # the candidate of unit 1: rows come in the order of the gates r, z, n
-        >>> removable_units(gru)
-        tensor([[False,  True, False]])
-    """
-    if isinstance(module, _RECURRENT) and type(module) in _RECURRENT:
-        return removable_hidden_units(module, unread, states_read=states_read)
-    if type(module) is nn.MultiheadAttention:
-        return removable_heads(module)
-    if type(module) in _TRANSFORMER:
-        return _removable_neurons(module)
-    known = ", ".join(kind.__name__ for kind in _KINDS)
-    raise TypeError(f"Units are removed from torch's own {known}, got {type(module).__name__}.")
-
-
-def without_units(module: Module, keep: Tensor) -> Module:
-    """A module with the kept units alone; the one given stays as it is.
-
-    A recurrent module becomes a smaller one of its type, whose outputs and states are those of the kept units alone.
-    Attention becomes a `ReducedAttention`, an encoder or decoder layer a copy with fewer neurons, both with outputs as
-    before, constants of what was removed included. That the other units can go, `removable_units` says.
-
-    Args:
-        module: as for `removable_units`.
-        keep: which units stay, of the shape that `removable_units` gives.
-
-    Raises:
-        TypeError: if the module is none of these.
-        ValueError: if the mask does not fit, keeps nothing, or another number of hidden units in each layer.
-    """
-    if isinstance(module, _RECURRENT) and type(module) in _RECURRENT:
-        return without_hidden_units(module, keep)
-    if type(module) is nn.MultiheadAttention:
-        return without_heads(module, keep)
-    removable_units(module)  # raises where it is no such module
-    layer = copy.deepcopy(module)
-    _cut_neurons(layer, keep)
-    return layer
 
 
 def shrink_modules(model: Module) -> tuple[Module, tuple[UnitCount, ...]]:
@@ -212,7 +146,7 @@ def _size(module: Any) -> int:
 def _reduced(module: Any) -> tuple[Module | None, int]:
     """What stands in the place of a module (None: itself, which was cut), and the units that stay."""
     if isinstance(module, _TRANSFORMER):
-        _cut_neurons(module, ~_removable_neurons(module))
+        _cut_neurons(module)
         return None, _size(module)
     if isinstance(module, nn.MultiheadAttention):
         keep = ~removable_heads(module)
@@ -250,37 +184,22 @@ def _entrywise(activation: Any) -> bool:
     return type(activation) in _ENTRYWISE_MODULES or (callable(activation) and activation in _ENTRYWISE)
 
 
-def _constants(layer: Any) -> tuple[Tensor, Tensor]:
-    """Which neurons are constant, and their values after the activation (of those alone they mean something)."""
-    rows = layer.linear1.weight.detach()
-    bias = rows.new_zeros(len(rows)) if layer.linear1.bias is None else layer.linear1.bias.detach().clone()
-    return (rows == 0).all(1), layer.activation(bias).detach()
+@torch.no_grad()
+def _cut_neurons(layer: Any) -> None:
+    """Remove neurons of a layer in place that are constant or that nobody reads, all but one at most.
 
-
-def _removable_neurons(layer: Any) -> Tensor:
-    if not _entrywise(layer.activation):
-        return torch.zeros_like(layer.linear1.weight[:, 0], dtype=torch.bool)
-    constant, values = _constants(layer)
+    The constants go into the bias of the second projection.
+    """
+    first, second = layer.linear1, layer.linear2
+    values = layer.activation(first.weight.new_zeros(len(first.weight)) if first.bias is None else first.bias.clone())
+    constant = (first.weight == 0).all(1)
     if layer.dropout.p and layer.training:  # a constant that is dropped at random is none
         constant = constant & (values == 0)
-    removable = constant | (layer.linear2.weight.detach() == 0).all(0)
-    if bool(removable.all()):
-        removable[0] = False
-    return removable
-
-
-@torch.no_grad()
-def _cut_neurons(layer: Any, keep: Tensor) -> None:
-    """Remove neurons of a layer in place, with the constants among them in the bias of the second projection."""
-    if keep.shape != layer.linear1.weight.shape[:1] or not bool(keep.any()):
-        raise ValueError(
-            f"without_units needs a mask of the {layer.linear1.out_features} neurons that keeps at least one, got "
-            f"{keep.tolist()}."
-        )
+    keep = ~(constant | (second.weight == 0).all(0))
     if bool(keep.all()):
         return
-    first, second = layer.linear1, layer.linear2
-    constant, values = _constants(layer)
+    if not bool(keep.any()):
+        keep[0] = True
     held = torch.where(constant & ~keep, wide(values), 0.0)
     offset, bias = wide(second.weight) @ held, second.bias
     if bias is not None or bool(offset.any()):

@@ -1,4 +1,4 @@
-"""Hidden units of recurrent layers that are zero whatever the input, or that nobody reads, and layers without them.
+"""Hidden units of recurrent layers that are zero whatever the input, and layers without them.
 
 A unit of an LSTM is ``c = f c + i g, h = o tanh(c)``. Where its candidate is ``g = tanh(0) = 0``, a state that starts
 at zero stays zero: no input weight, no recurrent weight from a unit that is not itself such, and biases that cancel.
@@ -28,25 +28,7 @@ _STATE = (
 _TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
-def removable_hidden_units(module: Recurrent, unread: Tensor | None = None, *, states_read: bool = True) -> Tensor:
-    """The hidden units without which the outputs are the same, (layers * directions, hidden size).
-
-    As many in every layer and direction, since a module of torch has one hidden size; with ``proj_size`` the cells,
-    more of which than projections have to stay. At least one unit stays.
-
-    Args:
-        module: LSTM, GRU or RNN whose states start at zero.
-        unread: outputs of the last layer that nobody reads, (directions * hidden size,).
-        states_read: whether somebody reads the last states, the second output. If not, units that no other unit and
-            nobody outside reads can go too.
-    """
-    removable = zero_units(module)
-    if not states_read:
-        removable = removable | _unread_units(module, removable, unread)
-    return ~evened(~removable, least=module.proj_size + 1)
-
-
-def evened(keep: Tensor, least: int = 1) -> Tensor:
+def evened(keep: Tensor, least: int) -> Tensor:
     """As many kept in each row as in the row that keeps most, and at least some number."""
     count = min(max(int(keep.sum(1).max()), least), keep.shape[1])
     order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
@@ -61,26 +43,6 @@ def zero_units(module: Recurrent) -> Tensor:
         found += masks
         silent = torch.cat([_zero_outputs(module, layer, d, mask) for d, mask in enumerate(masks)])
     return torch.stack(found)
-
-
-def without_hidden_units(module: Recurrent, keep: Tensor) -> Recurrent:
-    """A module of the same type with the kept units alone, whose outputs are those of the kept units.
-
-    Args:
-        module: LSTM, GRU or RNN.
-        keep: (layers * directions, hidden size) or (hidden size,) for all, as many in each row.
-    """
-    keep = keep.expand(module.num_layers * _directions(module), module.hidden_size)
-    counts = keep.sum(1).unique().tolist()
-    if len(counts) != 1 or counts[0] < max(1, module.proj_size + 1):
-        raise ValueError(
-            f"without_units needs as many hidden units in every layer and direction, at least {module.proj_size + 1}, "
-            f"got {keep.sum(1).tolist()}; removable_units gives such a mask."
-        )
-    made = _made(module, module.input_size, counts[0], module.num_layers, module.dropout)
-    for layer in range(module.num_layers):
-        _fill(made, layer, module, layer, keep)
-    return made
 
 
 class ReducedRecurrent(Module):
@@ -109,8 +71,8 @@ class ReducedRecurrent(Module):
             before = (
                 0 if not k else directions * module.proj_size or int(keep[(k - 1) * directions :][:directions].sum())
             )
-            layers.append(_made(module, before or module.input_size, int(rows[0].sum()), 1, 0.0))
-            _fill(layers[-1], 0, module, k, keep)
+            layers.append(_made(module, before or module.input_size, int(rows[0].sum())))
+            _fill(layers[-1], module, k, keep)
         self.layers = nn.ModuleList(layers)
         self.training = module.training
 
@@ -214,35 +176,9 @@ def _zero_outputs(module: Recurrent, layer: int, direction: int, zero: Tensor) -
     return (_tensor(module, "weight_hr", layer, direction)[:, ~zero] == 0).all(1)
 
 
-def _unread_units(module: Recurrent, gone: Tensor, unread: Tensor | None) -> Tensor:
-    """The units, beside those that are gone, whose outputs reach no kept unit and nobody outside."""
-    directions, size, gates = _directions(module), module.hidden_size, _GATES[type(module)]
-    found = gone.clone()
-    outside = torch.ones(directions * size, dtype=torch.bool, device=gone.device) if unread is None else ~unread
-    for layer in reversed(range(module.num_layers)):
-        for d in range(directions):
-            if module.proj_size:
-                found[layer * directions + d] |= (_tensor(module, "weight_hr", layer, d) == 0).all(0)
-                continue
-            away, links = gone[layer * directions + d], _tensor(module, "weight_hh", layer, d)
-            free = ~outside[d * size : (d + 1) * size] | away
-            while True:
-                fewer = free & ((links[(~free).repeat(gates)] == 0).all(0) | away)
-                if torch.equal(fewer, free):
-                    break
-                free = fewer
-            found[layer * directions + d] |= free
-        rows = [
-            _tensor(module, "weight_ih", layer, d)[(~found[layer * directions + d]).repeat(gates)]
-            for d in range(directions)
-        ]
-        outside = (torch.cat(rows) != 0).any(0)
-    return found & ~gone
-
-
-def _made(module: Recurrent, inputs: int, hidden: int, layers: int, dropout: float) -> Any:
-    options: dict[str, Any] = {"bias": module.bias, "batch_first": module.batch_first, "dropout": dropout}
-    options |= {"bidirectional": module.bidirectional, "num_layers": layers}
+def _made(module: Recurrent, inputs: int, hidden: int) -> Any:
+    """One layer of a module's type and options, with other sizes and no values yet."""
+    options: dict[str, Any] = {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}
     if isinstance(module, nn.RNN):
         options["nonlinearity"] = module.nonlinearity
     if module.proj_size:
@@ -253,8 +189,8 @@ def _made(module: Recurrent, inputs: int, hidden: int, layers: int, dropout: flo
 
 
 @torch.no_grad()
-def _fill(made: Any, to: int, module: Recurrent, layer: int, keep: Tensor) -> None:
-    """Write the kept rows and columns of one layer of a module into a layer of a smaller one."""
+def _fill(made: Any, module: Recurrent, layer: int, keep: Tensor) -> None:
+    """Write the kept rows and columns of one layer of a module into a smaller layer."""
     directions, gates = _directions(module), _GATES[type(module)]
     read = torch.ones(_tensor(module, "weight_ih", layer, 0).shape[1], dtype=torch.bool, device=keep.device)
     if layer and not module.proj_size:
@@ -262,7 +198,7 @@ def _fill(made: Any, to: int, module: Recurrent, layer: int, keep: Tensor) -> No
     for d in range(directions):
         kept = keep[layer * directions + d]
         for name in _TENSORS:
-            old, new = _tensor(module, name, layer, d), _tensor(made, name, to, d)
+            old, new = _tensor(module, name, layer, d), _tensor(made, name, 0, d)
             if old is None:
                 continue
             cut = old[:, kept] if name == "weight_hr" else old[kept.repeat(gates)]

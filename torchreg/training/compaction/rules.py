@@ -100,10 +100,10 @@ def embedding(flow: Flow, node: Node, w: Value, index: Value, *_: Any) -> Value:
     return Value(shape_of(node), (*index.units, w.units[1]), known, constants.reshape([*lead, -1]))
 
 
-def weight_norm(flow: Flow, node: Node, v: Value, g: Value, dim: int = 0) -> Value:
+def weight_norm(flow: Flow, node: Node, v: Value, g: Value, dim: int = 0) -> Any:
     """``g v / ||v||``, row by row: a column of v can go where it is zero, and leaves the length as it is."""
-    if dim != 0 or len(v.shape) < 2 or not v.name:
-        unknown(flow, node, v, g)
+    if dim != 0 or len(v.shape) < 2 or not v.name or not g.known.all():
+        return unknown(flow, node, v, g, dim)
     flow.classes.join(v.units[0], g.units[0])
     nonzero, k = (v.entries != 0).flatten(2).any(2) if len(v.shape) > 2 else v.entries != 0, v.shape[1]
     never, none = np.zeros(k, dtype=bool), torch.zeros(k, dtype=torch.float64)
