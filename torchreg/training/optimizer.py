@@ -16,6 +16,8 @@ from torchreg.training.clipping import forget_clipping
 from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.control import Mode, around, check_controls, proximal_half
 from torchreg.training.effective_step import Metric, check_metric, rule_for
+from torchreg.training.fused.candidates import runs_eagerly
+from torchreg.training.fused.fused_halves import FusedHalves
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
@@ -26,7 +28,7 @@ from torchreg.training.rollback import Rollback
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
-_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode")
+_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode", "fused")
 
 
 class ProxOptimizer(AroundBase):
@@ -64,6 +66,12 @@ class ProxOptimizer(AroundBase):
             weights, Group(L1)). In the state: "dual", 4 bytes an entry, and "threshold", as many or, with SGD, one
             number. Checkpoints of both modes load each other; sums that are missing start anew.
 
+        fused: True takes the base's step and the proximal one in one compiled pass over each parameter, which reads
+            and writes it and its state once: SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax and Adadelta,
+            penalties of entries (not of groups), float32 and float64. It is compiled in the second step, some seconds
+            for each kind of penalty, and never again. All else is stepped as with False; a warning tells once what and
+            why. The state is the base's own, entry for entry. None, the default, is False so far.
+
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
         ValueError: if the base is not supported, or a parameter is not the base's or is penalised twice. Nothing has
@@ -99,7 +107,8 @@ class ProxOptimizer(AroundBase):
     masters: bool
     skip_nonfinite: bool
     skipped: Skipped
-    mode: Mode = "prox"  # of what was pickled without it
+    mode: Mode = "prox"  # of what was pickled without it, as is the next
+    fused: bool | None = None
 
     def __init__(
         self,
@@ -110,6 +119,7 @@ class ProxOptimizer(AroundBase):
         masters: bool = False,
         skip_nonfinite: bool = False,
         mode: Mode = "prox",
+        fused: bool | None = None,
     ) -> None:
         refuse_base(base, ProxOptimizer, lazy=all_lazy(terms))
         joined = joined_terms(base, terms)
@@ -117,7 +127,7 @@ class ProxOptimizer(AroundBase):
         check_controls(joined, mode, masters=masters)
         if not masters:
             warn_of_half(joined)
-        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode
+        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode, fused
         self._restore(dict(zip(_FIELDS, fields, strict=True)))
 
     def _restore(self, fields: dict[str, Any]) -> None:
@@ -126,6 +136,7 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
+        self._fusing = FusedHalves()
         self._before: Copies = []  # weights from before a step, where a penalty needs them
         self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
@@ -176,6 +187,8 @@ class ProxOptimizer(AroundBase):
     def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
         self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
+        if self.fused and runs_eagerly():
+            return self._fusing.step(self, closure)
         if closure is None:
             self.positions.refuse_sparse()
             loss = self.base.step()

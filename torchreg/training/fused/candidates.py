@@ -1,0 +1,141 @@
+"""What one compiled pass can step: parameter by parameter, with the reason where it cannot.
+
+The rule is that nothing is fused which is not proven equal to the base's step and the proximal one: torch's own
+optimizers without hooks, plain tensors in float32 or float64, penalties of entries, the proximal step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim.optimizer import Optimizer
+
+from torchreg.functional.torch_private import has_global_step_hooks
+from torchreg.penalties import Penalty
+from torchreg.training.capture import is_capturing
+from torchreg.training.effective_step import BoundedMetric
+from torchreg.training.fused.penalty_inputs import acts_on_entries
+from torchreg.training.fused.updates import KNOWN, Update, update_for
+from torchreg.training.param_positions import Slot
+
+_DTYPES = (torch.float32, torch.float64)
+_OPTIONS = ("capturable", "differentiable", "maximize")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A parameter that may be stepped by a compiled pass.
+
+    Attributes:
+        name: of the parameter in its term.
+        param: the parameter, which has a gradient.
+        state: the base's state of it.
+        group: its param group.
+        update: the base's update.
+        penalty: its penalty, which takes each entry alone.
+    """
+
+    name: str
+    param: Tensor
+    state: MutableMapping[str, Any]
+    group: Mapping[str, Any]
+    update: Update
+    penalty: Penalty
+
+
+def candidates(owner: Any, unfused: list[tuple[str, str]]) -> Iterator[Candidate]:
+    """The parameters that can be fused; those that cannot join a list, by name and reason.
+
+    The first step of a parameter, in which the base begins its state, is always the base's own.
+    """
+    for slot in owner.positions.slots:
+        names = {id(p): name for name, p in slot.part.known.items()}
+        group, why = owner.base.param_groups[slot.group], slot_reason(owner, slot)
+        update = None if why else update_for(type(owner.base), group)
+        for p in slot.parameters(owner.base):
+            state = owner.base.state.get(p, {})
+            if p.grad is None or (update is not None and not has_state(update, state)):
+                continue
+            if update is None or (reason := parameter_reason(p, update, state)):
+                unfused.append((names.get(id(p), "a parameter"), why or reason))
+            else:
+                yield Candidate(names.get(id(p), "a parameter"), p, state, group, update, slot.part.penalty)
+
+
+def runs_eagerly() -> bool:
+    """Whether Python runs this step itself: within compiled or captured steps all is fused already."""
+    return not (torch.compiler.is_compiling() or is_capturing())
+
+
+def whole_reason(owner: Any) -> str:
+    """Why no parameter of an optimizer can be fused, or ""."""
+    base: Optimizer = owner.base
+    metric = owner.metric.metric if isinstance(owner.metric, BoundedMetric) else owner.metric
+    if owner.masters:
+        return "masters=True"
+    if owner.mode != "prox":
+        return f"mode={owner.mode!r}"
+    if metric not in ("auto", "decoupled"):
+        return "the metric is a function"
+    if type(base) not in KNOWN:
+        return f"the update of {type(base).__name__} is not known"
+    if base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks or has_global_step_hooks():
+        return "the base has step hooks, attach_to's among them"
+    if "step" in vars(base) and not hasattr(base.step, "_wrapped_by_lr_sched"):
+        return "the base's step was replaced"
+    if getattr(base, "found_inf", None) is not None or getattr(base, "grad_scale", None) is not None:
+        return "GradScaler leaves unscaling and skipping to the base"
+    return "several processes" if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else ""
+
+
+def slot_reason(owner: Any, slot: Slot) -> str:
+    """Why no parameter of a slot can be fused, or ""."""
+    group = owner.base.param_groups[slot.group]
+    terms = [term for term in owner.terms if any(part is slot.part for part in term.parts)]
+    if any(term.control is not None or term.together is not None for term in terms):
+        return "its term is controlled (frozen zeros, a target, joint groups)"
+    if slot.part.lazy:
+        return "it is attached with lazy=True"
+    if not acts_on_entries(slot.part.penalty):
+        return f"{type(slot.part.penalty).__name__} does not act on entries alone, or is not torchreg's own"
+    if option := next((name for name in _OPTIONS if group.get(name)), ""):
+        return f"{option}=True"
+    return next((f"{name} is a tensor" for name, x in group.items() if name != "params" and _holds_tensor(name, x)), "")
+
+
+def _holds_tensor(name: str, option: Any) -> bool:
+    """Whether an option of a group is a tensor, but for a learning rate that the host may read."""
+    if name == "lr" and isinstance(option, Tensor):
+        return option.device.type != "cpu" or option.numel() != 1
+    return any(isinstance(x, Tensor) for x in (option if isinstance(option, (tuple, list)) else (option,)))
+
+
+def parameter_reason(p: Tensor, update: Update, state: Mapping[str, Any]) -> str:
+    """Why a parameter that has a gradient and a state cannot be fused, or ""."""
+    grad = p.grad
+    assert grad is not None
+    kept = [state[key] for key in update.kept]
+    if type(p) not in (Parameter, Tensor) or any(type(x) is not Tensor for x in (grad, *kept)):
+        return "it is cut over processes, or of a class of its own"
+    if p.dtype not in _DTYPES or any(x.dtype is not p.dtype for x in (grad, *kept)):
+        return f"{p.dtype}" if p.dtype not in _DTYPES else "its gradient or its state has another dtype"
+    if any(x.layout is not torch.strided or x.shape != p.shape for x in (p, grad, *kept)):
+        return "its gradient is sparse, or its state that of another parameter"
+    if any(not x.is_contiguous() or x.device != p.device for x in (p, grad, *kept)):
+        return "it is not contiguous, or lies on several devices"
+    if p.is_inference() or p.is_complex():
+        return "it is an inference tensor"
+    if any(state[key].device.type != "cpu" for key in update.counters):
+        return "its count of steps lies on the device (fused=True of the base)"
+    return "it has one entry" if p.numel() < 2 else ""
+
+
+def has_state(update: Update, state: Mapping[str, Any]) -> bool:
+    """Whether the base has begun a state; the first step of a parameter is always the base's own."""
+    return all(isinstance(state.get(key), Tensor) for key in (*update.kept, *update.counters))

@@ -1,0 +1,78 @@
+"""A penalty of entries as a function of its numbers and tensors, so that none of them is baked into compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.penalties import Penalty
+from torchreg.penalties.one_step import parts_of
+from torchreg.shrinkage import Scalar
+
+_OWN = "torchreg.penalties."  # where the penalties are defined whose maps are known to compile
+Build = Callable[[Sequence[Tensor]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class PenaltyInputs:
+    """What a penalty's map needs beside the weights.
+
+    Attributes:
+        kind: equal for penalties that differ in these inputs alone.
+        build: the penalty of other such inputs, for a flat view of the parameter.
+        inputs: strengths, and flat views of tensors of the parameter's shape.
+    """
+
+    kind: Any
+    build: Build
+    inputs: list[Scalar]
+
+
+def acts_on_entries(penalty: Penalty) -> bool:
+    """Whether this is one of the library's own penalties, or made of such, that takes each entry alone."""
+    own = all(type(part).__module__.startswith(_OWN) and part.prox_steps == "entry" for part in parts_of(penalty))
+    return own and penalty.grain == "entry" and penalty.groups is None
+
+
+def penalty_inputs(penalty: Penalty, shape: torch.Size) -> PenaltyInputs | None:
+    """The inputs of a penalty that `acts_on_entries`; None where one of its tensors has no flat view like theirs."""
+    held = [x for part in parts_of(penalty) for x in vars(part).values() if isinstance(x, Tensor)]
+    if not all(x.dim() == 0 or (x.shape == shape and x.is_contiguous()) for x in held):
+        return None
+    inputs: list[Scalar] = []
+    return PenaltyInputs(*_of_penalty(penalty, inputs, {}), inputs)
+
+
+def _of_penalty(penalty: Penalty, inputs: list[Scalar], known: dict[int, Any]) -> tuple[Any, Build]:
+    if id(penalty) in known:  # a sum holds its terms twice
+        found: tuple[Any, Build] = known[id(penalty)]
+        return found
+    made = {name: _of_field(name, value, inputs, known) for name, value in vars(penalty).items()}
+    builds = {name: build for name, (_, build) in made.items() if build is not None}
+
+    def build(given: Sequence[Tensor]) -> Penalty:
+        return penalty.replaced(**{name: make(given) for name, make in builds.items()})
+
+    known[id(penalty)] = ((type(penalty), *((name, kind) for name, (kind, _) in made.items())), build)
+    return known[id(penalty)]
+
+
+def _of_field(name: str, value: Any, inputs: list[Scalar], known: dict[int, Any]) -> tuple[Any, Build | None]:
+    """What a field is for the code, and how it is made of inputs; None for one that stays as it is."""
+    if isinstance(value, Penalty):
+        return _of_penalty(value, inputs, known)
+    if isinstance(value, tuple):
+        made = [_of_field(name, each, inputs, known) for each in value]
+        builds = [build for _, build in made if build is not None]
+        kind = tuple(each for each, _ in made)
+        return (kind, None) if not builds else (kind, lambda given: tuple(build(given) for build in builds))
+    if isinstance(value, Tensor) or name == "alpha":
+        place = len(inputs)
+        inputs.append(value.detach().flatten() if isinstance(value, Tensor) and value.dim() else value)
+        kind = ("tensor", value.dtype, value.dim() > 0) if isinstance(value, Tensor) else "number"
+        return kind, lambda given: given[place]
+    return value, None
