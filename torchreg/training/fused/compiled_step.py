@@ -8,6 +8,7 @@ state once and writes the parameter and the state once.
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,9 @@ def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Ste
     given, wanted = (_trial(kind, penalty, numbers) for _ in range(2))
     plain(*wanted)
     try:
-        compiled(*given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own, of which nobody asked
+            compiled(*given)
     except Exception:  # whatever a compiler that is missing or broken raises: the unfused step is there
         return None
     pairs = zip((given[0], *given[2]), (wanted[0], *wanted[2]), strict=True)

@@ -139,5 +139,5 @@ def _tell(unfused: list[tuple[str, str]]) -> None:
     warnings.warn(
         f"fused=True: some of the penalised parameters take the base's step and the proximal one after the other, as "
         f"with fused=False. {listed}. The result is the same; fused=False says nothing of it.",
-        stacklevel=7,
+        stacklevel=10,
     )

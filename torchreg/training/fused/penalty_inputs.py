@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchreg.penalties import Penalty
-from torchreg.penalties.one_step import parts_of
+from torchreg.penalties.one_step import inner_penalties, parts_of
 from torchreg.shrinkage import Scalar
 
 _OWN = "torchreg.penalties."  # where the penalties are defined whose maps are known to compile
@@ -34,8 +34,10 @@ class PenaltyInputs:
 
 def acts_on_entries(penalty: Penalty) -> bool:
     """Whether this is one of the library's own penalties, or made of such, that takes each entry alone."""
-    own = all(type(part).__module__.startswith(_OWN) and part.prox_steps == "entry" for part in parts_of(penalty))
-    return own and penalty.grain == "entry" and penalty.groups is None
+    parts = list(parts_of(penalty))
+    own = all(type(part).__module__.startswith(_OWN) and part.prox_steps == "entry" for part in parts)
+    alone = all(part.grain == "entry" for part in parts if not inner_penalties(part))
+    return own and alone and penalty.groups is None
 
 
 def penalty_inputs(penalty: Penalty, shape: torch.Size) -> PenaltyInputs | None:

@@ -138,17 +138,18 @@ def _adam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
         root = (1.0 - beta2**k) ** 0.5
         back = -lr / (1.0 - beta1**k)
-        return lr, back, _decay(group, decoupled), 1.0 - beta1, beta2, 1.0 - beta2, root, group["eps"]
+        decay, eps = _decay(group, decoupled), group["eps"]
+        return lr, back, decay, 1.0 - beta1, beta2, 1.0 - beta2, root, eps, lr * root, eps * root
 
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
-        lr, back, decay, new1, beta2, new2, root, eps = numbers
+        lr, back, decay, new1, beta2, new2, root, eps, rate, offset = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
         mean = _mixed(kept[0], g, new1, little)
         square = _squares(kept[1], beta2, new2, g)
         largest = torch.maximum(kept[2], square) if amsgrad else square
-        below = largest.sqrt() / root + eps
-        steps = _either(largest == 0, lr, lr / below)
-        return p + back * mean / below, (mean, square, largest)[: 3 if amsgrad else 2], steps
+        size = largest.sqrt()
+        steps = torch.where(largest == 0, lr, rate / (size + offset))
+        return p + back * mean / (size / root + eps), (mean, square, largest)[: 3 if amsgrad else 2], steps
 
     kept = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
     return Update(kept, ("step",), numbers, move, _counted)
