@@ -3,32 +3,38 @@
 1. the closure is called, if there is one, as torch's optimizers do first;
 2. the parameters that a compiled pass can step are found, and what is not compiled yet is compiled and tried;
 3. their gradients are taken away while the base and the proximal step deal with the others, and put back;
-4. their counters are moved as the base moves them, and each is stepped in one pass.
+4. their counters are moved as the base moves them, and they are stepped, small ones together.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchreg.shrinkage import Scalar
 from torchreg.training.clipping import clipped_by
 from torchreg.training.control import controlled
 from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.candidates import Candidate, candidates, whole_reason
 from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, packed, step_of
+from torchreg.training.fused.joined_passes import Pass, run_all
 from torchreg.training.fused.penalty_inputs import PenaltyInputs, penalty_inputs
 
 _AT = {"step": 10.0, "mu_product": 0.5}  # counters at which a pass is tried
+_MISFIT = "a tensor of its penalty is not of its shape, or not contiguous"
+_NO_COMPILER = "torch.compile has no working compiler here, or its result differs"
+
+Made = tuple[Step, list[Tensor]] | str  # a compiled step and its penalty's inputs, or why there is none
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A parameter with the compiled pass that steps it; its gradient is kept here while the base steps the others."""
+class _Ready:
+    """A parameter with the compiled step that it takes; its gradient is kept here while the base steps the others."""
 
     at: Candidate
     grad: Tensor
@@ -50,78 +56,85 @@ class FusedHalves:
                 loss = closure()
         owner.positions.refuse_sparse()
         with torch.no_grad():
-            passes = self._passes(owner)
+            ready = self._ready(owner)
             factor = clipped_by(owner)  # before the others take it
-        for own in passes:
-            own.at.param.grad = None
+        for one in ready:
+            one.at.param.grad = None
         try:
             owner.base.step()
             owner.prox()
         finally:
-            for own in passes:
-                own.at.param.grad = own.grad
+            for one in ready:
+                one.at.param.grad = one.grad
         with torch.no_grad():
-            _run(owner, passes, factor)
+            run_all(_passes(owner, ready, factor))
         return loss
 
-    def _passes(self, owner: Any) -> list[_Pass]:
-        passes: list[_Pass] = []
+    def _ready(self, owner: Any) -> list[_Ready]:
+        ready: list[_Ready] = []
         unfused: list[tuple[str, str]] = []
+        made: dict[Hashable, Made] = {}
         if reason := whole_reason(owner):
             unfused.append(("all parameters", reason))
-        else:
-            found = candidates(owner, unfused)
-            passes = [own for at in found if (own := _pass_of(owner, at, unfused)) is not None]
+        for at in [] if reason else candidates(owner, unfused):
+            found = _made(owner, at, made)
+            if isinstance(found, str):
+                unfused.append((at.name, found))
+            elif at.param.grad is not None:
+                ready.append(_Ready(at, at.param.grad, *found))
         if unfused and not self._told:
             self._told = True
             _tell(unfused)
-        return passes
+        return ready
 
 
-def _pass_of(owner: Any, at: Candidate, unfused: list[tuple[str, str]]) -> _Pass | None:
-    grad, penalty = at.param.grad, penalty_inputs(at.penalty, at.param.shape)
-    if penalty is None or grad is None:
-        unfused.append((at.name, "a tensor of its penalty is not of its shape, or not contiguous"))
-        return None
-    step = step_of(_kind_of(owner, at, penalty), penalty, _numbers(at, [_AT[key] for key in at.update.counters]))
+def _made(owner: Any, at: Candidate, made: dict[Hashable, Made]) -> Made:
+    """The compiled step of a parameter and its penalty's inputs, made once for all that share them."""
+    p = at.param
+    alike = (id(at.penalty), at.update, id(at.group), p.dtype, p.device)
+    known = made.get(alike) or made.get((alike, p.shape))
+    if known is not None:
+        return known
+    penalty = penalty_inputs(at.penalty, p.shape)
+    if penalty is None:
+        return made.setdefault((alike, p.shape), _MISFIT)
+    numbers = at.update.numbers(at.group, *(_AT[key] for key in at.update.counters))
+    step = step_of(_kind_of(owner, at, penalty), penalty, numbers)
     if step is None:
-        unfused.append((at.name, "torch.compile has no working compiler here, or its result differs"))
-        return None
-    return _Pass(at, grad, step, inputs_of(penalty, at.param.device))
+        return made.setdefault(alike, _NO_COMPILER)
+    inputs = inputs_of(penalty, p.device)
+    return made.setdefault((alike, p.shape) if any(x.dim() for x in inputs) else alike, (step, inputs))
 
 
 def _kind_of(owner: Any, at: Candidate, penalty: PenaltyInputs) -> Kind:
-    bounded = isinstance(owner.metric, BoundedMetric)
-    metric = owner.metric.metric if bounded else owner.metric
-    most = owner.metric.most if bounded else None
-    return Kind(at.update, penalty.kind, metric, most, at.param.dtype, at.param.device)
+    most = owner.metric.most if isinstance(owner.metric, BoundedMetric) else None
+    return Kind(at.update, penalty.kind, _metric(owner), most, at.param.dtype, at.param.device)
 
 
-def _numbers(at: Candidate, counters: Any) -> tuple[float, ...]:
-    return at.update.numbers(at.group, *counters)
+def _metric(owner: Any) -> str:
+    metric = owner.metric.metric if isinstance(owner.metric, BoundedMetric) else owner.metric
+    return str(metric)
 
 
-def _run(owner: Any, passes: list[_Pass], factor: Tensor | float) -> None:
-    """Move the counters and step the parameters; what the host reckons is sent once for all that share it."""
-    sent: dict[Any, tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]] = {}
-    for own in passes:
-        at, p = own.at, own.at.param
-        state = owner.base.state[p] if controlled(owner) else at.state
+def _passes(owner: Any, ready: list[_Ready], factor: Scalar) -> Iterator[Pass]:
+    """Move the counters, and give a pass for each; what the host reckons is sent once for all that share it."""
+    states = [owner.base.state[one.at.param] if controlled(owner) else one.at.state for one in ready]
+    sent: dict[Hashable, tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]] = {}
+    for one, state in zip(ready, states, strict=True):
+        at, p = one.at, one.at.param
         counters = at.update.advance(at.group, state)
         key = (at.update, id(at.group), counters, p.dtype, p.device)
         if key not in sent:
             sent[key] = _sent(owner, at, counters, factor)
-        numbers, scale = sent[key]
-        kept = [state[name].view(-1) for name in at.update.kept]
-        own.step(p.detach().view(-1), own.grad.detach().view(-1), kept, numbers, scale, own.inputs)
+        written = [p.detach().view(-1), *(state[name].view(-1) for name in at.update.kept)]
+        yield Pass((key, id(one.inputs)), one.step, written, one.grad.detach().view(-1), *sent[key], one.inputs)
 
 
 def _sent(
-    owner: Any, at: Candidate, counters: tuple[float, ...], factor: Tensor | float
+    owner: Any, at: Candidate, counters: tuple[float, ...], factor: Scalar
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-    numbers, device = _numbers(at, counters), at.param.device
-    metric = owner.metric.metric if isinstance(owner.metric, BoundedMetric) else owner.metric
-    rate = float(at.group["lr"]) if metric == "decoupled" else numbers[0]
+    numbers, device = at.update.numbers(at.group, *counters), at.param.device
+    rate = float(at.group["lr"]) if _metric(owner) == "decoupled" else numbers[0]
     common, one = packed([rate, 1.0 if isinstance(factor, Tensor) else factor], torch.float64, device)
     if isinstance(factor, Tensor):
         one = factor.to(device, torch.float64, non_blocking=True)
@@ -137,7 +150,7 @@ def _tell(unfused: list[tuple[str, str]]) -> None:
         for why, names in reasons.items()
     )
     warnings.warn(
-        f"fused=True: some of the penalised parameters take the base's step and the proximal one after the other, as "
-        f"with fused=False. {listed}. The result is the same; fused=False says nothing of it.",
+        "fused=True: these take the base's step and the proximal one after the other, as with fused=False, to the same "
+        f"result. {listed}.",
         stacklevel=10,
     )
