@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from catalog import CATALOG, OwnLogSum
+from fake_device import watch
 from optimizers import RECIPES, Lion, Recipe, every_recipe
 from torch import Tensor
 from torch.nn import Parameter
@@ -65,7 +66,7 @@ def give(params: list[Parameter], step: int) -> None:
         grad = 0.1 * torch.randn(p.shape, generator=draw) * (torch.rand(p.shape, generator=draw) > 0.3)
         if p.dim() > 1:
             grad[:1] = 0.0
-        p.grad = grad.to(p.dtype)
+        p.grad = grad.to(p.device, p.dtype)
 
 
 def wrapped(make, penalty, params: list[Parameter], fused: bool | None, **options) -> ProxOptimizer:
@@ -628,3 +629,32 @@ class TestDecisive:
         assert passes() == 1
         assert torch.equal(w == 0, oracle == 0)
         torch.testing.assert_close(w.detach(), oracle, rtol=1e-5, atol=1e-6)
+
+
+ON_DEVICES = {
+    "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9),
+    "AdamW": lambda p: AdamW(p, lr=0.05),
+    "AdamW fused": lambda p: AdamW(p, lr=0.05, fused=True),
+    "Adam fused amsgrad": lambda p: Adam(p, lr=0.05, fused=True, amsgrad=True),
+}
+
+
+class TestDevices:
+    """The passes in torch's own operators on an accelerator, pretended where there is none."""
+
+    @pytest.mark.parametrize("make", ON_DEVICES.values(), ids=ON_DEVICES)
+    @pytest.mark.parametrize("clips", [False, True])
+    def test_equal_the_host_and_never_wait(self, make, clips, accelerator, no_compiler):
+        ends = []
+        for device, fused in ((accelerator, True), (torch.device("cpu"), False)):
+            params = [Parameter(p.detach().to(device)) for p in weights()]
+            opt = wrapped(make, lambda p: L1(0.02), params, fused)
+            for k in range(12):
+                give(params, k)
+                with watch(allow_waits=k < 3 or device.type == "cpu"):  # the first compile
+                    if clips and k % 2:
+                        clip_grad_norm_(opt, 0.5)
+                    opt.step()
+            ends.append([p.detach().cpu() for p in params])
+        assert passes() == 1
+        assert_same(*ends, rtol=1e-6)

@@ -21,7 +21,8 @@ from torchreg.penalties import Penalty
 from torchreg.training.capture import is_capturing
 from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.penalty_inputs import acts_on_entries
-from torchreg.training.fused.updates import KNOWN, Update, update_for
+from torchreg.training.fused.update import KNOWN, Update
+from torchreg.training.fused.updates import update_for
 from torchreg.training.param_positions import Slot
 
 _DTYPES = (torch.float32, torch.float64)
@@ -131,8 +132,8 @@ def parameter_reason(p: Tensor, update: Update, state: Mapping[str, Any]) -> str
         return "it is not contiguous, or lies on several devices"
     if p.is_inference() or p.is_complex():
         return "it is an inference tensor"
-    if any(state[key].device.type != "cpu" for key in update.counters):
-        return "its count of steps lies on the device (fused=True of the base)"
+    if not update.counts_anywhere and any(state[key].device.type != "cpu" for key in update.counters):
+        return "its count of steps lies on the device"
     return "it has one entry" if p.numel() < 2 else ""
 
 

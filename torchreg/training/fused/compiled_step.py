@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchreg.training.fused.penalty_inputs import Build, PenaltyInputs
-from torchreg.training.fused.updates import Update
+from torchreg.training.fused.update import Update
 
 _TRIAL = 1 << 20  # entries of the first call, by which the compiler decides how to cut the work
 _SLACK = 4.0  # roundings by which the compiled pass may differ from the same formulas in torch's own operators

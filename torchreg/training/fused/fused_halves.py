@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ from torchreg.training.clipping import clipped_by
 from torchreg.training.control import controlled
 from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.candidates import Candidate, candidates, whole_reason
-from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, packed, step_of
+from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, step_of
 from torchreg.training.fused.joined_passes import Pass, run_all
 from torchreg.training.fused.penalty_inputs import PenaltyInputs, penalty_inputs
+from torchreg.training.fused.step_numbers import reckon
 
 _AT = {"step": 10.0, "mu_product": 0.5}  # counters at which a pass is tried
 _MISFIT = "a tensor of its penalty is not of its shape, or not contiguous"
@@ -82,6 +84,7 @@ class FusedHalves:
                 unfused.append((at.name, found))
             elif at.param.grad is not None:
                 ready.append(_Ready(at, at.param.grad, *found))
+        ready = _apart(ready, unfused)
         if unfused and not self._told:
             self._told = True
             _tell(unfused)
@@ -117,28 +120,23 @@ def _metric(owner: Any) -> str:
 
 
 def _passes(owner: Any, ready: list[_Ready], factor: Scalar) -> Iterator[Pass]:
-    """Move the counters, and give a pass for each; what the host reckons is sent once for all that share it."""
-    states = [owner.base.state[one.at.param] if controlled(owner) else one.at.state for one in ready]
-    sent: dict[Hashable, tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]] = {}
-    for one, state in zip(ready, states, strict=True):
-        at, p = one.at, one.at.param
-        counters = at.update.advance(at.group, state)
-        key = (at.update, id(at.group), counters, p.dtype, p.device)
-        if key not in sent:
-            sent[key] = _sent(owner, at, counters, factor)
-        written = [p.detach().view(-1), *(state[name].view(-1) for name in at.update.kept)]
-        yield Pass((key, id(one.inputs)), one.step, written, one.grad.detach().view(-1), *sent[key], one.inputs)
+    """Move the counters, and give a pass for each parameter."""
+    for one in ready:
+        if controlled(owner):
+            owner.base.state.setdefault(one.at.param, one.at.state)
+    reckoned = reckon([one.at for one in ready], _metric(owner), factor)
+    for one, (key, numbers, scale) in zip(ready, reckoned, strict=True):
+        written = [one.at.param.detach().view(-1), *(one.at.state[name].view(-1) for name in one.at.update.kept)]
+        yield Pass((key, id(one.inputs)), one.step, written, one.grad.detach().view(-1), numbers, scale, one.inputs)
 
 
-def _sent(
-    owner: Any, at: Candidate, counters: tuple[float, ...], factor: Scalar
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-    numbers, device = at.update.numbers(at.group, *counters), at.param.device
-    rate = float(at.group["lr"]) if _metric(owner) == "decoupled" else numbers[0]
-    common, one = packed([rate, 1.0 if isinstance(factor, Tensor) else factor], torch.float64, device)
-    if isinstance(factor, Tensor):
-        one = factor.to(device, torch.float64, non_blocking=True)
-    return packed(numbers, at.param.dtype, device), (common, one)
+def _apart(ready: list[_Ready], unfused: list[tuple[str, str]]) -> list[_Ready]:
+    """Those whose parameter and state no other one has, since the order of steps matters there."""
+    memory = [[x.data_ptr() for x in (r.at.param, *(r.at.state[k] for k in r.at.update.kept))] for r in ready]
+    times = Counter(pointer for pointers in memory for pointer in pointers)
+    shared = [any(times[pointer] > 1 for pointer in pointers) for pointers in memory]
+    unfused += [(one.at.name, "it shares memory with another") for one, its in zip(ready, shared, strict=True) if its]
+    return [one for one, its in zip(ready, shared, strict=True) if not its]
 
 
 def _tell(unfused: list[tuple[str, str]]) -> None:

@@ -8,8 +8,7 @@ gives the effective step of every entry (`torchreg.training.step_rules`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,46 +16,24 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-Group = Mapping[str, Any]
-Moved = tuple[Tensor, tuple[Tensor, ...], Tensor | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """How an optimizer with given switches steps one tensor.
-
-    Attributes:
-        kept: the tensors of its state that it reads and writes.
-        counters: the 0-d tensors of its state that count.
-        numbers: (group, counters) -> what the host reckons; the first is the effective step of an entry that has met
-            no gradient, or of every entry where ``move`` gives none.
-        move: (parameter, gradient, kept, numbers) -> the parameter, what is kept, the effective steps or None.
-        advance: (group, state) -> the counters, after it has moved them as the optimizer does.
-    """
-
-    kept: tuple[str, ...]
-    counters: tuple[str, ...]
-    numbers: Callable[..., tuple[float, ...]]
-    move: Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Moved]
-    advance: Callable[[Group, MutableMapping[str, Any]], tuple[float, ...]]
-
-
-_SWITCHES: dict[type[Optimizer], Callable[[Group], tuple[Any, ...]]] = {}
-KNOWN: dict[type[Optimizer], Callable[..., Update]] = {}
-
-
-def _known(*kinds: type[Optimizer], switches: Callable[[Group], tuple[Any, ...]]) -> Callable[[Any], Any]:
-    def register(make: Any) -> Any:
-        for kind in kinds:
-            _SWITCHES[kind], KNOWN[kind] = switches, make
-        return make
-
-    return register
+from torchreg.training.fused.update import (
+    KNOWN,
+    SWITCHES,
+    Group,
+    Moved,
+    Update,
+    counted,
+    has_decay,
+    known,
+    mixed,
+    squares,
+    uncounted,
+)
 
 
 def update_for(kind: type[Optimizer], group: Group) -> Update | None:
     """The update of a group of an optimizer of exactly this class; None for one that is not known."""
-    return _made(kind, _SWITCHES[kind](group)) if kind in KNOWN else None
+    return _made(kind, SWITCHES[kind](group)) if kind in KNOWN else None
 
 
 @cache
@@ -64,39 +41,11 @@ def _made(kind: type[Optimizer], switches: tuple[Any, ...]) -> Update:
     return KNOWN[kind](*switches)
 
 
-def _counted(group: Group, state: MutableMapping[str, Any]) -> tuple[float, ...]:
-    del group
-    state["step"] += 1
-    return (state["step"].item(),)
-
-
-def _uncounted(group: Group, state: MutableMapping[str, Any]) -> tuple[float, ...]:
-    del group, state
-    return ()
-
-
-def _mixed(before: Tensor, now: Tensor, weight: Tensor, little: bool) -> Tensor:
-    """``torch.lerp``, which takes the form that rounds less."""
-    return before + weight * (now - before) if little else now - (now - before) * (1.0 - weight)
-
-
-def _squares(before: Tensor, kept: Tensor, new: Tensor, g: Tensor) -> Tensor:
-    return before * kept + new * g * g
-
-
-def _either(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition, yes, no)
-
-
-def _decays(group: Group) -> bool:
-    return bool(group["weight_decay"] != 0)
-
-
 def _sgd_switches(group: Group) -> tuple[Any, ...]:
-    return _decays(group), group["momentum"] != 0, group["nesterov"]
+    return has_decay(group), group["momentum"] != 0, group["nesterov"]
 
 
-@_known(SGD, switches=_sgd_switches)
+@known(SGD, switches=_sgd_switches)
 def _sgd(decays: bool, momentum: bool, nesterov: bool) -> Update:
     def numbers(group: Group) -> tuple[float, ...]:
         lr, kept = float(group["lr"]), group["momentum"]
@@ -111,12 +60,12 @@ def _sgd(decays: bool, momentum: bool, nesterov: bool) -> Update:
         buffer = kept[0] * share + new * g
         return p + back * (g + share * buffer if nesterov else buffer), (buffer,), None
 
-    return Update(("momentum_buffer",) if momentum else (), (), numbers, move, _uncounted)
+    return Update(("momentum_buffer",) if momentum else (), (), numbers, move, uncounted)
 
 
 def _adam_switches(group: Group, decoupled: bool | None = None) -> tuple[Any, ...]:
     decoupled = group.get("decoupled_weight_decay", decoupled)
-    return _decays(group), bool(decoupled), group.get("amsgrad", False), group["betas"][0] > 0.5
+    return has_decay(group), bool(decoupled), group.get("amsgrad", False), group["betas"][0] > 0.5
 
 
 def _decayed(p: Tensor, g: Tensor, decay: Tensor, decays: bool, decoupled: bool) -> tuple[Tensor, Tensor]:
@@ -131,8 +80,8 @@ def _decay(group: Group, decoupled: bool) -> float:
     return 1.0 - float(group["lr"]) * decay if decoupled else decay
 
 
-@_known(Adam, switches=_adam_switches)
-@_known(AdamW, switches=lambda group: _adam_switches(group, True))
+@known(Adam, switches=_adam_switches)
+@known(AdamW, switches=lambda group: _adam_switches(group, True))
 def _adam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
     def numbers(group: Group, k: float) -> tuple[float, ...]:
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
@@ -144,18 +93,18 @@ def _adam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         lr, back, decay, new1, beta2, new2, root, eps, rate, offset = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
-        mean = _mixed(kept[0], g, new1, little)
-        square = _squares(kept[1], beta2, new2, g)
+        mean = mixed(kept[0], g, new1, little)
+        square = squares(kept[1], beta2, new2, g)
         largest = torch.maximum(kept[2], square) if amsgrad else square
         size = largest.sqrt()
         steps = torch.where(largest == 0, lr, rate / (size + offset))
         return p + back * mean / (size / root + eps), (mean, square, largest)[: 3 if amsgrad else 2], steps
 
     kept = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
-    return Update(kept, ("step",), numbers, move, _counted)
+    return Update(kept, ("step",), numbers, move, counted, counts_anywhere=True)
 
 
-@_known(NAdam, switches=_adam_switches)
+@known(NAdam, switches=_adam_switches)
 def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
     del amsgrad
 
@@ -163,7 +112,7 @@ def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         return float(group["betas"][0] * (1.0 - 0.5 * (0.96 ** (k * group["momentum_decay"]))))
 
     def advance(group: Group, state: MutableMapping[str, Any]) -> tuple[float, ...]:
-        (k,) = _counted(group, state)
+        (k,) = counted(group, state)
         state["mu_product"] *= momentum(group, k)
         return k, state["mu_product"].item()
 
@@ -179,16 +128,16 @@ def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         steady, of_gradient, of_mean, decay, new1, beta2, new2, unbias, eps = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
-        mean = _mixed(kept[0], g, new1, little)
-        square = _squares(kept[1], beta2, new2, g)
+        mean = mixed(kept[0], g, new1, little)
+        square = squares(kept[1], beta2, new2, g)
         below = (square / unbias).sqrt() + eps
         moved = p + of_gradient * g / below + of_mean * mean / below
-        return moved, (mean, square), _either(square == 0, steady, steady / below)
+        return moved, (mean, square), torch.where(square == 0, steady, steady / below)
 
     return Update(("exp_avg", "exp_avg_sq"), ("step", "mu_product"), numbers, move, advance)
 
 
-@_known(RAdam, switches=_adam_switches)
+@known(RAdam, switches=_adam_switches)
 def _radam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
     del amsgrad
 
@@ -207,21 +156,21 @@ def _radam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         lr, steady, first, decay, new1, beta2, new2, root, spread, ready, eps = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
-        mean = _mixed(kept[0], g, new1, little)
-        square = _squares(kept[1], beta2, new2, g)
+        mean = mixed(kept[0], g, new1, little)
+        square = squares(kept[1], beta2, new2, g)
         below = square.sqrt() + eps
-        adapted = _either(ready > 0, root / below, 1.0 + 0.0 * root)
-        steps = _either((ready > 0) & (square != 0), steady / below, lr)
+        adapted = torch.where(ready > 0, root / below, 1.0 + 0.0 * root)
+        steps = torch.where((ready > 0) & (square != 0), steady / below, lr)
         return p - mean / first * lr * adapted * spread, (mean, square), steps
 
-    return Update(("exp_avg", "exp_avg_sq"), ("step",), numbers, move, _counted)
+    return Update(("exp_avg", "exp_avg_sq"), ("step",), numbers, move, counted)
 
 
 def _rmsprop_switches(group: Group) -> tuple[Any, ...]:
-    return _decays(group), group["centered"], group["momentum"] > 0, group["alpha"] > 0.5
+    return has_decay(group), group["centered"], group["momentum"] > 0, group["alpha"] > 0.5
 
 
-@_known(RMSprop, switches=_rmsprop_switches)
+@known(RMSprop, switches=_rmsprop_switches)
 def _rmsprop(decays: bool, centered: bool, momentum: bool, little: bool) -> Update:
     def numbers(group: Group, k: float) -> tuple[float, ...]:
         del k
@@ -231,23 +180,23 @@ def _rmsprop(decays: bool, centered: bool, momentum: bool, little: bool) -> Upda
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         rate, back, decay, alpha, new, share, eps = numbers
         g = g + decay * p if decays else g
-        square, made = _squares(kept[0], alpha, new, g), []
+        square, made = squares(kept[0], alpha, new, g), []
         variance = square
         if centered:
-            mean = _mixed(kept[1], g, new, little)
+            mean = mixed(kept[1], g, new, little)
             variance, made = square - mean * mean, [mean]
         below = variance.sqrt() + eps
-        steps = _either(square == 0, rate, rate / below)
+        steps = torch.where(square == 0, rate, rate / below)
         if not momentum:
             return p + back * g / below, (square, *made), steps
         buffer = kept[-1] * share + g / below
         return p + back * buffer, (square, *made, buffer), steps
 
     kept = ("square_avg", *(["grad_avg"] if centered else []), *(["momentum_buffer"] if momentum else []))
-    return Update(kept, ("step",), numbers, move, _counted)
+    return Update(kept, ("step",), numbers, move, counted)
 
 
-@_known(Adagrad, switches=lambda group: (_decays(group),))
+@known(Adagrad, switches=lambda group: (has_decay(group),))
 def _adagrad(decays: bool) -> Update:
     def numbers(group: Group, k: float) -> tuple[float, ...]:
         rate = float(group["lr"]) / (1.0 + (k - 1.0) * group["lr_decay"])
@@ -258,12 +207,12 @@ def _adagrad(decays: bool) -> Update:
         g = g + decay * p if decays else g
         total = kept[0] + g * g
         below = total.sqrt() + eps
-        return p + back * g / below, (total,), _either(total == 0, rate, rate / below)
+        return p + back * g / below, (total,), torch.where(total == 0, rate, rate / below)
 
-    return Update(("sum",), ("step",), numbers, move, _counted)
+    return Update(("sum",), ("step",), numbers, move, counted)
 
 
-@_known(Adamax, switches=lambda group: (_decays(group), group["betas"][0] > 0.5))
+@known(Adamax, switches=lambda group: (has_decay(group), group["betas"][0] > 0.5))
 def _adamax(decays: bool, little: bool) -> Update:
     def numbers(group: Group, k: float) -> tuple[float, ...]:
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
@@ -272,15 +221,15 @@ def _adamax(decays: bool, little: bool) -> Update:
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         lr, back, decay, new, beta2, eps = numbers
         g = g + decay * p if decays else g
-        mean = _mixed(kept[0], g, new, little)
+        mean = mixed(kept[0], g, new, little)
         size = torch.maximum(kept[1] * beta2, g.abs() + eps)
         least = eps * (1.0 + 4.0 * torch.finfo(p.dtype).eps)  # where no gradient was met: torch adds eps to each
-        return p + back * mean / size, (mean, size), _either(size <= least, lr, lr / size)
+        return p + back * mean / size, (mean, size), torch.where(size <= least, lr, lr / size)
 
-    return Update(("exp_avg", "exp_inf"), ("step",), numbers, move, _counted)
+    return Update(("exp_avg", "exp_inf"), ("step",), numbers, move, counted)
 
 
-@_known(Adadelta, switches=lambda group: (_decays(group),))
+@known(Adadelta, switches=lambda group: (has_decay(group),))
 def _adadelta(decays: bool) -> Update:
     def numbers(group: Group, k: float) -> tuple[float, ...]:
         del k
@@ -290,10 +239,10 @@ def _adadelta(decays: bool) -> Update:
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         lr, back, decay, rho, new, eps, least = numbers
         g = g + decay * p if decays else g
-        square = _squares(kept[0], rho, new, g)
+        square = squares(kept[0], rho, new, g)
         change = (kept[1] + eps).sqrt() / (square + eps).sqrt() * g
-        total = _squares(kept[1], rho, new, change)
+        total = squares(kept[1], rho, new, change)
         steps = ((total + least) / (square + least)).sqrt() * lr
         return p + back * change, (square, total), steps
 
-    return Update(("square_avg", "acc_delta"), ("step",), numbers, move, _counted)
+    return Update(("square_avg", "acc_delta"), ("step",), numbers, move, counted)
