@@ -1,7 +1,7 @@
 """What one compiled pass can step: parameter by parameter, with the reason where it cannot.
 
 The rule is that nothing is fused which is not proven equal to the base's step and the proximal one: torch's own
-optimizers without hooks, plain tensors in float32 or float64, penalties of entries, the proximal step itself.
+optimizers without hooks, plain tensors in float32 or float64, penalties of entries and rows, the proximal step itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torchreg.penalties import Penalty
 from torchreg.training.capture import is_capturing
 from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.penalty_inputs import acts_on_entries
+from torchreg.training.fused.row_inputs import acts_on_rows
 from torchreg.training.fused.update import KNOWN, Update
 from torchreg.training.fused.updates import update_for
 from torchreg.training.param_positions import Slot
@@ -39,7 +40,7 @@ class Candidate:
         state: the base's state of it.
         group: its param group.
         update: the base's update.
-        penalty: its penalty, which takes each entry alone.
+        penalty: its penalty, of entries or rows.
     """
 
     name: str
@@ -103,8 +104,8 @@ def slot_reason(owner: Any, slot: Slot) -> str:
         return "its term is controlled (frozen zeros, a target, joint groups)"
     if slot.part.lazy:
         return "it is attached with lazy=True"
-    if not acts_on_entries(slot.part.penalty):
-        return f"{type(slot.part.penalty).__name__} does not act on entries alone, or is not torchreg's own"
+    if not (acts_on_entries(slot.part.penalty) or acts_on_rows(slot.part.penalty)):
+        return f"{type(slot.part.penalty).__name__} is no penalty of entries or convex one of rows, of torchreg's own"
     if option := next((name for name in _OPTIONS if group.get(name)), ""):
         return f"{option}=True"
     return next((f"{name} is a tensor" for name, x in group.items() if name != "params" and _holds_tensor(name, x)), "")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.training.fused.penalty_inputs import Build, PenaltyInputs
+from torchreg.training.fused.penalty_inputs import PenaltyInputs
 from torchreg.training.fused.update import Update
 
 _TRIAL = 1 << 20  # entries of the first call, by which the compiler decides how to cut the work
@@ -69,7 +69,7 @@ def packed(values: Sequence[float], dtype: torch.dtype, device: torch.device) ->
 
 
 def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Step | None:
-    plain = _plain(kind, penalty.build)
+    plain = _plain(kind, penalty)
     compiled: Step = torch.compile(_of_its_own(plain), dynamic=True, fullgraph=True)
     given, wanted = (_trial(kind, penalty, numbers) for _ in range(2))
     plain(*wanted)
@@ -83,9 +83,10 @@ def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Ste
     return compiled if all(_alike(x, y) for x, y in pairs) else None
 
 
-def _plain(kind: Kind, build: Build) -> Step:
+def _plain(kind: Kind, penalty: PenaltyInputs) -> Step:
     """The pass in torch's own operators."""
     move, own, most = kind.update.move, kind.metric == "auto", kind.most
+    prox = penalty.map
 
     def step(
         p: Tensor,
@@ -97,8 +98,8 @@ def _plain(kind: Kind, build: Build) -> Step:
     ) -> None:
         (rate, factor), (moved, now, steps) = scale, move(p, g, kept, numbers)
         steps = steps if own and steps is not None else rate
-        steps = steps if most is None else steps.clamp(max=most)
-        p.copy_(build(inputs).prox(moved, steps * factor))
+        steps = steps if most is None else steps.clamp(min=-most, max=most)
+        p.copy_(prox(inputs, moved, steps * factor))
         for x, new in zip(kept, now, strict=True):
             x.copy_(new)
 
@@ -113,15 +114,17 @@ def _of_its_own(function: Any) -> Any:
 
 def _trial(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> tuple[Any, ...]:
     """Arguments of a step: entries of many sizes, a third of them 0, as where no gradient was met."""
-    angle = torch.arange(_TRIAL, dtype=torch.float32, device=kind.device).to(kind.dtype)
+    shape = (_TRIAL // 2048 or 2, 2048) if penalty.rows else (_TRIAL,)
 
-    def entries(frequency: float, size: float = 0.1) -> Tensor:
+    def entries(frequency: float, size: float = 0.1, like: tuple[int, ...] = shape) -> Tensor:
+        angle = torch.arange(torch.Size(like).numel(), dtype=torch.float32, device=kind.device).reshape(like)
         wave = (angle * frequency).sin()
-        return wave.mul_(wave > -0.5).mul_(size)
+        return wave.mul_(wave > -0.5).mul_(size).to(kind.dtype)
 
     kept = [entries(0.3 + 0.1 * k).square_() for k in range(len(kind.update.kept))]
+    own = (shape[0], 1) if penalty.rows else shape
     inputs = [
-        entries(0.7).abs_().to(x.dtype) if isinstance(x, Tensor) and x.dim() else x
+        entries(0.7, like=own).abs_().to(x.dtype) if isinstance(x, Tensor) and x.dim() else x
         for x in inputs_of(penalty, kind.device)
     ]
     scale = packed([numbers[0], 1.0], torch.float64, kind.device)

@@ -24,14 +24,17 @@ from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.candidates import Candidate, candidates, whole_reason
 from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, step_of
 from torchreg.training.fused.joined_passes import Pass, run_all
-from torchreg.training.fused.penalty_inputs import PenaltyInputs, penalty_inputs
+from torchreg.training.fused.penalty_inputs import PenaltyInputs, acts_on_entries, penalty_inputs
+from torchreg.training.fused.row_inputs import row_inputs
 from torchreg.training.fused.step_numbers import reckon
 
 _AT = {"step": 10.0, "mu_product": 0.5}  # counters at which a pass is tried
-_MISFIT = "a tensor of its penalty is not of its shape, or not contiguous"
+_MISFIT = "a tensor of its penalty is not of its shape, or its groups are not its rows"
 _NO_COMPILER = "torch.compile has no working compiler here, or its result differs"
 
-Made = tuple[Step, list[Tensor]] | str  # a compiled step and its penalty's inputs, or why there is none
+_BLOCK = 1 << 17  # entries of the rows that are stepped at a time, so that loops over them find them in a CPU's cache
+
+Made = tuple[Step, list[Tensor], int] | str  # a compiled step, its penalty's inputs and rows; or why there is none
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class _Ready:
     grad: Tensor
     step: Step
     inputs: list[Tensor]
+    rows: int
 
 
 class FusedHalves:
@@ -98,7 +102,8 @@ def _made(owner: Any, at: Candidate, made: dict[Hashable, Made]) -> Made:
     known = made.get(alike) or made.get((alike, p.shape))
     if known is not None:
         return known
-    penalty = penalty_inputs(at.penalty, p.shape)
+    alone = acts_on_entries(at.penalty)
+    penalty = penalty_inputs(at.penalty, p.shape) if alone else row_inputs(at.penalty, p)
     if penalty is None:
         return made.setdefault((alike, p.shape), _MISFIT)
     numbers = at.update.numbers(at.group, *(_AT[key] for key in at.update.counters))
@@ -106,7 +111,7 @@ def _made(owner: Any, at: Candidate, made: dict[Hashable, Made]) -> Made:
     if step is None:
         return made.setdefault(alike, _NO_COMPILER)
     inputs = inputs_of(penalty, p.device)
-    return made.setdefault((alike, p.shape) if any(x.dim() for x in inputs) else alike, (step, inputs))
+    return made.setdefault((alike, p.shape) if any(x.dim() for x in inputs) else alike, (step, inputs, penalty.rows))
 
 
 def _kind_of(owner: Any, at: Candidate, penalty: PenaltyInputs) -> Kind:
@@ -126,8 +131,22 @@ def _passes(owner: Any, ready: list[_Ready], factor: Scalar) -> Iterator[Pass]:
             owner.base.state.setdefault(one.at.param, one.at.state)
     reckoned = reckon([one.at for one in ready], _metric(owner), factor)
     for one, (key, numbers, scale) in zip(ready, reckoned, strict=True):
-        written = [one.at.param.detach().view(-1), *(one.at.state[name].view(-1) for name in one.at.update.kept)]
-        yield Pass((key, id(one.inputs)), one.step, written, one.grad.detach().view(-1), numbers, scale, one.inputs)
+        tensors = [one.at.param.detach(), *(one.at.state[name] for name in one.at.update.kept), one.grad.detach()]
+        if not one.rows:
+            *written, grad = [x.view(-1) for x in tensors]
+            yield Pass((key, id(one.inputs)), one.step, written, grad, numbers, scale, one.inputs)
+            continue
+        level, *strengths = one.inputs
+        many = _blocks(one.at.param, one.rows)
+        for *written, grad, own in zip(
+            *(x.view(one.rows, -1).tensor_split(many) for x in (*tensors, level)), strict=True
+        ):
+            yield Pass(key, one.step, written, grad, numbers, scale, [own, *strengths])
+
+
+def _blocks(p: Tensor, rows: int) -> int:
+    """Into how many blocks of at least two rows a parameter is cut; a device takes it whole."""
+    return max(1, min(rows // 2, -(-p.numel() // _BLOCK))) if p.device.type == "cpu" else 1
 
 
 def _apart(ready: list[_Ready], unfused: list[tuple[str, str]]) -> list[_Ready]:

@@ -23,21 +23,26 @@ class PenaltyInputs:
 
     Attributes:
         kind: equal for penalties that differ in these inputs alone.
-        build: the penalty of other such inputs, for a flat view of the parameter.
-        inputs: strengths, and flat views of tensors of the parameter's shape.
+        map: (inputs, weights, effective steps) -> the proximal map; steps of entries without a gradient have a minus.
+        inputs: strengths, and tensors: flat views of the parameter's length, or one entry for each row.
+        rows: how many rows a view of the parameter has on which it acts, 0 for a flat view.
     """
 
     kind: Any
-    build: Build
+    map: Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]
     inputs: list[Scalar]
+    rows: int = 0
 
 
 def acts_on_entries(penalty: Penalty) -> bool:
     """Whether this is one of the library's own penalties, or made of such, that takes each entry alone."""
-    parts = list(parts_of(penalty))
-    own = all(type(part).__module__.startswith(_OWN) and part.prox_steps == "entry" for part in parts)
-    alone = all(part.grain == "entry" for part in parts if not inner_penalties(part))
-    return own and alone and penalty.groups is None
+    alone = all(part.grain == "entry" for part in parts_of(penalty) if not inner_penalties(part))
+    return is_known(penalty) and alone and penalty.groups is None
+
+
+def is_known(penalty: Penalty) -> bool:
+    """Whether it is one of the library's own penalties, or made of such, with a map for a step per entry."""
+    return all(type(part).__module__.startswith(_OWN) and part.prox_steps == "entry" for part in parts_of(penalty))
 
 
 def penalty_inputs(penalty: Penalty, shape: torch.Size) -> PenaltyInputs | None:
@@ -46,7 +51,13 @@ def penalty_inputs(penalty: Penalty, shape: torch.Size) -> PenaltyInputs | None:
     if not all(x.dim() == 0 or (x.shape == shape and x.is_contiguous()) for x in held):
         return None
     inputs: list[Scalar] = []
-    return PenaltyInputs(*_of_penalty(penalty, inputs, {}), inputs)
+    kind, build = _of_penalty(penalty, inputs, {})
+
+    def shrunk(given: Sequence[Tensor], w: Tensor, steps: Tensor) -> Tensor:
+        result: Tensor = build(given).prox(w, steps.abs())
+        return result
+
+    return PenaltyInputs(kind, shrunk, inputs)
 
 
 def _of_penalty(penalty: Penalty, inputs: list[Scalar], known: dict[int, Any]) -> tuple[Any, Build]:
@@ -75,6 +86,7 @@ def _of_field(name: str, value: Any, inputs: list[Scalar], known: dict[int, Any]
     if isinstance(value, Tensor) or name == "alpha":
         place = len(inputs)
         inputs.append(value.detach().flatten() if isinstance(value, Tensor) and value.dim() else value)
-        kind = ("tensor", value.dtype, value.dim() > 0) if isinstance(value, Tensor) else "number"
-        return kind, lambda given: given[place]
+        if not isinstance(value, Tensor):
+            return "number", lambda given: given[place]
+        return ("tensor", value.dtype, value.dim() > 0), lambda given: given[place]
     return value, None

@@ -37,14 +37,14 @@ def reckon(stepped: Sequence[Candidate], metric: str, factor: Scalar) -> list[Re
             counted.setdefault(shared, []).append(at)
             continue
         counters = at.update.advance(at.group, at.state)
-        key = (*shared, counters)
+        key: Hashable = (*shared, counters)
         if key not in sent:
             numbers = at.update.numbers(at.group, *counters)
             rate = _rate(at, metric, numbers)
             sent[key] = key, packed(numbers, at.param.dtype, at.param.device), _scale(rate, factor, at.param.device)
         found[id(at)] = sent[key]
-    for shared, several in counted.items():
-        found.update(zip(map(id, several), _on_device(shared, several, metric, factor), strict=True))
+    for its, several in counted.items():
+        found.update(zip(map(id, several), _on_device(its, several, metric, factor), strict=True))
     return [found[id(at)] for at in stepped]
 
 

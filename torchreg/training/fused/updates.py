@@ -3,7 +3,7 @@
 Each follows the function ``_single_tensor_*`` of its module in torch.optim, operation by operation. What moves from
 step to step (rates, corrections of a bias, counters) is reckoned by the host in double precision, as torch does, and
 comes in as 0-d tensors; what does not (whether there is momentum, say) chooses the function. Beside the new values each
-gives the effective step of every entry (`torchreg.training.step_rules`).
+gives the effective step of every entry (`torchreg.training.step_rules`), with a minus where it has met no gradient.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def update_for(kind: type[Optimizer], group: Group) -> Update | None:
 
 
 @cache
-def _made(kind: type[Optimizer], switches: tuple[Any, ...]) -> Update:
+def _made(kind: Any, switches: tuple[Any, ...]) -> Update:
     return KNOWN[kind](*switches)
 
 
@@ -97,7 +97,7 @@ def _adam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
         square = squares(kept[1], beta2, new2, g)
         largest = torch.maximum(kept[2], square) if amsgrad else square
         size = largest.sqrt()
-        steps = torch.where(largest == 0, lr, rate / (size + offset))
+        steps = torch.where(largest == 0, -lr, rate / (size + offset))
         return p + back * mean / (size / root + eps), (mean, square, largest)[: 3 if amsgrad else 2], steps
 
     kept = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
@@ -132,7 +132,7 @@ def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         square = squares(kept[1], beta2, new2, g)
         below = (square / unbias).sqrt() + eps
         moved = p + of_gradient * g / below + of_mean * mean / below
-        return moved, (mean, square), torch.where(square == 0, steady, steady / below)
+        return moved, (mean, square), torch.where(square == 0, -steady, steady / below)
 
     return Update(("exp_avg", "exp_avg_sq"), ("step", "mu_product"), numbers, move, advance)
 
@@ -160,7 +160,7 @@ def _radam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         square = squares(kept[1], beta2, new2, g)
         below = square.sqrt() + eps
         adapted = torch.where(ready > 0, root / below, 1.0 + 0.0 * root)
-        steps = torch.where((ready > 0) & (square != 0), steady / below, lr)
+        steps = torch.where(square == 0, -lr, torch.where(ready > 0, steady / below, lr))
         return p - mean / first * lr * adapted * spread, (mean, square), steps
 
     return Update(("exp_avg", "exp_avg_sq"), ("step",), numbers, move, counted)
@@ -186,7 +186,7 @@ def _rmsprop(decays: bool, centered: bool, momentum: bool, little: bool) -> Upda
             mean = mixed(kept[1], g, new, little)
             variance, made = square - mean * mean, [mean]
         below = variance.sqrt() + eps
-        steps = torch.where(square == 0, rate, rate / below)
+        steps = torch.where(square == 0, -rate, rate / below)
         if not momentum:
             return p + back * g / below, (square, *made), steps
         buffer = kept[-1] * share + g / below
@@ -207,7 +207,7 @@ def _adagrad(decays: bool) -> Update:
         g = g + decay * p if decays else g
         total = kept[0] + g * g
         below = total.sqrt() + eps
-        return p + back * g / below, (total,), torch.where(total == 0, rate, rate / below)
+        return p + back * g / below, (total,), torch.where(total == 0, -rate, rate / below)
 
     return Update(("sum",), ("step",), numbers, move, counted)
 
@@ -224,7 +224,7 @@ def _adamax(decays: bool, little: bool) -> Update:
         mean = mixed(kept[0], g, new, little)
         size = torch.maximum(kept[1] * beta2, g.abs() + eps)
         least = eps * (1.0 + 4.0 * torch.finfo(p.dtype).eps)  # where no gradient was met: torch adds eps to each
-        return p + back * mean / size, (mean, size), torch.where(size <= least, lr, lr / size)
+        return p + back * mean / size, (mean, size), torch.where(size <= least, -lr, lr / size)
 
     return Update(("exp_avg", "exp_inf"), ("step",), numbers, move, counted)
 
