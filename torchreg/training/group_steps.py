@@ -75,7 +75,7 @@ def settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if not _may(lambda: step.min() < 0):
+    if not _may(lambda: ~(step.min() >= 0)):  # a NaN hides the others
         return step
     alone = step < 0
     inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))

@@ -32,7 +32,7 @@ _AT = {"step": 10.0, "mu_product": 0.5}  # counters at which a pass is tried
 _MISFIT = "a tensor of its penalty is not of its shape, or its groups are not its rows"
 _NO_COMPILER = "torch.compile has no working compiler here, or its result differs"
 
-_BLOCK = 1 << 17  # entries of the rows that are stepped at a time, so that loops over them find them in a CPU's cache
+_BLOCK = 1 << 18  # entries of the rows that are stepped at a time, so that loops over them find them in a CPU's cache
 
 Made = tuple[Step, list[Tensor], int] | str  # a compiled step, its penalty's inputs and rows; or why there is none
 

@@ -18,8 +18,8 @@ from torchreg.penalties.forms import GroupForm
 from torchreg.shrinkage import Scalar, soft
 from torchreg.training.fused.penalty_inputs import PenaltyInputs, is_known
 
-_SECULAR_STEPS = {torch.float32: 6, torch.float64: 8}  # in the tensor's precision; as many as that can use
-_LAST_STEPS = 2  # with sums in float64
+_SECULAR_STEPS = {torch.float32: 7, torch.float64: 9}  # in the tensor's precision; as many as that can use
+_LAST_STEPS = 1  # with sums in float64
 _LEAST = 1e-12  # of a radius, relative to the norm
 
 
