@@ -67,10 +67,11 @@ class ProxOptimizer(AroundBase):
             number. Checkpoints of both modes load each other; sums that are missing start anew.
 
         fused: True takes the base's step and the proximal one in one compiled pass over each parameter, which reads
-            and writes it and its state once: SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax and Adadelta,
-            penalties of entries (not of groups), float32 and float64. It is compiled in the second step, some seconds
-            for each kind of penalty, and never again. All else is stepped as with False; a warning tells once what and
-            why. The state is the base's own, entry for entry. None, the default, is False so far.
+            and writes it and its state once: SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax, Adadelta;
+            penalties of entries, convex ones of rows; float32, float64. Each kind is compiled once, in the second step:
+            some seconds. The state is the base's own. All else is stepped as with False, and a warning tells once what
+            and why: hooks of the base (so `attach_to`, too, is never fused), masters, a target, DTensors, several
+            processes. In Lightning return it from ``configure_optimizers``. None, the default, is False so far.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.

@@ -33,7 +33,10 @@ from torchreg.training.fused.update import (
 
 def update_for(kind: type[Optimizer], group: Group) -> Update | None:
     """The update of a group of an optimizer of exactly this class; None for one that is not known."""
-    return _made(kind, SWITCHES[kind](group)) if kind in KNOWN else None
+    if kind not in KNOWN:
+        return None
+    hashable: Any = kind
+    return _made(hashable, SWITCHES[kind](group))
 
 
 @cache
