@@ -299,6 +299,18 @@ class TestCompiled:
         assert counters["stats"]["unique_graphs"] - before == 1
         assert metrics.generated_kernel_count - kernels == 1
 
+    def test_is_compiled_in_a_trial_alone(self, monkeypatch):
+        """Settings of torch at which it would compile anew make another pass, so that no step does so halfway."""
+        from torch._dynamo.utils import counters
+
+        monkeypatch.setattr(compiled_step, "_STEPS", {})
+        before = counters["stats"]["unique_graphs"]
+        for _ in range(2):
+            trained(BY_ID["SGD momentum"].make, lambda p: L1(0.02), True, steps=3, dtype=torch.float32)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                trained(BY_ID["SGD momentum"].make, lambda p: L1(0.02), True, steps=3, dtype=torch.float32)
+        assert counters["stats"]["unique_graphs"] - before == passes() == 2
+
     def test_one_graph_for_rows_of_all_sizes(self, monkeypatch):
         from torch._dynamo.utils import counters
 
@@ -701,6 +713,11 @@ class TestFallsBack:
             for k in range(6):
                 give(params, k)
                 opt.step()
+        assert passes() == 1
+
+    def test_empty_parameters_are_no_news(self, no_compiler):
+        with told(None):
+            trained(_adamw, _l1, True, steps=3, shapes=[(0, 3), (4, 4)])
         assert passes() == 1
 
     def test_not_asked_for(self, no_compiler):

@@ -62,7 +62,7 @@ def candidates(owner: Any, unfused: list[tuple[str, str]]) -> Iterator[Candidate
         update = None if why else update_for(type(owner.base), group)
         for p in slot.parameters(owner.base):
             state = owner.base.state.get(p, {})
-            if p.grad is None or (update is not None and not has_state(update, state)):
+            if p.grad is None or not p.numel() or (update is not None and not has_state(update, state)):
                 continue
             if update is None or (reason := parameter_reason(p, update, state)):
                 unfused.append((names.get(id(p), "a parameter"), why or reason))

@@ -37,6 +37,7 @@ class Kind:
         most: the bound of the effective steps, None without one.
         dtype: of the parameter.
         device: where it lies.
+        settings: of torch, at which the compiler would compile anew.
     """
 
     update: Update
@@ -45,6 +46,13 @@ class Kind:
     most: float | None
     dtype: torch.dtype
     device: torch.device
+    settings: tuple[Any, ...]
+
+
+def settings(device: torch.device) -> tuple[Any, ...]:
+    """What torch's compiled code is bound to, so that each step is compiled in its trial and never later."""
+    autocast = tuple(torch.is_autocast_enabled(kind) for kind in {"cpu", device.type})
+    return torch.get_num_threads(), torch.get_default_dtype(), autocast, torch.are_deterministic_algorithms_enabled()
 
 
 _STEPS: dict[Kind, Step | None] = {}

@@ -22,7 +22,7 @@ from torchreg.training.clipping import clipped_by
 from torchreg.training.control import controlled
 from torchreg.training.effective_step import BoundedMetric
 from torchreg.training.fused.candidates import Candidate, candidates, whole_reason
-from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, step_of
+from torchreg.training.fused.compiled_step import Kind, Step, inputs_of, settings, step_of
 from torchreg.training.fused.joined_passes import Pass, run_all
 from torchreg.training.fused.penalty_inputs import PenaltyInputs, acts_on_entries, penalty_inputs
 from torchreg.training.fused.row_inputs import row_inputs
@@ -116,7 +116,9 @@ def _made(owner: Any, at: Candidate, made: dict[Hashable, Made]) -> Made:
 
 def _kind_of(owner: Any, at: Candidate, penalty: PenaltyInputs) -> Kind:
     most = owner.metric.most if isinstance(owner.metric, BoundedMetric) else None
-    return Kind(at.update, penalty.kind, _metric(owner), most, at.param.dtype, at.param.device)
+    return Kind(
+        at.update, penalty.kind, _metric(owner), most, at.param.dtype, at.param.device, settings(at.param.device)
+    )
 
 
 def _metric(owner: Any) -> str:
