@@ -35,6 +35,15 @@ def has_global_step_hooks() -> bool:
     return any(bool(hooks) for hooks in kept)
 
 
+def has_modes() -> bool:
+    """Whether each call of torch goes through a mode: a default device, counters of operations, fake tensors.
+
+    Compiled code is compiled anew there, or runs as Python from then on. Where torch cannot tell there is none. Checked
+    with torch 2.13.
+    """
+    return any(getattr(torch._C, f"_len_torch_{kind}_stack", int)() for kind in ("function", "dispatch"))
+
+
 @contextmanager
 def without_libraries() -> Iterator[None]:
     """Layers as torch's own operators, not as single calls of oneDNN or cuDNN, which hide what they do.

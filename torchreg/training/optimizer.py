@@ -14,9 +14,8 @@ from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
 from torchreg.training.clipping import forget_clipping
 from torchreg.training.common_step import Copies, copies_for
-from torchreg.training.control import Mode, around, check_controls, proximal_half
+from torchreg.training.control import Mode, around, base_then_prox, check_controls, proximal_half
 from torchreg.training.effective_step import Metric, check_metric, rule_for
-from torchreg.training.fused.candidates import runs_eagerly
 from torchreg.training.fused.fused_halves import FusedHalves
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
@@ -65,13 +64,11 @@ class ProxOptimizer(AroundBase):
             counting more: under mini-batches zeros stay zero, and are those of the minimiser (L1, elastic net, their
             weights, Group(L1)). In the state: "dual", 4 bytes an entry, and "threshold", as many or, with SGD, one
             number. Checkpoints of both modes load each other; sums that are missing start anew.
-
-        fused: True takes the base's step and the proximal one in one compiled pass over each parameter, which reads
-            and writes it and its state once: SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax, Adadelta;
-            penalties of entries, convex ones of rows; float32, float64. Each kind is compiled once, in the second step:
-            some seconds. The state is the base's own. All else is stepped as with False, and a warning tells once what
-            and why: hooks of the base (so `attach_to`, too, is never fused), masters, a target, DTensors, several
-            processes. In Lightning return it from ``configure_optimizers``. None, the default, is False so far.
+        fused: True takes both steps in one compiled pass over each large parameter (`torchreg.training.fused`): SGD,
+            Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax, Adadelta; penalties of entries, convex ones of rows;
+            float32, float64. The second step compiles, some seconds for each kind; the state is the base's own. All
+            else is stepped as with False, and a warning tells once what and why, but for parameters too small to gain.
+            None, the default, is False: results of both ways differ by roundings, and no run should change unasked.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -188,16 +185,8 @@ class ProxOptimizer(AroundBase):
     def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
         self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
-        if self.fused and runs_eagerly():
-            return self._fusing.step(self, closure)
-        if closure is None:
-            self.positions.refuse_sparse()
-            loss = self.base.step()
-        else:
-            loss = self.base.step(closure)
-            self.positions.refuse_sparse()
-        self.prox()
-        return loss
+        fused = self.fused and self._fusing.may(self)
+        return self._fusing.step(self, closure) if fused else base_then_prox(self, closure)
 
     def prox(self) -> None:
         """The proximal half of `step`, for the parameters that the base has just stepped.

@@ -20,6 +20,7 @@ from torchreg.training.fused.penalty_inputs import PenaltyInputs
 from torchreg.training.fused.update import Update
 
 _TRIAL = 1 << 20  # entries of the first call, by which the compiler decides how to cut the work
+_MOST = 64  # kinds that are compiled in a process: each takes seconds, and keeps its code
 _SLACK = 4.0  # roundings by which the compiled pass may differ from the same formulas in torch's own operators
 _FEW = 1e-3  # share of entries that may differ by more: of those at a jump of the proximal map
 
@@ -56,6 +57,7 @@ def settings(device: torch.device) -> tuple[Any, ...]:
 
 
 _STEPS: dict[Kind, Step | None] = {}
+_is_compiled = torch.compiler.is_compiling
 
 
 def step_of(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Step | None:
@@ -65,30 +67,37 @@ def step_of(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Ste
     and tried at its first use, on tensors of its own; None where there is no compiler, or where it does not give what
     torch's own operators give.
     """
-    if kind not in _STEPS:
+    if kind not in _STEPS and len(_STEPS) < _MOST:
         _STEPS[kind] = _proven(kind, penalty, numbers)
-    return _STEPS[kind]
+    return _STEPS.get(kind)
 
 
 def packed(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Numbers as 0-d tensors on a device, which the host sends without waiting."""
-    sent = torch.tensor(values, dtype=dtype)
+    sent = torch.tensor(values, dtype=dtype, device="cpu")
     return (sent if device.type == "cpu" else sent.to(device, non_blocking=True)).unbind()
 
 
 def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Step | None:
-    plain = _plain(kind, penalty)
-    compiled: Step = torch.compile(_of_its_own(plain), dynamic=True, fullgraph=True)
+    plain, in_python = _plain(kind, penalty), []
+
+    def noted(*given: Any) -> None:
+        if not _is_compiled():
+            in_python.append(True)
+        plain(*given)
+
     given, wanted = (_trial(kind, penalty, numbers) for _ in range(2))
     plain(*wanted)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own, of which nobody asked
+            # not fullgraph=True: torch then raises, after the step, where a later setting makes it run as Python
+            compiled: Step = torch.compile(_of_its_own(noted), dynamic=True)
             compiled(*given)
     except Exception:  # whatever a compiler that is missing or broken raises: the unfused step is there
         return None
     pairs = zip((given[0], *given[2]), (wanted[0], *wanted[2]), strict=True)
-    return compiled if all(_alike(x, y) for x, y in pairs) else None
+    return compiled if not in_python and all(_alike(x, y) for x, y in pairs) else None
 
 
 def _plain(kind: Kind, penalty: PenaltyInputs) -> Step:

@@ -14,6 +14,7 @@ from torchreg.penalties.one_step import inner_penalties, parts_of
 from torchreg.shrinkage import Scalar
 
 _OWN = "torchreg.penalties."  # where the penalties are defined whose maps are known to compile
+_NUMBERS = ("alpha", "weights")  # fields that move, or differ from layer to layer; all others are part of the code
 Build = Callable[[Sequence[Tensor]], Any]
 
 
@@ -66,9 +67,10 @@ def _of_penalty(penalty: Penalty, inputs: list[Scalar], known: dict[int, Any]) -
         return found
     made = {name: _of_field(name, value, inputs, known) for name, value in vars(penalty).items()}
     builds = {name: build for name, (_, build) in made.items() if build is not None}
+    bare = penalty.replaced(**dict.fromkeys(builds))  # compiled code lives on, and is to keep no tensors
 
     def build(given: Sequence[Tensor]) -> Penalty:
-        return penalty.replaced(**{name: make(given) for name, make in builds.items()})
+        return bare.replaced(**{name: make(given) for name, make in builds.items()})
 
     known[id(penalty)] = ((type(penalty), *((name, kind) for name, (kind, _) in made.items())), build)
     return known[id(penalty)]
@@ -83,7 +85,7 @@ def _of_field(name: str, value: Any, inputs: list[Scalar], known: dict[int, Any]
         builds = [build for _, build in made if build is not None]
         kind = tuple(each for each, _ in made)
         return (kind, None) if not builds else (kind, lambda given: tuple(build(given) for build in builds))
-    if isinstance(value, Tensor) or name == "alpha":
+    if isinstance(value, Tensor) or (name in _NUMBERS and isinstance(value, (int, float))):
         place = len(inputs)
         inputs.append(value.detach().flatten() if isinstance(value, Tensor) and value.dim() else value)
         if not isinstance(value, Tensor):

@@ -1,6 +1,6 @@
 """Convex penalties of whole rows as a function of their numbers, in a form that a compiler makes a few short loops of.
 
-With an optimizer's step for each entry the prox of a norm is ``x_i = r z_i / (r + level t_i)``, where r solves
+With a step for each entry the prox of a norm is ``x_i = r z_i / (r + level t_i)``, where r solves
 ``sum z_i^2 / (r + level t_i)^2 = 1`` (`torchreg.penalties.metric`). Here a row is divided by its norm first, so that r
 lies between 0 and 1 and nothing overflows in float32; whether a row vanishes, and the last of Newton's steps, are
 reckoned from sums in float64.
@@ -42,8 +42,7 @@ def row_inputs(penalty: Penalty, p: Tensor) -> PenaltyInputs | None:
 
     def shrunk(given: Sequence[Tensor], w: Tensor, steps: Tensor) -> Tensor:
         level, inner, l2 = given
-        steps = _settled(steps) if steps.dim() else steps
-        return _prox(w, steps, level, inner if flags[0] else None, l2 if flags[1] else None, lower)
+        return _prox(w, _settled(steps), level, inner if flags[0] else None, l2 if flags[1] else None, lower)
 
     inputs: list[Scalar] = [form.l1.to(p.dtype)[:, None], form.inner, form.l2]
     return PenaltyInputs(("rows", flags, dtypes, lower), shrunk, inputs, rows=p.shape[0])
@@ -77,16 +76,8 @@ def _prox(w: Tensor, steps: Tensor, level: Tensor, inner: Tensor | None, l2: Ten
     if lower:
         z = z.clamp(min=0.0)
     norm = _exact_sum(z.double() * z.double()).sqrt()
-    scale = _of_one_step(norm, t, level) if not t.dim() else None
-    x = z * scale.to(z.dtype) if scale is not None else _in_metric(z, t, level, norm)
-    still = (steps if not t.dim() else t.amax(1, keepdim=True)) == 0
-    return torch.where(still | ~norm.isfinite(), w, x + 0.0)
-
-
-def _of_one_step(norm: Tensor, t: Tensor, level: Tensor) -> Tensor:
-    """What each row is multiplied by."""
-    left = (norm - t * level).clamp(min=0.0)
-    return torch.where(norm > 0, left / torch.where(norm > 0, norm, 1.0), 0.0)
+    still = t.amax(1, keepdim=True) == 0
+    return torch.where(still | ~norm.isfinite(), w, _in_metric(z, t, level, norm) + 0.0)
 
 
 def _in_metric(z: Tensor, t: Tensor, level: Tensor, norm: Tensor) -> Tensor:

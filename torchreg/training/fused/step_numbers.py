@@ -14,20 +14,15 @@ import torch
 from torch import Tensor
 
 from torchreg.shrinkage import Scalar
-from torchreg.training.fused.candidates import Candidate
+from torchreg.training.fused.candidates import Candidate, metric_of
 from torchreg.training.fused.compiled_step import packed
 
-Reckoned = tuple[Hashable, Sequence[Tensor], tuple[Tensor, Tensor]]  # a key of what is shared, numbers, scale
+Reckoned = tuple[Sequence[Tensor], tuple[Tensor, Tensor]]  # numbers, and the scale of a compiled pass
 
 
-def reckon(stepped: Sequence[Candidate], metric: str, factor: Scalar) -> list[Reckoned]:
-    """Move the counters of all parameters, and give each its numbers and its scale.
-
-    Args:
-        stepped: the parameters.
-        metric: "auto" or "decoupled".
-        factor: by what the effective steps are multiplied.
-    """
+def reckon(owner: Any, stepped: Sequence[Candidate], factor: Scalar) -> list[Reckoned]:
+    """Move the counters of all parameters, and give each what it takes; effective steps are multiplied by a factor."""
+    metric = metric_of(owner)
     found: dict[int, Reckoned] = {}
     sent: dict[Hashable, Reckoned] = {}
     counted: dict[Hashable, list[Candidate]] = {}
@@ -41,10 +36,10 @@ def reckon(stepped: Sequence[Candidate], metric: str, factor: Scalar) -> list[Re
         if key not in sent:
             numbers = at.update.numbers(at.group, *counters)
             rate = _rate(at, metric, numbers)
-            sent[key] = key, packed(numbers, at.param.dtype, at.param.device), _scale(rate, factor, at.param.device)
+            sent[key] = packed(numbers, at.param.dtype, at.param.device), _scale(rate, factor, at.param.device)
         found[id(at)] = sent[key]
-    for its, several in counted.items():
-        found.update(zip(map(id, several), _on_device(its, several, metric, factor), strict=True))
+    for several in counted.values():
+        found.update(zip(map(id, several), _on_device(several, metric, factor), strict=True))
     return [found[id(at)] for at in stepped]
 
 
@@ -53,7 +48,7 @@ def on_device(at: Candidate) -> bool:
     return any(at.state[name].device.type != "cpu" for name in at.update.counters)
 
 
-def _on_device(shared: Hashable, several: list[Candidate], metric: str, factor: Scalar) -> list[Reckoned]:
+def _on_device(several: list[Candidate], metric: str, factor: Scalar) -> list[Reckoned]:
     first, counts = several[0], [at.state["step"] for at in several]
     torch._foreach_add_(counts, 1)
     dtype, device = first.param.dtype, first.param.device
@@ -61,7 +56,7 @@ def _on_device(shared: Hashable, several: list[Candidate], metric: str, factor: 
     sent = iter(packed([x for x in numbers if not isinstance(x, Tensor)], dtype, device))
     columns = [x.to(dtype).unbind() if isinstance(x, Tensor) else [next(sent)] * len(several) for x in numbers]
     scale = _scale(_rate(first, metric, numbers), factor, device)
-    return [((shared, k), row, scale) for k, row in enumerate(zip(*columns, strict=True))]
+    return [(row, scale) for row in zip(*columns, strict=True)]
 
 
 def _rate(at: Candidate, metric: str, numbers: Sequence[Any]) -> float:
