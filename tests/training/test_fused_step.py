@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -792,6 +795,28 @@ class TestFallsBack:
 
         monkeypatch.setattr(torch, "compile", broken)
         self.check(_one(_l1), "no working compiler")
+
+    def test_no_compiler_on_the_machine(self, tmp_path):
+        """As `test_no_compiler`, but with torch's own machinery, in a process that has none in its cache."""
+        script = (
+            "import torch, warnings\n"
+            "from torchreg import L1, ProxOptimizer, attach\n"
+            "ends = []\n"
+            "warnings.simplefilter('ignore', DeprecationWarning)\n"
+            "with warnings.catch_warnings(record=True) as caught:\n"
+            "    for fused in (True, False):\n"
+            "        p = torch.nn.Parameter(torch.linspace(-1, 1, 1 << 14))\n"
+            "        opt = ProxOptimizer(torch.optim.AdamW([p]), attach(L1(0.1), {'p': p}), fused=fused)\n"
+            "        for k in range(4):\n"
+            "            p.grad = torch.sin(p.detach() * k)\n"
+            "            opt.step()\n"
+            "        ends.append(p)\n"
+            "told = [str(w.message) for w in caught if 'fused=True' in str(w.message)]\n"
+            "assert len(told) == 1 and 'no working compiler' in told[0], told\n"
+            "assert torch.equal(*ends)\n"
+        )
+        nowhere = {"CXX": str(tmp_path / "g++"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+        subprocess.run([sys.executable, "-c", script], env=os.environ | nowhere, check=True)
 
     def test_a_compiler_that_reckons_wrong(self, no_compiler, monkeypatch):
         def wrong(function, **options):
