@@ -4,7 +4,8 @@
 
 The bare base, ``fused=True`` and ``fused=False`` step the same tensors and the same state in turns, so each round is a
 pair; a figure is the median of the rounds' ratios to the bare step of that round. Sizes: 95.8 million entries in 146
-tensors, or with --quick a tenth of them, or with --small 100 matrices of 64 x 64. Matrices are penalised, vectors not.
+tensors, or with --quick a tenth of them, or with --small 100 matrices of 64 x 64, of which only rows are fused
+(`torchreg.training.fused.candidates`). Matrices are penalised, vectors not.
 Before anything is timed, a few steps of both ways from one start must give the same zeros. The seconds of the first
 fused step, which compiles, stand beside the ratios; caches of the compiler make them shorter in a second run. One JSON
 and one Markdown file go to benchmarks/results, or to --out.
