@@ -1,14 +1,15 @@
 """What a method of sparse training is, and torchreg's own. All start from the same net and AdamW.
 
 A method says how it is tuned: by a strength, which is searched for each share of zeros, or by one of a few settings;
-either way by the same number of trials on validation data. `TargetSparsity` runs as it is.
+either way by the same number of trials on validation data. `TargetSparsity` runs as it is, and once more with its
+shrinkage chosen as others choose their settings.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparse_tasks import Task
@@ -158,14 +159,14 @@ def _dual_averaging(job: Job) -> Training:
 
 @dataclass(frozen=True)
 class _Target:
-    """`TargetSparsity` by one of its methods, with its defaults."""
+    """`TargetSparsity` by one of its methods, with its defaults but for the setting."""
 
     method: str
 
     def __call__(self, job: Job) -> Training:
         term = attach(job.penalty, job.weights)
         training = Training(job, ProxOptimizer(job.base(), term))
-        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method)
+        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method, **job.setting)
         return training
 
 
@@ -177,9 +178,14 @@ def _has_dual_averaging() -> bool:
     return "mode" in inspect.signature(ProxOptimizer).parameters
 
 
-def _target(method: str) -> Method:
+def _target(method: str, **options: Any) -> Method:
     name = "TargetSparsity" if method == "auto" else f"TargetSparsity, {method}"
-    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target)
+    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target, **options)
+
+
+def counts_entries(task: Task) -> bool:
+    """Whether zeros of entries count."""
+    return task.by is None
 
 
 OURS = {
@@ -189,6 +195,10 @@ OURS = {
     "target-projection": _target("projection"),
     "target-feedback": _target("feedback"),
     "target-magnitude": _target("magnitude"),
+    "target-shrinkage": replace(
+        _target("projection", settings=tuple({"shrinkage": c} for c in (0.0, 0.1, 0.2, 0.4)), fits=counts_entries),
+        about="TargetSparsity, shrinkage chosen",
+    ),
     "dual": Method("L1, dual averaging", _dual_averaging, ours=True, searched=True, available=_has_dual_averaging),
     "l1-ramp": Method("L1, ramp", _ramp, ours=True, searched=True),
     "mcp": Method("MCP, constant", _constant, ours=True, searched=True, penalty=lambda by: grouped(MCP(1.0), by)),
