@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchreg.parts import here
 from torchreg.schedules import Schedule, cubic
-from torchreg.training.control import Site, sites_of
+from torchreg.training.control import sites_of
 from torchreg.training.held import support
 from torchreg.training.predictive_alpha import predictive_alpha, typical_gradient
 from torchreg.training.pruning import Act, Method, Pruning
@@ -97,10 +97,9 @@ class TargetSparsity(StepCount):
         dead input's) goes first; more weights than asked for that are zero by themselves stay so. ``term.alpha = ...``
         holds until "feedback" sets it again. Groups count one each: "parameter" spares layers of few or short ones.
 
-        At 90 and 95 % zeros no other method was better than "auto" by more than the standard error on digits (an
-        MLP, a convolutional net), tabular classes and a recurrent net's series. Where shrinkage pays, "feedback" is:
-        R2 .919 against .894 on photos' patches, .881 against .849 where 15 of 300 inputs matter to a linear model; so
-        is L1 in the loss of a language model short of convergence. ``benchmarks/results/sparse_training.md`` has it.
+        ``shrinkage`` of 0.1 to 0.4 serves where pruning costs much, as of language models, autoencoders, regression;
+        where it costs little, as of nets that fit their data, it takes accuracy. Choose it on validation data.
+        ``benchmarks/results/sparse_training.md`` has the figures, and those of other methods.
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric);
@@ -182,9 +181,8 @@ class TargetSparsity(StepCount):
     @property
     def mask(self) -> dict[str, Tensor]:
         """For each parameter by name, which of its entries are trained: False where it is zero."""
-        owner = self.term.owner
         by_weight = self.method == "feedback" and self.act != "hold"
-        states = {} if owner is None or by_weight else owner.base.state
+        states = {} if self.term.owner is None or by_weight else self.term.owner.base.state
         known = {name: (p, support(states.get(p, {}))) for name, p in self.term.parameters.items()}
         return {name: p.detach() != 0 if kept is None else kept for name, (p, kept) in known.items()}
 
@@ -204,7 +202,7 @@ class TargetSparsity(StepCount):
         return number - share_of(self.wanted(self.count + 1), number) if known else self._kept[number]
 
     def is_of_another(self, owner: Any) -> bool:
-        """Whether it was made for another optimizer, from which this one has taken the term over."""
+        """Whether it was made for another optimizer than the one that has the term now."""
         return self._owner is not None and self._owner() is not owner
 
     def refuse_frozen(self, found: int) -> None:
@@ -258,9 +256,9 @@ class TargetSparsity(StepCount):
         if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
             horizon = max(1, round(_HORIZON * self.steps))
             share = self.wanted(min(count + horizon, self.freezes))
-            self._set(predictive_alpha(self._sites(), lambda n: share_of(share, n), horizon))
+            self._set(predictive_alpha(sites_of(self.term), lambda n: share_of(share, n), horizon))
         elif self.shrinkage and (hundredth or count in (1, self._end)):
-            self._set(typical_gradient(self._sites(), self.shrinkage) if self.shrinks else 0.0)
+            self._set(typical_gradient(sites_of(self.term), self.shrinkage) if self.shrinks else 0.0)
         if count <= self.steps and (hundredth or count in (self.freezes, self.steps)):
             alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
             self._history.add(count, self.wanted(count), self.term, alpha)
@@ -280,9 +278,6 @@ class TargetSparsity(StepCount):
             self.act = "select" if due else "keep"
         for number, kept in self._kept.items():
             kept.fill_(self.kept_of(number))
-
-    def _sites(self) -> list[Site]:
-        return sites_of(self.term.owner, self.term)
 
     def _set(self, alpha: Tensor | float | None) -> None:
         if alpha is None or self._alpha is None:
