@@ -47,6 +47,15 @@ def arguments(run: Run, axes: Collection[str], n_seeds: int) -> tuple[str, ...]:
     return names
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name, or takes all; False where Python cannot read its signature."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def title(run: Run) -> str:
     """How messages call it."""
     inner = _inner(run)

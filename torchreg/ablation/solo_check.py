@@ -1,0 +1,140 @@
+"""Models trained together for a few steps, against the same models trained alone in the ordinary way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from torchreg.ablation.refused import BatchingError
+from torchreg.ablation.stacked_models import Recipe, StackedModels
+from torchreg.penalties import Penalty
+
+_STEPS = 3
+_SLACK = 10.0  # times what rounding makes of two runs alone, and times sqrt(eps) of the way that was gone
+_MOST = 0.1  # of that way, in half precision
+_NUDGES = (1, 2)  # seeds of rounding errors
+
+
+def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]) -> None:
+    """Train cells together and each alone, and compare all parameters and buffers.
+
+    What rounding may do is measured: each is trained alone again from weights that differ by rounding. It can be much,
+    since Adam divides gradients by their size, those too that are nothing but rounding, as of a bias before batch norm.
+
+    Args:
+        recipe: how they are made and trained.
+        cells: name of the penalty, penalty at its strength, seed.
+
+    Raises:
+        ValueError: if a seed does not determine the model, or a step the batch.
+        BatchingError: if the results differ by more than rounding, with the numbers.
+    """
+    if not cells:
+        return
+    evaluation = recipe.randomness != "error"
+    kinds: dict[str, list[tuple[Penalty, int]]] = {}
+    for name, penalty, seed in cells:
+        kinds.setdefault(name, []).append((penalty, seed))
+    together = StackedModels(recipe, list(kinds.values()), evaluation=evaluation)
+    flat = [cell for kind in kinds.values() for cell in kind]
+    starts = [{name: x.clone() for name, x in together.state(k).items()} for k in range(len(flat))]
+    _check_batches(recipe, flat[0][1])
+    steps = min(_STEPS, recipe.steps)
+    for _ in together.train(steps):
+        pass
+    for k, (penalty, seed) in enumerate(flat):
+        model, optimizer = recipe.make(penalty, seed)
+        _check_start(_tensors(model), starts[k], seed)
+        runs = [_trained(recipe, model, optimizer, seed, steps)]
+        for nudge in _NUDGES:
+            model, optimizer = recipe.make(penalty, seed)
+            _nudge(model, nudge)
+            runs.append(_trained(recipe, model, optimizer, seed, steps))
+        _compare(runs, together.state(k), starts[k], f"{penalty}, seed={seed}, after {steps} steps")
+
+
+def _trained(recipe: Recipe, model: Module, optimizer: Any, seed: int, steps: int) -> dict[str, Tensor]:
+    """The tensors of a model after the ordinary loop."""
+    schedules = recipe.schedules([optimizer])
+    if recipe.randomness != "error":
+        model.eval()
+    for k in range(steps):
+        optimizer.zero_grad()
+        recipe.loss_fn(model, recipe.batch(k, seed)).backward()
+        optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+    return _tensors(model)
+
+
+@torch.no_grad()
+def _nudge(model: Module, seed: int) -> None:
+    """Change each weight by about a rounding error."""
+    draws = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        if p.is_floating_point():
+            signs = torch.randint(0, 2, p.shape, generator=draws).to(p) * 2 - 1
+            p.add_(p * signs, alpha=2 * torch.finfo(p.dtype).eps)
+
+
+def _tensors(model: Module) -> dict[str, Tensor]:
+    return {name: x.detach() for name, x in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _check_batches(recipe: Recipe, seed: int) -> None:
+    """A batch that depends on anything but its number would not be that of the cells of another call."""
+    try:
+        torch.testing.assert_close(recipe.batch(0, seed), recipe.batch(0, seed), rtol=0.0, atol=0.0, equal_nan=True)
+    except AssertionError as error:
+        raise ValueError(
+            "batch_fn gives another batch when it is asked for step 0 again; let it follow from the step (and the "
+            "seed) alone: torch.randperm(n, generator=torch.Generator().manual_seed(step)), say."
+        ) from error
+    except (TypeError, ValueError):  # batches of the user's own types cannot be compared
+        pass
+
+
+def _check_start(found: dict[str, Tensor], start: dict[str, Tensor], seed: int) -> None:
+    for name, x in found.items():
+        if not torch.equal(x, start[name]) and not (x.isnan() & start[name].isnan() | (x == start[name])).all():
+            raise ValueError(
+                f"model_fn({seed}) makes another {name!r} the second time; let the seed alone decide: "
+                "torch.manual_seed(seed) before the model is made."
+            )
+
+
+def _compare(runs: list[dict[str, Tensor]], together: dict[str, Tensor], start: dict[str, Tensor], what: str) -> None:
+    """See that ``together`` is the first of the runs alone, as nearly as the others are it."""
+    alone = runs[0]
+    wrong = {name: _apart(alone[name], together[name]) for name in alone}
+    found, moved = _length(wrong.values()), _length(_apart(alone[name], start[name]) for name in alone)
+    spread = max(_length(_apart(alone[name], other[name]) for name in alone) for other in runs[1:])
+    eps = max((torch.finfo(x.dtype).eps for x in alone.values() if x.is_floating_point()), default=0.0)
+    size = _length(x.double().nan_to_num() for x in alone.values())
+    allowed = min(_SLACK * eps**0.5, _MOST) * moved + _SLACK * (spread + eps * size)
+    if found <= allowed:
+        return
+    worst = max(wrong, key=lambda name: _length([wrong[name]]))
+    raise BatchingError(
+        f"Trained together, the model of {what} is not the one trained alone: they are {found:.3g} apart (Euclidean "
+        f"norm over all parameters and buffers), where rounding makes {spread:.3g} and {allowed:.3g} is allowed; it "
+        f"has moved {moved:.3g}. Most apart is {worst!r}, by {float(wrong[worst].abs().max()):.3g}. Something joins the "
+        "models, or is not the model's parameters, buffers, batch and seed alone: an attribute that is no buffer, a "
+        "loss_fn, batch_fn or module with a state of its own. Mend that, or run these models one by one by ablate."
+    )
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """The difference; NaN is equal to NaN, and a number as far from it as can be."""
+    a, b = a.double(), b.double()
+    difference = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, a - b)
+    return difference.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+
+
+def _length(parts: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(x.square().sum()) for x in parts))

@@ -1,0 +1,221 @@
+"""Models of one structure trained together: their tensors stacked along a new first dimension, one launch for all.
+
+1. Each model and its optimizer are made as for a run alone; then their parameters and buffers are stacked.
+2. The losses of all are `torch.func.functional_call` under `torch.vmap`; their sum has each model's own gradients.
+3. One optimizer for each kind of penalty steps the stacks (`ProxOptimizer.stacked`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import Module
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from torchreg.ablation.refused import BatchingError, refuse_other_structure, told
+from torchreg.penalties import Penalty
+
+Randomness = Literal["error", "same", "different"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made, trained and fed; the arguments of `ablate_batched`.
+
+    Attributes:
+        loss_fn: (model, batch) -> loss.
+        model_fn: seed -> model.
+        optimizer_fn: (model, penalty) -> `ProxOptimizer`.
+        batch_fn: step -> batch, or (step, seed) -> batch.
+        schedule_fn: optimizer -> learning rate schedule, or None.
+        steps: how many.
+        randomness: of `torch.vmap`.
+        by_seed: whether ``batch_fn`` takes the seed.
+    """
+
+    loss_fn: Callable[[Any, Any], Tensor]
+    model_fn: Callable[[int], Module]
+    optimizer_fn: Callable[[Module, Penalty], Any]
+    batch_fn: Callable[..., Any]
+    schedule_fn: Callable[[Any], Any] | None
+    steps: int
+    randomness: Randomness
+    by_seed: bool
+
+    def make(self, penalty: Penalty, seed: int) -> tuple[Module, Any]:
+        """A new model and its optimizer.
+
+        Raises:
+            TypeError: if they are none.
+        """
+        model = self.model_fn(seed)
+        if not isinstance(model, Module):
+            raise TypeError(f"model_fn(seed) must return a torch.nn.Module, got {type(model).__name__}.")
+        optimizer = self.optimizer_fn(model, penalty)
+        if not hasattr(optimizer, "stacked"):
+            raise TypeError(
+                f"optimizer_fn(model, penalty) must return a ProxOptimizer, got {type(optimizer).__name__}; wrap it: "
+                "ProxOptimizer(torch.optim.AdamW(model.parameters()), attach(penalty, model))."
+            )
+        return model, optimizer
+
+    def batch(self, step: int, seed: int) -> Any:
+        """What a model with this seed is trained on at a step."""
+        return self.batch_fn(step=step, seed=seed) if self.by_seed else self.batch_fn(step)
+
+    def schedules(self, optimizers: Sequence[Any]) -> list[Any]:
+        """A schedule for each optimizer."""
+        return [] if self.schedule_fn is None else [self.schedule_fn(optimizer) for optimizer in optimizers]
+
+
+class StackedModels:
+    """Models at several strengths and seeds, trained together.
+
+    Args:
+        recipe: how each would be made and trained alone.
+        cells: of each kind of penalty, the penalties at their strengths, with seeds; all kinds are stacked.
+        evaluation: whether the models stay in evaluation mode while they are trained.
+    """
+
+    def __init__(
+        self, recipe: Recipe, cells: Sequence[Sequence[tuple[Penalty, int]]], *, evaluation: bool = False
+    ) -> None:
+        self._recipe = recipe
+        self._seeds = [seed for kind in cells for _, seed in kind]
+        made = [[recipe.make(penalty, seed) for penalty, seed in kind] for kind in cells]
+        models = [model for kind in made for model, _ in kind]
+        refuse_other_structure(models, self._seeds)
+        self._optimizers = [kind[0][1].stacked([optimizer for _, optimizer in kind[1:]]) for kind in made]
+        self._parts: dict[str, list[Tensor]] = {}  # of each parameter the stack of each kind
+        for name, _ in models[0].named_parameters():
+            self._parts[name] = [_stack(kind, name, opt) for kind, opt in zip(made, self._optimizers, strict=True)]
+        buffers = [dict(model.named_buffers()) for model in models]
+        self._buffers = {name: torch.stack([named[name].detach() for named in buffers]) for name in buffers[0]}
+        self._frame = _Loss(models[0].eval() if evaluation else models[0], recipe.loss_fn)
+        self._schedules = recipe.schedules([optimizer.base for optimizer in self._optimizers])
+
+    def train(self, steps: int) -> Iterator[int]:
+        """Train step by step; yields the number of each step that was made.
+
+        Raises:
+            BatchingError: if the loss cannot be mapped over models.
+        """
+        for k in range(steps):
+            self._step(k)
+            yield k
+
+    def _step(self, k: int) -> None:
+        for optimizer in self._optimizers:
+            optimizer.base.zero_grad()
+        losses = self._losses(*self._batch(k))
+        losses.sum().backward()
+        self._move()
+        for schedule in self._schedules:
+            schedule.step()
+
+    def _move(self) -> None:
+        try:
+            for optimizer in self._optimizers:
+                optimizer.step()
+        except RuntimeError as error:
+            if told(error) is None:
+                raise
+            raise BatchingError(
+                "A penalty's proximal map cannot be mapped over models by torch.vmap: it looks at values of tensors. "
+                f"Write torch.where for `if`, or run these models one by one by ablate. torch says: {error!s:.300}"
+            ) from error
+
+    def _losses(self, batch: Any, dims: Any) -> Tensor:
+        def loss(tensors: dict[str, Tensor], batch: Any) -> Any:
+            return functional_call(self._frame, {f"model.{name}": x for name, x in tensors.items()}, (batch,))
+
+        tensors = self.parameters() | self._buffers
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no rule for vmap
+                losses = torch.vmap(loss, in_dims=(0, dims), randomness=self._recipe.randomness)(tensors, batch)
+        except RuntimeError as error:
+            if (why := told(error)) is None:
+                raise
+            raise BatchingError(why) from error
+        if losses.dim() != 1:
+            raise ValueError(
+                f"loss_fn must return a 0-d tensor, got one of shape {tuple(losses.shape[1:])}; use mean()."
+            )
+        return losses
+
+    def _batch(self, k: int) -> tuple[Any, Any]:
+        """What the models are trained on, and the dimension that numbers them in each of its tensors."""
+        if not self._recipe.by_seed:
+            return self._recipe.batch(k, 0), None
+        each = {seed: self._recipe.batch(k, seed) for seed in dict.fromkeys(self._seeds)}
+        flat = {seed: tree_flatten(batch) for seed, batch in each.items()}
+        first, shape = flat[self._seeds[0]]
+        leaves = []
+        for i, leaf in enumerate(first):
+            others = [flat[seed][0][i] for seed in self._seeds]
+            leaves.append(_stacked_leaf(others, k, self._seeds) if isinstance(leaf, Tensor) else leaf)
+        batch = tree_unflatten(leaves, shape)
+        return batch, tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, batch)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """By name, that parameter of all models, stacked."""
+        return {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in self._parts.items()}
+
+    def state(self, index: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one model by name."""
+        found = {name: stack[index].detach() for name, stack in self._buffers.items()}
+        for name, parts in self._parts.items():
+            k = index
+            for part in parts:
+                if k < len(part):
+                    found[name] = part[k].detach()
+                    break
+                k -= len(part)
+        return found
+
+    def model(self, index: int) -> Module:
+        """A model of its own, as trained so far."""
+        model = self._recipe.model_fn(self._seeds[index])
+        load(model, self.state(index))
+        return model
+
+
+class _Loss(Module):
+    """A model and its loss as one module, so that ``loss_fn`` is given the model itself."""
+
+    def __init__(self, model: Module, loss_fn: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.model, self._loss_fn = model, loss_fn
+
+    def forward(self, batch: Any) -> Tensor:
+        """The loss of the model on a batch."""
+        return self._loss_fn(self.model, batch)
+
+
+def load(model: Module, state: dict[str, Tensor]) -> None:
+    """Write tensors into a model's parameters and buffers, those that no state dict has too."""
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.copy_(state[name])
+
+
+def _stack(made: Sequence[tuple[Module, Any]], name: str, optimizer: Any) -> Tensor:
+    """A parameter of all models of a kind: what the optimizer steps, or a constant where it steps none."""
+    each = [dict(model.named_parameters())[name] for model, _ in made]
+    stepped: Tensor | None = optimizer.stacks.get(id(each[0]))
+    return torch.stack([p.detach() for p in each]) if stepped is None else stepped
+
+
+def _stacked_leaf(leaves: Sequence[Tensor], step: int, seeds: Sequence[int]) -> Tensor:
+    if odd := next((k for k, leaf in enumerate(leaves) if leaf.shape != leaves[0].shape), None):
+        raise BatchingError(
+            f"batch_fn gives tensors of one shape to all seeds, got {tuple(leaves[0].shape)} for seed {seeds[0]} and "
+            f"{tuple(leaves[odd].shape)} for seed {seeds[odd]} at step {step}; drop the last batch, or pad."
+        )
+    return torch.stack(list(leaves))
