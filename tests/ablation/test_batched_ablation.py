@@ -288,7 +288,7 @@ def test_rows_are_those_of_an_ablation(tmp_path):
         for row, told in zip(one, other, strict=True):
             assert row["n"] == told["n"] == 3
             assert row[mean] == pytest.approx(told[mean], rel=1e-7)
-    assert list(batched.best("loss", "min"))[0]["alpha"] == list(looped.best("loss", "min"))[0]["alpha"]
+    assert next(iter(batched.best("loss", "min")))["alpha"] == next(iter(looped.best("loss", "min")))["alpha"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -388,7 +388,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("given, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_trained_together_is_refused_with_the_remedy(given, message, tmp_path):
     with pytest.raises((BatchingError, TypeError, ValueError), match=message):
         together(L1(1.0), tmp_path, **given)
@@ -460,3 +460,17 @@ def test_the_score_is_given_its_cell(tmp_path):
     result = together(L1(1.0), tmp_path, alphas=(0.1, 0.2), score_fn=score_fn)
     assert [row["strength"] for row in result.rows] == [row["alpha"] for row in result.rows]
     assert len(list(tmp_path.glob("cells/*/model.pt"))) == 4
+
+
+def test_models_are_trained_where_they_are_made(device, tmp_path):
+    def at(x):
+        return x.to(device)
+
+    options = {
+        "model_fn": lambda seed: at(mlp(seed)),
+        "batch_fn": lambda step: tuple(map(at, batch_of(step))),
+        "score_fn": lambda model: tensors(model.cpu()),
+    }
+    penalty = Group(L1(1.0), by=rows)
+    result = together(penalty, tmp_path, alphas=(0.02, 0.2), **options)
+    assert_all_alike(result, penalty)

@@ -22,8 +22,8 @@ _REASONS = {  # a part of torch's message -> what it means here
         f"against such runs is made in evaluation mode. Or take the randomness out, {_ALONE}."
     ),
     "nplace arithmetic": (
-        "The loss writes into a tensor that all models share. Make it a buffer of the model (register_buffer), of which "
-        f"each model has its own, {_ALONE}."
+        "The loss writes into a tensor that all models share. Make it a buffer of the model (register_buffer), of "
+        f"which each model has its own, {_ALONE}."
     ),
     "running_mean": (
         "Batch norm in training mode keeps its statistics in tensors that are no buffers of the model. Take a module "

@@ -123,9 +123,9 @@ def _compare(runs: list[dict[str, Tensor]], together: dict[str, Tensor], start: 
     raise BatchingError(
         f"Trained together, the model of {what} is not the one trained alone: they are {found:.3g} apart (Euclidean "
         f"norm over all parameters and buffers), where rounding makes {spread:.3g} and {allowed:.3g} is allowed; it "
-        f"has moved {moved:.3g}. Most apart is {worst!r}, by {float(wrong[worst].abs().max()):.3g}. Something joins the "
-        "models, or is not the model's parameters, buffers, batch and seed alone: an attribute that is no buffer, a "
-        "loss_fn, batch_fn or module with a state of its own. Mend that, or run these models one by one by ablate."
+        f"has moved {moved:.3g}. Most apart is {worst!r}, by {float(wrong[worst].abs().max()):.3g}. Something joins "
+        "the models, or is not the model's parameters, buffers, batch and seed alone: an attribute that is no buffer, "
+        "a loss_fn, batch_fn or module with a state of its own. Mend that, or run these models one by one by ablate."
     )
 
 
