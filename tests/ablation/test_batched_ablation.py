@@ -307,6 +307,17 @@ def test_gradients_that_are_rounding_alone_are_no_difference(seed, tmp_path):
     assert [row["status"] for row in result.rows] == ["ok"] * 4
 
 
+def test_half_precision_in_the_loss_needs_a_tolerance(tmp_path):
+    def loss_fn(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return functional.mse_loss(model(batch[0].float()).float(), batch[1].float())
+
+    options = {"model_fn": lambda seed: mlp(seed).float(), "loss_fn": loss_fn, "score_fn": lambda model: {"one": 1}}
+    with pytest.raises(BatchingError, match=r"autocast.*tolerance=0\.1"):
+        together(L1(1.0), tmp_path, tolerance=0.0, **options)
+    assert len(together(L1(1.0), tmp_path, tolerance=0.1, **options).rows) == 6
+
+
 class Forgetful(nn.Module):
     """A model with a state that torch does not know."""
 
@@ -331,10 +342,15 @@ class Counting:
         return loss(model, batch) * self.calls
 
 
-@pytest.mark.parametrize("given", [{"model_fn": Forgetful}, {"loss_fn": Counting()}], ids=["attribute", "loss"])
-def test_what_is_no_parameter_or_buffer_is_found_by_the_check(given, tmp_path):
+def test_what_is_no_parameter_or_buffer_is_found_by_the_check(tmp_path):
     with pytest.raises(BatchingError, match=r"are [\d.e+-]+ apart .* [\d.e+-]+ is allowed.*by ablate"):
-        together(L1(1.0), tmp_path, **given)
+        together(L1(1.0), tmp_path, model_fn=Forgetful)
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam"])
+def test_a_loss_with_a_state_is_found_by_the_check(base, tmp_path):
+    with pytest.raises(BatchingError, match=r"Trained alone twice.*keeps a state.*ablate"):
+        together(L1(1.0), tmp_path, loss_fn=Counting(), optimizer_fn=BASES[base])
 
 
 def test_what_the_seed_or_the_step_does_not_decide_is_found_by_the_check(tmp_path):
@@ -349,6 +365,7 @@ def deciding(model, batch):
     return value if value > 1 else 2 * value
 
 
+ONE = mlp(0)
 REFUSED = {
     "if": ({"loss_fn": deciding}, r"decides by the value of a tensor.*torch.where.*ablate"),
     "item": ({"loss_fn": lambda m, b: loss(m, b) * m[0].bias.max().item()}, r"\.item\(\).*Keep it a tensor"),
@@ -367,6 +384,16 @@ REFUSED = {
     "structure": ({"model_fn": lambda seed: mlp(seed, width=6 + seed)}, r"one structure; 0.weight is .*\(7, 5\)"),
     "no scalar": ({"loss_fn": lambda m, b: m(b[0]).squeeze(1)}, r"0-d tensor, got one of shape \(16,\)"),
     "shapes": ({"batch_fn": lambda step, seed: (X[: 8 + seed], Y[: 8 + seed])}, r"\(8, 5\).*seed 0 and \(9, 5\)|pad"),
+    "no tensor": ({"loss_fn": lambda m, b: (loss(m, b), 1)}, "0-d tensor, got tuple"),
+    "own batches": (
+        {"batch_fn": lambda step, seed: (X, Y, seed), "loss_fn": lambda m, b: loss(m, b[:2])},
+        r"the same for all; got \d \(int\) at step 0",
+    ),
+    "no function": ({"batch_fn": [(X, Y)]}, "batch_fn must be a function"),
+    "no schedule": ({"schedule_fn": lambda optimizer: None}, "a schedule with a method step, got None"),
+    "one model": ({"model_fn": lambda seed: ONE}, "model_fn.* makes another '0.weight' the second"),
+    "other model": ({"optimizer_fn": lambda m, p: adam(mlp(0), p)}, "it steps none of them"),
+    "tolerance": ({"tolerance": 1.5}, "tolerance must be >= 0 and < 1"),
     "no module": ({"model_fn": lambda seed: seed}, "must return a torch.nn.Module, got int"),
     "no prox": ({"optimizer_fn": lambda m, p: torch.optim.SGD(m.parameters())}, "must return a ProxOptimizer, got SGD"),
     "steps": ({"steps": 0}, "steps must be a whole number >= 1, got 0"),

@@ -6,7 +6,7 @@ from catalog import CATALOG
 from torch.nn import Parameter
 from torch.optim import SGD, Adam
 
-from torchreg import L1, Group, ProxOptimizer, attach, rows
+from torchreg import ProxOptimizer, attach
 
 STEPS, MODELS = 4, 3
 FACTORS = (0.0, 0.5, 1.0)  # of the penalty's own strength

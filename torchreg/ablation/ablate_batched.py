@@ -34,6 +34,7 @@ def ablate_batched(
     schedule_fn: Callable[[Any], Any] | None = None,
     chunk: int | None = None,
     randomness: Randomness = "error",
+    tolerance: float | None = None,
     out: str | Path | None = None,
     progress: bool = True,
     on_change: OnChange = "error",
@@ -82,6 +83,9 @@ def ablate_batched(
         randomness: what `torch.vmap` does where ``loss_fn`` draws random numbers, as dropout does: "error" refuses;
             "different" draws for each model, "same" once for all. A model's draws are then not those of a run alone and
             depend on which models it is trained with; the check is made in evaluation mode.
+        tolerance: by what share of the way that it goes a model may be off in the check, beside what rounding is found
+            to do; None for ten times the root of its dtype's precision, 0.003 in float32. Where the loss computes in
+            half precision (autocast) that is too little; 0.1 is not.
         out: a directory of this ablation's own; None takes ``runs/`` and the name of ``model_fn``.
         progress: bars, where the output is a terminal.
         on_change: as of `ablate`, of all the functions and ``steps``.
@@ -128,6 +132,13 @@ def ablate_batched(
     """
     if randomness not in get_args(Randomness):
         raise ValueError(f"randomness must be one of {list(get_args(Randomness))}, got {randomness!r}.")
+    if tolerance is not None and not 0.0 <= tolerance < 1.0:
+        raise ValueError(f"tolerance must be >= 0 and < 1, or None, got {tolerance!r}.")
+    functions = {"loss_fn": loss_fn, "model_fn": model_fn, "optimizer_fn": optimizer_fn, "batch_fn": batch_fn}
+    functions |= {"score_fn": score_fn} | ({} if schedule_fn is None else {"schedule_fn": schedule_fn})
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function, got {function!r:.100}.")
     by_seed = takes(batch_fn, "seed")
     recipe = Recipe(loss_fn, model_fn, optimizer_fn, batch_fn, schedule_fn, _count("steps", steps), randomness, by_seed)
     size = None if chunk is None else _count("chunk", chunk)
@@ -140,7 +151,7 @@ def ablate_batched(
     with session:
         rows = session.rows()
         todo = [c for (c,) in plan.chains() if c.key not in rows or rows[c.key]["status"] != "ok"]
-        check_against_solo(recipe, [(c.name, c.penalty, c.seed) for c in _few(todo)])
+        check_against_solo(recipe, [(c.name, c.penalty, c.seed) for c in _few(todo)], tolerance)
         run.give(todo, size or len(todo), progress=progress)
         session.run(plan)
     ablation = Ablation.load(session.path)

@@ -20,8 +20,8 @@ _MOST = 0.1  # of that way, in half precision
 _NUDGES = (1, 2)  # seeds of rounding errors
 
 
-def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]) -> None:
-    """Train cells together and each alone, and compare all parameters and buffers.
+def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]], tolerance: float | None) -> None:
+    """Train cells each alone and together, and compare all parameters and buffers.
 
     What rounding may do is measured: each is trained alone again from weights that differ by rounding. It can be much,
     since Adam divides gradients by their size, those too that are nothing but rounding, as of a bias before batch norm.
@@ -29,33 +29,44 @@ def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]
     Args:
         recipe: how they are made and trained.
         cells: name of the penalty, penalty at its strength, seed.
+        tolerance: what share of its way a model may be off beside rounding; None for what its dtype suggests.
 
     Raises:
         ValueError: if a seed does not determine the model, or a step the batch.
-        BatchingError: if the results differ by more than rounding, with the numbers.
+        BatchingError: if the results differ by more, with the numbers.
     """
     if not cells:
         return
-    evaluation = recipe.randomness != "error"
+    steps = min(_STEPS, recipe.steps)
     kinds: dict[str, list[tuple[Penalty, int]]] = {}
     for name, penalty, seed in cells:
         kinds.setdefault(name, []).append((penalty, seed))
-    together = StackedModels(recipe, list(kinds.values()), evaluation=evaluation)
     flat = [cell for kind in kinds.values() for cell in kind]
-    starts = [{name: x.clone() for name, x in together.state(k).items()} for k in range(len(flat))]
     _check_batches(recipe, flat[0][1])
-    steps = min(_STEPS, recipe.steps)
+    alone = [_alone(recipe, penalty, seed, steps) for penalty, seed in flat]
+    together = StackedModels(recipe, list(kinds.values()), evaluation=recipe.randomness != "error")
     for _ in together.train(steps):
         pass
     for k, (penalty, seed) in enumerate(flat):
+        _compare(*alone[k], together.state(k), tolerance, f"{penalty}, seed={seed}, after {steps} steps")
+
+
+def _alone(
+    recipe: Recipe, penalty: Penalty, seed: int, steps: int
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """The start of a model, and what it is after training: twice as it is, then with rounding errors."""
+    start: dict[str, Tensor] | None = None
+    runs = []
+    for nudge in (None, None, *_NUDGES):
         model, optimizer = recipe.make(penalty, seed)
-        _check_start(_tensors(model), starts[k], seed)
-        runs = [_trained(recipe, model, optimizer, seed, steps)]
-        for nudge in _NUDGES:
-            model, optimizer = recipe.make(penalty, seed)
+        begin = {name: x.clone() for name, x in _tensors(model).items()}
+        start = begin if start is None else start
+        _check_start(begin, start, seed)
+        if nudge is not None:
             _nudge(model, nudge)
-            runs.append(_trained(recipe, model, optimizer, seed, steps))
-        _compare(runs, together.state(k), starts[k], f"{penalty}, seed={seed}, after {steps} steps")
+        runs.append(_trained(recipe, model, optimizer, seed, steps))
+    assert start is not None
+    return start, runs
 
 
 def _trained(recipe: Recipe, model: Module, optimizer: Any, seed: int, steps: int) -> dict[str, Tensor]:
@@ -65,7 +76,7 @@ def _trained(recipe: Recipe, model: Module, optimizer: Any, seed: int, steps: in
         model.eval()
     for k in range(steps):
         optimizer.zero_grad()
-        recipe.loss_fn(model, recipe.batch(k, seed)).backward()
+        recipe.loss(model, recipe.batch(k, seed)).backward()
         optimizer.step()
         for schedule in schedules:
             schedule.step()
@@ -108,15 +119,25 @@ def _check_start(found: dict[str, Tensor], start: dict[str, Tensor], seed: int) 
             )
 
 
-def _compare(runs: list[dict[str, Tensor]], together: dict[str, Tensor], start: dict[str, Tensor], what: str) -> None:
+def _compare(
+    start: dict[str, Tensor], runs: list[dict[str, Tensor]], together: dict[str, Tensor], tolerance: float | None,
+    what: str,
+) -> None:  # fmt: skip
     """See that ``together`` is the first of the runs alone, as nearly as the others are it."""
-    alone = runs[0]
+    alone, again, *nudged = runs
     wrong = {name: _apart(alone[name], together[name]) for name in alone}
-    found, moved = _length(wrong.values()), _length(_apart(alone[name], start[name]) for name in alone)
-    spread = max(_length(_apart(alone[name], other[name]) for name in alone) for other in runs[1:])
+    found, moved, repeated = _length(wrong.values()), _distance(alone, start), _distance(alone, again)
+    spread = max(_distance(alone, other) for other in nudged)
     eps = max((torch.finfo(x.dtype).eps for x in alone.values() if x.is_floating_point()), default=0.0)
-    size = _length(x.double().nan_to_num() for x in alone.values())
-    allowed = min(_SLACK * eps**0.5, _MOST) * moved + _SLACK * (spread + eps * size)
+    share = min(_SLACK * eps**0.5, _MOST) if tolerance is None else tolerance
+    least = share * moved + _SLACK * eps * _length(x.double().nan_to_num() for x in alone.values())
+    allowed = least + _SLACK * spread
+    if repeated > least:
+        raise BatchingError(
+            f"Trained alone twice, the model of {what} is not the same: they are {repeated:.3g} apart, of {moved:.3g} "
+            "that it has moved. A loss_fn, batch_fn or module keeps a state of its own, or draws without the seed; "
+            "mend that, or run these models one by one by ablate."
+        )
     if found <= allowed:
         return
     worst = max(wrong, key=lambda name: _length([wrong[name]]))
@@ -125,7 +146,8 @@ def _compare(runs: list[dict[str, Tensor]], together: dict[str, Tensor], start: 
         f"norm over all parameters and buffers), where rounding makes {spread:.3g} and {allowed:.3g} is allowed; it "
         f"has moved {moved:.3g}. Most apart is {worst!r}, by {float(wrong[worst].abs().max()):.3g}. Something joins "
         "the models, or is not the model's parameters, buffers, batch and seed alone: an attribute that is no buffer, "
-        "a loss_fn, batch_fn or module with a state of its own. Mend that, or run these models one by one by ablate."
+        "a loss_fn, batch_fn or module with a state of its own. Mend that, or run these models one by one by ablate; "
+        "where the loss computes in half precision (autocast), give tolerance=0.1."
     )
 
 
@@ -134,6 +156,10 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     difference = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, a - b)
     return difference.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+
+
+def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return _length(_apart(x, other[name]) for name, x in one.items())
 
 
 def _length(parts: Iterable[Tensor]) -> float:

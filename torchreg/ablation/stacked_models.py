@@ -65,13 +65,30 @@ class Recipe:
             )
         return model, optimizer
 
+    def loss(self, model: Module, batch: Any) -> Tensor:
+        """The loss of a model.
+
+        Raises:
+            TypeError: if it is no tensor.
+            ValueError: if that has dimensions.
+        """
+        found = self.loss_fn(model, batch)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"loss_fn must return a 0-d tensor, got {type(found).__name__}.")
+        if found.dim():
+            raise ValueError(f"loss_fn must return a 0-d tensor, got one of shape {tuple(found.shape)}; use mean().")
+        return found
+
     def batch(self, step: int, seed: int) -> Any:
         """What a model with this seed is trained on at a step."""
         return self.batch_fn(step=step, seed=seed) if self.by_seed else self.batch_fn(step)
 
     def schedules(self, optimizers: Sequence[Any]) -> list[Any]:
         """A schedule for each optimizer."""
-        return [] if self.schedule_fn is None else [self.schedule_fn(optimizer) for optimizer in optimizers]
+        found = [] if self.schedule_fn is None else [self.schedule_fn(optimizer) for optimizer in optimizers]
+        if odd := [schedule for schedule in found if not hasattr(schedule, "step")]:
+            raise TypeError(f"schedule_fn(optimizer) must return a schedule with a method step, got {odd[0]!r}.")
+        return found
 
 
 class StackedModels:
@@ -91,13 +108,17 @@ class StackedModels:
         made = [[recipe.make(penalty, seed) for penalty, seed in kind] for kind in cells]
         models = [model for kind in made for model, _ in kind]
         refuse_other_structure(models, self._seeds)
+        if len({id(model) for model in models}) < len(models):
+            raise ValueError("model_fn must make a new model each time it is called; it gave one twice.")
         self._optimizers = [kind[0][1].stacked([optimizer for _, optimizer in kind[1:]]) for kind in made]
         self._parts: dict[str, list[Tensor]] = {}  # of each parameter the stack of each kind
         for name, _ in models[0].named_parameters():
             self._parts[name] = [_stack(kind, name, opt) for kind, opt in zip(made, self._optimizers, strict=True)]
+        if not any(part.requires_grad for parts in self._parts.values() for part in parts):
+            raise ValueError("optimizer_fn(model, penalty) must step parameters of its model; it steps none of them.")
         buffers = [dict(model.named_buffers()) for model in models]
         self._buffers = {name: torch.stack([named[name].detach() for named in buffers]) for name in buffers[0]}
-        self._frame = _Loss(models[0].eval() if evaluation else models[0], recipe.loss_fn)
+        self._frame = _Loss(models[0].eval() if evaluation else models[0], recipe)
         self._schedules = recipe.schedules([optimizer.base for optimizer in self._optimizers])
 
     def train(self, steps: int) -> Iterator[int]:
@@ -138,16 +159,11 @@ class StackedModels:
         tensors = self.parameters() | self._buffers
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no rule for vmap
-                losses = torch.vmap(loss, in_dims=(0, dims), randomness=self._recipe.randomness)(tensors, batch)
+                return torch.vmap(loss, in_dims=(0, dims), randomness=self._recipe.randomness)(tensors, batch)
         except RuntimeError as error:
             if (why := told(error)) is None:
                 raise
             raise BatchingError(why) from error
-        if losses.dim() != 1:
-            raise ValueError(
-                f"loss_fn must return a 0-d tensor, got one of shape {tuple(losses.shape[1:])}; use mean()."
-            )
-        return losses
 
     def _batch(self, k: int) -> tuple[Any, Any]:
         """What the models are trained on, and the dimension that numbers them in each of its tensors."""
@@ -157,9 +173,9 @@ class StackedModels:
         flat = {seed: tree_flatten(batch) for seed, batch in each.items()}
         first, shape = flat[self._seeds[0]]
         leaves = []
-        for i, leaf in enumerate(first):
+        for i in range(len(first)):
             others = [flat[seed][0][i] for seed in self._seeds]
-            leaves.append(_stacked_leaf(others, k, self._seeds) if isinstance(leaf, Tensor) else leaf)
+            leaves.append(_stacked_leaf(others, k, self._seeds))
         batch = tree_unflatten(leaves, shape)
         return batch, tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, batch)
 
@@ -189,13 +205,13 @@ class StackedModels:
 class _Loss(Module):
     """A model and its loss as one module, so that ``loss_fn`` is given the model itself."""
 
-    def __init__(self, model: Module, loss_fn: Callable[[Any, Any], Tensor]) -> None:
+    def __init__(self, model: Module, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self._loss_fn = model, loss_fn
+        self.model, self._recipe = model, recipe
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of the model on a batch."""
-        return self._loss_fn(self.model, batch)
+        return self._recipe.loss(self.model, batch)
 
 
 def load(model: Module, state: dict[str, Tensor]) -> None:
@@ -212,10 +228,20 @@ def _stack(made: Sequence[tuple[Module, Any]], name: str, optimizer: Any) -> Ten
     return torch.stack([p.detach() for p in each]) if stepped is None else stepped
 
 
-def _stacked_leaf(leaves: Sequence[Tensor], step: int, seeds: Sequence[int]) -> Tensor:
-    if odd := next((k for k, leaf in enumerate(leaves) if leaf.shape != leaves[0].shape), None):
+def _stacked_leaf(leaves: Sequence[Any], step: int, seeds: Sequence[int]) -> Any:
+    """The tensors of all seeds stacked, or what is the same for all."""
+    first = leaves[0]
+    if isinstance(first, Tensor):
+        odd = next((k for k, leaf in enumerate(leaves) if leaf.shape != first.shape), None)
+        if odd is None:
+            return torch.stack(list(leaves))
+        told = f"shape {tuple(first.shape)} for seed {seeds[0]} and {tuple(leaves[odd].shape)} for seed {seeds[odd]}"
         raise BatchingError(
-            f"batch_fn gives tensors of one shape to all seeds, got {tuple(leaves[0].shape)} for seed {seeds[0]} and "
-            f"{tuple(leaves[odd].shape)} for seed {seeds[odd]} at step {step}; drop the last batch, or pad."
+            f"batch_fn gives a tensor of {told} at step {step}; drop a last batch that is short, or pad."
         )
-    return torch.stack(list(leaves))
+    if not isinstance(first, (bool, int, float, str, type(None))) or any(leaf != first for leaf in leaves):
+        raise BatchingError(
+            "A batch of each seed's own is of tensors, in tuples, lists and dicts, and beside them numbers and strings "
+            f"that are the same for all; got {first!r:.80} ({type(first).__name__}) at step {step}."
+        )
+    return first

@@ -59,6 +59,21 @@ class StackedOptimizer:
     Raises:
         ValueError: for what cannot be stacked: optimizers that differ, bases whose update joins entries, and
             modes of `ProxOptimizer` that look at all parameters at once.
+
+    Example:
+        >>> from torchreg import L1, ProxOptimizer, attach
+        >>> weights = [Parameter(torch.tensor([1.0, 0.2])) for _ in range(2)]
+        >>> alphas = (0.5, 3.0)
+        >>> first, second = (
+        ...     ProxOptimizer(torch.optim.SGD([w], lr=1.0), attach(L1(a), {"w": w})) for w, a in zip(weights, alphas)
+        ... )
+        >>> both = first.stacked([second])
+        >>> stack = both.stacks[id(weights[0])]
+        >>> stack.grad = torch.zeros(2, 2)
+        >>> both.step()
+        >>> stack.detach()
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.0000]])
     """
 
     def __init__(self, optimizers: Sequence[Any]) -> None:
@@ -187,7 +202,7 @@ def _refuse(optimizer: Any) -> None:
     }
     if found := [what for what, holds in reasons.items() if holds]:
         raise ValueError(
-            f"A ProxOptimizer with {'; with '.join(found)}, cannot step many models at once. Use one of "
+            f"A ProxOptimizer with {'; with '.join(found)} cannot step many models at once. Use one of "
             f"{', '.join(kind.__name__ for kind in _ENTRYWISE)} without these, or {_ALONE}."
         )
 
