@@ -501,3 +501,29 @@ def test_models_are_trained_where_they_are_made(device, tmp_path):
     penalty = Group(L1(1.0), by=rows)
     result = together(penalty, tmp_path, alphas=(0.02, 0.2), **options)
     assert_all_alike(result, penalty)
+
+
+STOPS = []  # values of globals are no part of a function
+
+
+def interrupted(step):
+    if STOPS and len(SCORED) == STOPS[0] and step == 10:
+        raise KeyboardInterrupt
+    return batch_of(step)
+
+
+def test_ctrl_c_keeps_the_chunks_that_are_done(tmp_path, scored, monkeypatch):
+    options = {"alphas": (0.0, 0.1), "seeds": (0, 1, 2), "chunk": 2, "score_fn": noted, "batch_fn": interrupted}
+    monkeypatch.setattr(f"{__name__}.STOPS", [4])  # within the last chunk
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        together(L1(1.0), tmp_path, **options)
+    assert "run the same line again" in stopped.value.__notes__[0]
+    assert [row["seed"] for row in Ablation.load(tmp_path).rows] == [0, 0, 1, 1]
+    monkeypatch.undo()
+    assert len(together(L1(1.0), tmp_path, **options).rows) == len(scored) == 6
+
+
+def test_the_directory_is_named_after_the_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    together(L1(1.0), None, alphas=(0.1,), seeds=(0,), steps=2, model_fn=partial(mlp, width=3))
+    assert (tmp_path / "runs" / "mlp" / "manifest.json").exists()

@@ -98,9 +98,9 @@ def check_travels(run: Run) -> None:
 
 
 def _inner(run: Any) -> Any:
-    while isinstance(run, functools.partial):
-        run = run.func
-    return getattr(run, "__func__", run)
+    while isinstance(run, functools.partial) or hasattr(run, "__func__"):
+        run = run.func if isinstance(run, functools.partial) else run.__func__
+    return run
 
 
 def _subject(run: Any) -> Any:

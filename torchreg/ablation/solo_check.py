@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,39 +49,53 @@ def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]
     for _ in together.train(steps):
         pass
     for k, (penalty, seed) in enumerate(flat):
-        _compare(*alone[k], together.state(k), tolerance, f"{penalty}, seed={seed}, after {steps} steps")
+        _compare(alone[k], together.state(k), tolerance, f"{penalty}, seed={seed}, after {steps} steps")
 
 
-def _alone(
-    recipe: Recipe, penalty: Penalty, seed: int, steps: int
-) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """The start of a model, and what it is after training: twice as it is, then with rounding errors."""
-    start: dict[str, Tensor] | None = None
-    runs = []
+@dataclass(frozen=True)
+class _Alone:
+    """A model that was trained alone several times.
+
+    Attributes:
+        start: its tensors before.
+        end: its tensors after training.
+        nudged: those after training from starts that differ from its own by rounding.
+        losses: at each step, for each of two times that it was trained as it is.
+    """
+
+    start: dict[str, Tensor]
+    end: dict[str, Tensor]
+    nudged: list[dict[str, Tensor]]
+    losses: list[list[float]]
+
+
+def _alone(recipe: Recipe, penalty: Penalty, seed: int, steps: int) -> _Alone:
+    starts, ends, losses = [], [], []
     for nudge in (None, None, *_NUDGES):
         model, optimizer = recipe.make(penalty, seed)
-        begin = {name: x.clone() for name, x in _tensors(model).items()}
-        start = begin if start is None else start
-        _check_start(begin, start, seed)
+        starts.append({name: x.clone() for name, x in _tensors(model).items()})
+        _check_start(starts[-1], starts[0], seed)
         if nudge is not None:
             _nudge(model, nudge)
-        runs.append(_trained(recipe, model, optimizer, seed, steps))
-    assert start is not None
-    return start, runs
+        losses.append(_train(recipe, model, optimizer, seed, steps))
+        ends.append(_tensors(model))
+    return _Alone(starts[0], ends[0], ends[2:], losses[:2])
 
 
-def _trained(recipe: Recipe, model: Module, optimizer: Any, seed: int, steps: int) -> dict[str, Tensor]:
-    """The tensors of a model after the ordinary loop."""
-    schedules = recipe.schedules([optimizer])
+def _train(recipe: Recipe, model: Module, optimizer: Any, seed: int, steps: int) -> list[float]:
+    """The ordinary loop; returns the loss at each step."""
+    schedules, losses = recipe.schedules([optimizer]), []
     if recipe.randomness != "error":
         model.eval()
     for k in range(steps):
         optimizer.zero_grad()
-        recipe.loss(model, recipe.batch(k, seed)).backward()
+        loss = recipe.loss(model, recipe.batch(k, seed))
+        loss.backward()
         optimizer.step()
         for schedule in schedules:
             schedule.step()
-    return _tensors(model)
+        losses.append(float(loss.detach()))
+    return losses
 
 
 @torch.no_grad()
@@ -119,24 +134,21 @@ def _check_start(found: dict[str, Tensor], start: dict[str, Tensor], seed: int) 
             )
 
 
-def _compare(
-    start: dict[str, Tensor], runs: list[dict[str, Tensor]], together: dict[str, Tensor], tolerance: float | None,
-    what: str,
-) -> None:  # fmt: skip
-    """See that ``together`` is the first of the runs alone, as nearly as the others are it."""
-    alone, again, *nudged = runs
-    wrong = {name: _apart(alone[name], together[name]) for name in alone}
-    found, moved, repeated = _length(wrong.values()), _distance(alone, start), _distance(alone, again)
-    spread = max(_distance(alone, other) for other in nudged)
-    eps = max((torch.finfo(x.dtype).eps for x in alone.values() if x.is_floating_point()), default=0.0)
+def _compare(alone: _Alone, together: dict[str, Tensor], tolerance: float | None, what: str) -> None:
+    """See that a model trained with others is the one trained alone, as nearly as rounding lets two such be one."""
+    end = alone.end
+    wrong = {name: _apart(x, together[name]) for name, x in end.items()}
+    found, moved = _length(wrong.values()), _distance(end, alone.start)
+    spread = max(_distance(end, other) for other in alone.nudged)
+    eps = max((torch.finfo(x.dtype).eps for x in end.values() if x.is_floating_point()), default=0.0)
     share = min(_SLACK * eps**0.5, _MOST) if tolerance is None else tolerance
-    least = share * moved + _SLACK * eps * _length(x.double().nan_to_num() for x in alone.values())
-    allowed = least + _SLACK * spread
-    if repeated > least:
+    allowed = share * moved + _SLACK * (spread + eps * _length(x.double().nan_to_num() for x in end.values()))
+    once, again = alone.losses
+    if any(abs(a - b) > max(share, _SLACK * eps) * max(map(abs, once)) for a, b in zip(once, again, strict=True)):
         raise BatchingError(
-            f"Trained alone twice, the model of {what} is not the same: they are {repeated:.3g} apart, of {moved:.3g} "
-            "that it has moved. A loss_fn, batch_fn or module keeps a state of its own, or draws without the seed; "
-            "mend that, or run these models one by one by ablate."
+            f"Trained alone twice, the model of {what} has other losses, {_listed(once)} and {_listed(again)}. A "
+            "loss_fn, batch_fn or module keeps a state of its own, or draws without the seed; mend that, or run these "
+            "models one by one by ablate."
         )
     if found <= allowed:
         return
@@ -156,6 +168,10 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     difference = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, a - b)
     return difference.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+
+
+def _listed(losses: list[float]) -> str:
+    return ", ".join(f"{loss:.6g}" for loss in losses)
 
 
 def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

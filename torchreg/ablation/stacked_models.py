@@ -81,7 +81,7 @@ class Recipe:
 
     def batch(self, step: int, seed: int) -> Any:
         """What a model with this seed is trained on at a step."""
-        return self.batch_fn(step=step, seed=seed) if self.by_seed else self.batch_fn(step)
+        return self.batch_fn(step, seed=seed) if self.by_seed else self.batch_fn(step)
 
     def schedules(self, optimizers: Sequence[Any]) -> list[Any]:
         """A schedule for each optimizer."""
