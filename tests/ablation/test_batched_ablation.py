@@ -389,6 +389,10 @@ REFUSED = {
         {"batch_fn": lambda step, seed: (X, Y, seed), "loss_fn": lambda m, b: loss(m, b[:2])},
         r"the same for all; got \d \(int\) at step 0",
     ),
+    "nested batches": (
+        {"batch_fn": lambda step, seed: (X, Y) if seed else [X, Y]},
+        r"gives seed \d a batch of another structure at step 0",
+    ),
     "no function": ({"batch_fn": [(X, Y)]}, "batch_fn must be a function"),
     "no schedule": ({"schedule_fn": lambda optimizer: None}, "a schedule with a method step, got None"),
     "one model": ({"model_fn": lambda seed: ONE}, "model_fn.* makes another '0.weight' the second"),

@@ -172,6 +172,8 @@ class StackedModels:
         each = {seed: self._recipe.batch(k, seed) for seed in dict.fromkeys(self._seeds)}
         flat = {seed: tree_flatten(batch) for seed, batch in each.items()}
         first, shape = flat[self._seeds[0]]
+        if odd := [seed for seed, (_, other) in flat.items() if other != shape]:
+            raise BatchingError(f"batch_fn gives seed {odd[0]} a batch of another structure at step {k}; give all one.")
         leaves = []
         for i in range(len(first)):
             others = [flat[seed][0][i] for seed in self._seeds]
