@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from torchreg.ablation.ablate import warn_of_failures
 from torchreg.ablation.batched_run import BatchedRun
-from torchreg.ablation.function import takes, title
+from torchreg.ablation.function import takes
 from torchreg.ablation.plan import CellSpec, Plan
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
@@ -55,8 +55,8 @@ def ablate_batched(
         row = score_fn(model)
 
     Before anything is trained, two cells, of each penalty one at least, are made by this loop for up to 3 steps and
-    compared. What pays is many small
-    models, whose launches cost more than their arithmetic; large ones fill a device alone.
+    compared. What pays is many small models, whose launches cost more than their arithmetic; large ones fill a device
+    alone.
 
     Run the same line again to go on after Ctrl-C or a crash, or with more penalties, strengths or seeds: what has a row
     is not run again. Rows are written when the models of a chunk are trained. If training a chunk raises, or
@@ -145,13 +145,13 @@ def ablate_batched(
     plan = Plan.of(penalties, alphas, seeds, None, None)
     run = BatchedRun(recipe, score_fn)
     session = Session(
-        run, ("penalty", "seed", "cell"), Path("runs") / title(run).rpartition(".")[2] if out is None else out,
-        workers=0, executor=None, timeout=None, retries=0, on_change=on_change, progress=progress,
+        run, ("penalty", "seed", "cell"), out, workers=0, executor=None, timeout=None, retries=0, on_change=on_change,
+        progress=progress,
     )  # fmt: skip
     with session:
         rows = session.rows()
         todo = [c for (c,) in plan.chains() if c.key not in rows or rows[c.key]["status"] != "ok"]
-        check_against_solo(recipe, [(c.name, c.penalty, c.seed) for c in _few(todo)], tolerance)
+        check_against_solo(recipe, _few(todo), tolerance)
         run.give(todo, size or len(todo), progress=progress)
         session.run(plan)
     ablation = Ablation.load(session.path)

@@ -53,6 +53,10 @@ class BatchedRun:
         cell.seconds_elsewhere = chunk.share - (time.perf_counter() - begin)
         model, score = chunk.model(penalty, seed), vars(self)["score_fn"]
         metrics: Mapping[str, Any] = score(model, cell=cell) if takes(score, "cell") else score(model)
+        if not isinstance(metrics, Mapping):
+            raise TypeError(
+                f"score_fn must return a mapping of metrics such as {{'accuracy': 0.9}}, got {metrics!r:.200}."
+            )
         return metrics
 
 
@@ -64,22 +68,19 @@ class _Chunk:
     """
 
     def __init__(self, recipe: Recipe, cells: Sequence[CellSpec], *, progress: bool) -> None:
-        self._recipe, self._progress, self.share = recipe, progress, 0.0
-        self._kinds: dict[str, list[tuple[Penalty, int]]] = {}
-        for cell in cells:
-            self._kinds.setdefault(cell.name, []).append((cell.penalty, cell.seed))
-        self._index = {place: k for k, place in enumerate(p for kind in self._kinds.values() for p in kind)}
+        self._recipe, self._cells, self._progress, self.share = recipe, cells, progress, 0.0
+        self._own = {(cell.penalty, cell.seed) for cell in cells}
         self._models: StackedModels | None = None
         self._error: str | None = None
 
     def has(self, penalty: Penalty, seed: int) -> bool:
         """Whether a cell is one of these."""
-        return (penalty, seed) in self._index
+        return (penalty, seed) in self._own
 
     def model(self, penalty: Penalty, seed: int) -> nn.Module:
         """The trained model of a cell."""
         assert self._models is not None, "they are trained"
-        return self._models.model(self._index[penalty, seed])
+        return self._models.model(penalty, seed)
 
     def train(self) -> None:
         """Train all models, if that is still to be done.
@@ -88,10 +89,10 @@ class _Chunk:
             RuntimeError: if that was tried and ended by an error.
         """
         if self._error is not None:
-            raise RuntimeError(f"The training of {len(self._index)} models together was ended by {self._error}")
+            raise RuntimeError(f"The training of {len(self._cells)} models together was ended by {self._error}")
         if self._models is not None:
             return
-        begin, count = time.perf_counter(), len(self._index)
+        begin, count = time.perf_counter(), len(self._cells)
         try:
             self._models = self._trained(f"{count} models")
         except Exception as error:
@@ -103,7 +104,7 @@ class _Chunk:
             self.share = (time.perf_counter() - begin) / count
 
     def _trained(self, what: str) -> StackedModels:
-        models, steps = StackedModels(self._recipe, list(self._kinds.values())), self._recipe.steps
+        models, steps = StackedModels(self._recipe, self._cells), self._recipe.steps
         hidden = None if self._progress else True  # None: where the output is no terminal
         for _ in tqdm(models.train(steps), what, steps, leave=False, unit="step", disable=hidden):
             pass

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from torchreg.ablation.plan import CellSpec
 from torchreg.ablation.refused import BatchingError
 from torchreg.ablation.stacked_models import Recipe, StackedModels
 from torchreg.penalties import Penalty
@@ -21,7 +22,7 @@ _MOST = 0.1  # of that way, in half precision
 _NUDGES = (1, 2)  # seeds of rounding errors
 
 
-def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]], tolerance: float | None) -> None:
+def check_against_solo(recipe: Recipe, cells: Sequence[CellSpec], tolerance: float | None) -> None:
     """Train cells each alone and together, and compare all parameters and buffers.
 
     What rounding may do is measured: each is trained alone again from weights that differ by rounding. It can be much,
@@ -29,7 +30,7 @@ def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]
 
     Args:
         recipe: how they are made and trained.
-        cells: name of the penalty, penalty at its strength, seed.
+        cells: which.
         tolerance: what share of its way a model may be off beside rounding; None for what its dtype suggests.
 
     Raises:
@@ -39,17 +40,22 @@ def check_against_solo(recipe: Recipe, cells: Sequence[tuple[str, Penalty, int]]
     if not cells:
         return
     steps = min(_STEPS, recipe.steps)
-    kinds: dict[str, list[tuple[Penalty, int]]] = {}
-    for name, penalty, seed in cells:
-        kinds.setdefault(name, []).append((penalty, seed))
-    flat = [cell for kind in kinds.values() for cell in kind]
-    _check_batches(recipe, flat[0][1])
-    alone = [_alone(recipe, penalty, seed, steps) for penalty, seed in flat]
-    together = StackedModels(recipe, list(kinds.values()), evaluation=recipe.randomness != "error")
-    for _ in together.train(steps):
-        pass
-    for k, (penalty, seed) in enumerate(flat):
-        _compare(alone[k], together.state(k), tolerance, f"{penalty}, seed={seed}, after {steps} steps")
+    _check_batches(recipe, cells[0].seed)
+    alone = [_alone(recipe, cell.penalty, cell.seed, steps) for cell in cells]
+    together = StackedModels(recipe, cells, evaluation=recipe.randomness != "error")
+    try:
+        for _ in together.train(steps):
+            pass
+    except BatchingError:
+        raise
+    except Exception as error:
+        raise BatchingError(
+            "These models can be trained alone, but together they raise an error: loss_fn does what torch.vmap cannot "
+            f"map. Rewrite it, or run these models one by one by ablate. {type(error).__name__}: {error!s:.300}"
+        ) from error
+    for cell, own in zip(cells, alone, strict=True):
+        what = f"{cell.penalty}, seed={cell.seed}, after {steps} steps"
+        _compare(own, together.state(cell.penalty, cell.seed), tolerance, what)
 
 
 @dataclass(frozen=True)

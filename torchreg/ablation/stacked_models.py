@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from torchreg.ablation.refused import BatchingError, refuse_other_structure, told
+from torchreg.ablation.plan import CellSpec
+from torchreg.ablation.refused import BatchingError, explained, refuse_other_structure
 from torchreg.penalties import Penalty
 
 Randomness = Literal["error", "same", "different"]
@@ -84,10 +86,18 @@ class Recipe:
         return self.batch_fn(step, seed=seed) if self.by_seed else self.batch_fn(step)
 
     def schedules(self, optimizers: Sequence[Any]) -> list[Any]:
-        """A schedule for each optimizer."""
+        """A schedule for each optimizer.
+
+        Raises:
+            TypeError: if it is none, or follows the loss.
+        """
         found = [] if self.schedule_fn is None else [self.schedule_fn(optimizer) for optimizer in optimizers]
-        if odd := [schedule for schedule in found if not hasattr(schedule, "step")]:
-            raise TypeError(f"schedule_fn(optimizer) must return a schedule with a method step, got {odd[0]!r}.")
+        if odd := [s for s in found if not isinstance(s, LRScheduler) or isinstance(s, ReduceLROnPlateau)]:
+            raise TypeError(
+                "schedule_fn(optimizer) must return a learning rate schedule of the step alone, one for all models: a "
+                f"torch.optim.lr_scheduler.LRScheduler such as LambdaLR, got {type(odd[0]).__name__}; for others run "
+                "these models one by one by ablate."
+            )
         return found
 
 
@@ -96,16 +106,16 @@ class StackedModels:
 
     Args:
         recipe: how each would be made and trained alone.
-        cells: of each kind of penalty, the penalties at their strengths, with seeds; all kinds are stacked.
+        cells: their penalties, at their strengths, and seeds; those of one penalty share an optimizer.
         evaluation: whether the models stay in evaluation mode while they are trained.
     """
 
-    def __init__(
-        self, recipe: Recipe, cells: Sequence[Sequence[tuple[Penalty, int]]], *, evaluation: bool = False
-    ) -> None:
+    def __init__(self, recipe: Recipe, cells: Sequence[CellSpec], *, evaluation: bool = False) -> None:
         self._recipe = recipe
-        self._seeds = [seed for kind in cells for _, seed in kind]
-        made = [[recipe.make(penalty, seed) for penalty, seed in kind] for kind in cells]
+        kinds = [[cell for cell in cells if cell.name == name] for name in dict.fromkeys(cell.name for cell in cells)]
+        self._places = {(c.penalty, c.seed): (k, i) for k, kind in enumerate(kinds) for i, c in enumerate(kind)}
+        self._seeds = [seed for _, seed in self._places]
+        made = [[recipe.make(cell.penalty, cell.seed) for cell in kind] for kind in kinds]
         models = [model for kind in made for model, _ in kind]
         refuse_other_structure(models, self._seeds)
         if len({id(model) for model in models}) < len(models):
@@ -134,36 +144,25 @@ class StackedModels:
     def _step(self, k: int) -> None:
         for optimizer in self._optimizers:
             optimizer.base.zero_grad()
-        losses = self._losses(*self._batch(k))
-        losses.sum().backward()
-        self._move()
-        for schedule in self._schedules:
-            schedule.step()
-
-    def _move(self) -> None:
-        try:
+        batch, dims = self._batch(k)
+        with explained("The loss"):
+            self._losses(batch, dims).sum().backward()
+        with explained("A penalty's proximal map"):
             for optimizer in self._optimizers:
                 optimizer.step()
-        except RuntimeError as error:
-            if told(error) is None:
-                raise
-            raise BatchingError(
-                "A penalty's proximal map cannot be mapped over models by torch.vmap: it looks at values of tensors. "
-                f"Write torch.where for `if`, or run these models one by one by ablate. torch says: {error!s:.300}"
-            ) from error
+        for schedule in self._schedules:
+            schedule.step()
 
     def _losses(self, batch: Any, dims: Any) -> Tensor:
         def loss(tensors: dict[str, Tensor], batch: Any) -> Any:
             return functional_call(self._frame, {f"model.{name}": x for name, x in tensors.items()}, (batch,))
 
-        tensors = self.parameters() | self._buffers
-        try:
-            with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no rule for vmap
-                return torch.vmap(loss, in_dims=(0, dims), randomness=self._recipe.randomness)(tensors, batch)
-        except RuntimeError as error:
-            if (why := told(error)) is None:
-                raise
-            raise BatchingError(why) from error
+        parameters = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in self._parts.items()}
+        mapped = torch.vmap(loss, in_dims=(0, dims), randomness=self._recipe.randomness)
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no rule for vmap
+            losses, buffers = mapped(parameters | self._buffers, batch)
+        self._buffers = {name: x.contiguous() for name, x in buffers.items()}  # one value for all is not yet a stack
+        return cast(Tensor, losses)
 
     def _batch(self, k: int) -> tuple[Any, Any]:
         """What the models are trained on, and the dimension that numbers them in each of its tensors."""
@@ -181,26 +180,19 @@ class StackedModels:
         batch = tree_unflatten(leaves, shape)
         return batch, tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, batch)
 
-    def parameters(self) -> dict[str, Tensor]:
-        """By name, that parameter of all models, stacked."""
-        return {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in self._parts.items()}
-
-    def state(self, index: int) -> dict[str, Tensor]:
+    def state(self, penalty: Penalty, seed: int) -> dict[str, Tensor]:
         """Parameters and buffers of one model by name."""
-        found = {name: stack[index].detach() for name, stack in self._buffers.items()}
-        for name, parts in self._parts.items():
-            k = index
-            for part in parts:
-                if k < len(part):
-                    found[name] = part[k].detach()
-                    break
-                k -= len(part)
-        return found
+        kind, index = self._places[penalty, seed]
+        found = {name: parts[kind][index].detach() for name, parts in self._parts.items()}
+        before = sum(k < kind for k, _ in self._places.values())
+        return found | {name: stack[before + index] for name, stack in self._buffers.items()}
 
-    def model(self, index: int) -> Module:
+    @torch.no_grad()
+    def model(self, penalty: Penalty, seed: int) -> Module:
         """A model of its own, as trained so far."""
-        model = self._recipe.model_fn(self._seeds[index])
-        load(model, self.state(index))
+        model, state = self._recipe.model_fn(seed), self.state(penalty, seed)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):  # a state dict lacks some buffers
+            tensor.copy_(state[name])
         return model
 
 
@@ -211,16 +203,10 @@ class _Loss(Module):
         super().__init__()
         self.model, self._recipe = model, recipe
 
-    def forward(self, batch: Any) -> Tensor:
-        """The loss of the model on a batch."""
-        return self._recipe.loss(self.model, batch)
-
-
-def load(model: Module, state: dict[str, Tensor]) -> None:
-    """Write tensors into a model's parameters and buffers, those that no state dict has too."""
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            tensor.copy_(state[name])
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the model on a batch, and the buffers that it leaves, some in place of others."""
+        loss = self._recipe.loss(self.model, batch)
+        return loss, {name: x.detach() for name, x in self.model.named_buffers()}
 
 
 def _stack(made: Sequence[tuple[Module, Any]], name: str, optimizer: Any) -> Tensor:

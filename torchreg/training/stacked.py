@@ -190,13 +190,13 @@ def _refuse(optimizer: Any) -> None:
     hooked = any(getattr(o, name, None) for o in (base, optimizer) for name in _HOOKS)
     held = any(t.control is not None or t.together is not None or t.scheduler is not None for t in optimizer.terms)
     reasons = {
-        f"{type(base).__name__}, whose update of an entry may depend on others": type(base) not in _ENTRYWISE,
+        f"{type(base).__name__} (whose update of an entry may depend on others)": type(base) not in _ENTRYWISE,
         "a metric that is a function of the whole parameter": rule.shape == "tensor",
         f"mode={optimizer.mode!r}": optimizer.mode != "prox",
         "masters=True": optimizer.masters,
-        "skip_nonfinite=True, which would skip the step of all": optimizer.skip_nonfinite,
+        "skip_nonfinite=True (which would skip the step of all)": optimizer.skip_nonfinite,
         "lazy terms": any(part.lazy for part in parts),
-        "terms that are scheduled, frozen or have groups over several parameters": held,
+        "terms with a scheduler, a target or frozen zeros, or of groups over several parameters": held,
         "hooks on its steps": hooked,
         "steps made already": any(float(state.get("step", 1.0)) for state in base.state.values()),
     }
