@@ -106,6 +106,21 @@ def test_the_small_steps_of_an_optimizer_shrink_by_step_times_slope(inner, lr):
     assert float((moved - slope).abs().max()) <= 20.0 * lr + 1e-15 / lr
 
 
+def test_maps_and_gradients_of_the_prox_may_be_nested():
+    draws = torch.Generator().manual_seed(0)
+    w, steps = (torch.randn(3, 4, 5, 6, generator=draws, dtype=torch.float64) for _ in range(2))
+
+    def total(w, steps):
+        return torch.vmap(Group(L1(0.5), by=rows).prox)(w, steps).square().sum()
+
+    found = torch.vmap(torch.func.grad(total))(w, steps.exp())
+    for each, own, step in zip(found, w, steps.exp(), strict=True):
+        for k in range(len(own)):
+            leaf = own[k].clone().requires_grad_()
+            Group(L1(0.5), by=rows).prox(leaf, step[k]).square().sum().backward()
+            torch.testing.assert_close(each[k], leaf.grad, rtol=1e-12, atol=1e-12)
+
+
 def test_newtons_method_stops_under_vmap_once_all_problems_are_solved(monkeypatch):
     calls = []
     newton = secular._newton

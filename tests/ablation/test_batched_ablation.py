@@ -549,6 +549,18 @@ def test_an_error_after_the_first_steps_fails_the_cells_of_its_chunk(tmp_path):
     assert rows[1]["error"].startswith("RuntimeError: The training of 4 models together was ended by OSError")
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_where_memory_ends_the_row_tells_of_chunks(error, tmp_path):
+    def batch_fn(step):
+        if step > 10:
+            raise error
+        return batch_of(step)
+
+    with pytest.warns(CellsFailed, match="4 of 4 cells failed"):
+        rows = together(L1(1.0), tmp_path, alphas=(0.0, 0.1), batch_fn=batch_fn).rows
+    assert "Give chunk=... below 4" in rows[0]["error"]
+
+
 def test_seconds_are_shares_of_the_training(tmp_path):
     rows = together(L1(1.0), tmp_path, steps=50).rows
     seconds = [row["seconds"] for row in rows]

@@ -105,8 +105,8 @@ def ablate_batched(
         CellsFailed: if cells have failed.
 
     Notes:
-        Batch norm trains as it does alone: each model has its own statistics. For LSTM and GRU `torch.vmap` has no
-        rule.
+        Each model has its own buffers, so that batch norm trains as it does alone. For LSTM, GRU and RNN `torch.vmap`
+        has no rule.
 
     Example:
         >>> import tempfile, torch

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -96,7 +95,7 @@ class _Chunk:
         try:
             self._models = self._trained(f"{count} models")
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
                 error.add_note(f"Give chunk=... below {count}: fewer models at once take less memory.")
             self._error = f"{type(error).__name__}: {error}"
             raise

@@ -132,12 +132,11 @@ def _check_batches(recipe: Recipe, seed: int) -> None:
 
 
 def _check_start(found: dict[str, Tensor], start: dict[str, Tensor], seed: int) -> None:
-    for name, x in found.items():
-        if not torch.equal(x, start[name]) and not (x.isnan() & start[name].isnan() | (x == start[name])).all():
-            raise ValueError(
-                f"model_fn({seed}) makes another {name!r} the second time; let the seed alone decide: "
-                "torch.manual_seed(seed) before the model is made."
-            )
+    if odd := [name for name, x in found.items() if _apart(x, start[name]).any()]:
+        raise ValueError(
+            f"model_fn({seed}) makes another {odd[0]!r} the second time; let the seed alone decide: "
+            "torch.manual_seed(seed) before the model is made."
+        )
 
 
 def _compare(alone: _Alone, together: dict[str, Tensor], tolerance: float | None, what: str) -> None:

@@ -29,8 +29,11 @@ def is_mapped(x: Tensor) -> bool:
 
 
 def of_all_mapped(x: Tensor) -> Tensor:
-    """The values of a tensor in all that `torch.vmap` maps over, which the host may look at; x itself elsewhere."""
-    while is_mapped(x):
+    """The values of a tensor in all that `torch.vmap` maps over, which the host may look at; x itself elsewhere.
+
+    A gradient that is taken between two maps (`torch.func.grad`) wraps it too.
+    """
+    while is_mapped(x) or torch._C._functorch.is_gradtrackingtensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
 
