@@ -132,17 +132,26 @@ def shares(share: float) -> list[float]:
     return [share * (1.0 - (1.0 - x) ** 3) for x in part]
 
 
-@pytest.mark.parametrize("by", [None, rows, columns], ids=["entries", "rows", "columns"])
+@pytest.mark.parametrize(
+    ("by", "shrinkage"),
+    [(None, 0.0), (None, 0.5), (rows, 0.0), (columns, 0.0)],
+    ids=["entries", "shrunk entries", "rows", "columns"],
+)
 @each_base
-def test_projection_is_the_loop_that_steps_a_dense_copy(make, by):
-    """z moves by what the base does at w, w keeps the units of z with the largest sum of z^2 / t, the others fade."""
-    model, opt, *_ = made("projection", 0.8, L1(0.1) if by is None else Group(L1(0.1), by=by), make)
+def test_projection_is_the_loop_that_steps_a_dense_copy(make, by, shrinkage):
+    """z moves by what the base does at w, w keeps the units of z with the largest sum of z^2 / t, the others fade.
+
+    Up to the ramp's end z is soft-thresholded too, by a share of the median size of the gradients of the step before.
+    """
+    penalty = L1(0.1) if by is None else Group(L1(0.1), by=by)
+    model, opt, _, target = made("projection", 0.8, penalty, make, shrinkage=shrinkage)
     plain = copy.deepcopy(model)
     base = make(plain.parameters())
     w = [plain[0].weight, plain[2].weight]
     z, mask = values(w), [torch.ones_like(p, dtype=torch.bool) for p in w]
     dim = {None: None, rows: 1, columns: 0}[by]
     number = sum(p.numel() if dim is None else p.shape[1 - dim] for p in w)
+    alpha = 0.0
     for k, share in enumerate(shares(0.8)):
         train(model, opt, range(k, k + 1))
         before = values(w)
@@ -155,6 +164,11 @@ def test_projection_is_the_loop_that_steps_a_dense_copy(make, by):
             mask = largest(sizes, number - math.ceil(round(share * number, 9)))
             mask = mask if dim is None else [m.unsqueeze(dim) for m in mask]
             z = [torch.where(m, x, x * (1 - 10 / STEPS)) for x, m in zip(z, mask, strict=True)]
+        if shrinkage and k < 6 * STEPS // 10:
+            z = [x.sign() * (x.abs() - alpha * t).clamp(min=1e-38) for x, t in zip(z, steps, strict=True)]
+            gradients = torch.cat([p.grad.abs().flatten() for p in w])
+            alpha = shrinkage * sorted(g for g in gradients.tolist() if g)[int((gradients > 0).sum()) // 2]
+            assert target.last_alpha == pytest.approx(alpha if k + 1 < 6 * STEPS // 10 else 0.0, rel=1e-5)
         with torch.no_grad():
             for p, x, m in zip(w, z if k < 8 * STEPS // 10 else w, mask, strict=True):
                 p.copy_(x * m)

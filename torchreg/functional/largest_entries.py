@@ -75,13 +75,35 @@ def keep_largest(scores: Sequence[Tensor], k: int | Tensor, cuts: Sequence[Cut |
     if one and len({key.device for key in keys}) == 1:
         level = _kth_largest(torch.cat([key.reshape(-1) for key in keys]), int(k))
     else:
-        level = _bisected(lambda trial: counting.total([key >= trial.to(key.device) for key in keys]) >= k, keys[0])
+        level = _bisected(counting.enough(keys, k), keys[0])
     levels = [level.to(key.device) for key in keys]
     above = [key > at for key, at in zip(keys, levels, strict=True)]
     equal = [key == at for key, at in zip(keys, levels, strict=True)]
     missing = k - counting.total(above)
     before = counting.before(equal)
     return [a | (e & _is_among_first(e, missing - b)) for a, e, b in zip(above, equal, before, strict=True)]
+
+
+def median_of_moved(sizes: Sequence[Tensor], cuts: Sequence[Cut | None] = ()) -> Tensor:
+    """The median of all entries that are not 0, the upper one of two; NaN where all are 0.
+
+    Args:
+        sizes: tensors >= 0 of any shapes and floating dtypes, on any devices; parts of those that are cut.
+        cuts: as of `keep_largest`. All processes must call.
+
+    Returns:
+        A 0-d tensor on the first one's device, for which nobody waits.
+
+    Example:
+        >>> import torch
+        >>> median_of_moved([torch.tensor([0.0, 5.0, 0.0]), torch.tensor([1.0, 3.0, 2.0])])
+        tensor(3.)
+    """
+    keys = _comparable(sizes)
+    counting = _Counting(list(cuts) if cuts else [None] * len(keys), keys[0].device)
+    half = (counting.total([key > 0 for key in keys]) + 1) // 2
+    level = _bisected(counting.enough(keys, half), keys[0])
+    return level.view(torch.float64 if level.dtype is torch.int64 else torch.float32)
 
 
 def _comparable(scores: Sequence[Tensor]) -> list[Tensor]:
@@ -144,6 +166,10 @@ class _Counting:
         counts = [(cut, self._here(masks, places).sum()) for cut, places in self.groups]
         found = [n if cut is None else cut.sum(n) for cut, n in counts]
         return sum(found[1:], found[0])
+
+    def enough(self, keys: list[Tensor], k: int | Tensor) -> Callable[[Tensor], Tensor]:
+        """A function of a level: whether k keys or more are at least that large."""
+        return lambda level: self.total([key >= level.to(key.device) for key in keys]) >= k
 
     def before(self, masks: list[Tensor]) -> list[Tensor]:
         """For each tensor how many are True in the tensors before it and in its parts on the processes before."""

@@ -1,4 +1,4 @@
-"""The strength at which so many units will be zero some steps from now, read off the weights and their momentum."""
+"""Strengths read off weights and gradients: by which so many units will be zero, and of the size of gradients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.functional.largest_entries import median_of_moved
 from torchreg.parts import Cut, here, is_cut
 from torchreg.penalties import Penalty
 from torchreg.shrinkage import filled
@@ -43,6 +44,19 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
     """
     found = [bundle for bundle in bundles(sites) if any(site.stepped for site in bundle.sites)]
     return torch.minimum(*(_least([_Asked(bundle, steps) for bundle in found], zeros) for steps in (horizon, 0)))
+
+
+def typical_gradient(sites: Sequence[Site]) -> Tensor | None:
+    """The median size of all gradients of the last step that are not 0: a strength of 1 that holds every second weight.
+
+    Returns:
+        A 0-d tensor, for which nobody waits, NaN where all are 0; None where there is no gradient any longer.
+    """
+    grads = [(site.param, site.param.grad) for site in sites if site.param.grad is not None]
+    if not grads:
+        return None
+    cuts = [Cut(p) if is_cut(p) else None for p, _ in grads]
+    return median_of_moved([here(grad).abs() for _, grad in grads], cuts)
 
 
 def _least(asked: Sequence[_Asked], zeros: Callable[[int], int]) -> Tensor:

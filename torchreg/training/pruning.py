@@ -1,6 +1,6 @@
 """The control of a `TargetSparsity`: which entries, or groups, are kept in a step.
 
-1. Before ``begin`` nothing is pruned, and nothing is shrunk.
+1. Before ``begin`` nothing is pruned.
 2. On the ramp, "projection" keeps the units that are largest in the metric of the base's step, ``|z_i| / sqrt(t_i)``,
    of the dense copy z that the base steps (`torchreg.training.dense_copy`): what zeroing them would cost a proximal
    step, Yun, Lozano and Yang, NeurIPS 2021, with an indicator as the penalty. In each step what is not kept loses a
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from torchreg.functional.largest_entries import keep_largest, metric_size
-from torchreg.parts import here
+from torchreg.parts import Cut, here, is_cut
 from torchreg.sums import widened
 from torchreg.training.capture import is_capturing
 from torchreg.training.control import Site
@@ -92,6 +92,8 @@ class Pruning:
                     self._hide(site, here(_known(site)), dense(site))
         elif act == "keep":
             hold(sites, {})
+        if self.target.shrinks:
+            self._shrink(sites)
 
     def undo(self, sites: Sequence[Site]) -> None:
         """After a step that raised."""
@@ -168,6 +170,20 @@ class Pruning:
         """The dense copy where a mask holds, else 0; what is not kept fades, and is told by not being 0."""
         faded, tiny = z * (1.0 - min(_FADING / self.target.steps, 1.0)), torch.finfo(z.dtype).tiny
         keep(site, mask, torch.where(mask, z, torch.where(faded.abs() < tiny, tiny, faded)))
+
+    def _shrink(self, sites: Sequence[Site]) -> None:
+        """Shrink the dense copy by the penalty; what comes to zero is left the least of its sign, so none is pruned."""
+        owner = self.target.term.owner
+        assert owner is not None
+        rule = rule_for(owner.base, owner.metric)  # whose step is not clipped once more: alpha is of clipped gradients
+        for site in sites:
+            if site.stepped:
+                cut, penalty, z = is_cut(site.param), site.part.penalty, dense(site)
+                part = penalty.part(Cut(site.param)) if cut else penalty
+                assert part is not None  # of entries
+                x = part.prox(z, replace(site, rule=rule).step())
+                least = torch.finfo(z.dtype).tiny * z.sign()
+                keep(site, here(_known(site)), torch.where(x == 0, least, x))
 
     def _make(self, site: Site) -> None:
         """Its entry of the state, from the first step on: a distributed load fills the entries that there are."""

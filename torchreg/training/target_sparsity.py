@@ -13,7 +13,7 @@ from torchreg.parts import here
 from torchreg.schedules import Schedule, cubic
 from torchreg.training.control import sites_of
 from torchreg.training.held import support
-from torchreg.training.predictive_alpha import predictive_alpha
+from torchreg.training.predictive_alpha import predictive_alpha, typical_gradient
 from torchreg.training.pruning import Act, Method, Pruning
 from torchreg.training.step_count import StepCount
 from torchreg.training.target_checks import (
@@ -26,6 +26,7 @@ from torchreg.training.target_checks import (
     own_alpha,
     refuse_lost,
     share_of,
+    shrinkage_of,
     told_difference,
 )
 from torchreg.training.target_history import TargetHistory, TargetRecord
@@ -61,7 +62,7 @@ class TargetSparsity(StepCount):
             - "projection": each step keeps the weights for which ``w^2 / t`` is largest, with t the optimizer's
               `effective_step`, which is what zeroing a weight costs in the metric of the optimizer. The optimizer
               steps a dense copy, so a zero that is needed comes back; what it has there fades within a tenth of the
-              steps. The copy is kept in the optimizer's state, 4 bytes an entry. The term's alpha does not act.
+              steps. The copy is kept in the optimizer's state, 4 bytes an entry. It is shrunk by ``shrinkage``.
             - "feedback": the proximal step of the term's penalty, any that makes zeros, with alpha set every ``every``
               steps so that the wanted share is met 5 % of the steps ahead, and no larger than gradients hold; what is
               missing at ``freeze`` is made zero then. 1 byte an entry.
@@ -72,6 +73,9 @@ class TargetSparsity(StepCount):
             each layer the same share.
         every: steps from one selection, or setting of alpha, to the next; None for 1 with "projection", else a
             hundredth of ``steps``.
+        shrinkage: of "projection" up to ``end``: the term's penalty shrinks the dense copy in each step, with alpha set to
+            this share of the median size of gradients, each hundredth of ``steps``, whatever the term's was. It makes
+            nothing zero. None for 0.2 where penalties are of entries and have one alpha, else for 0, which is without.
         schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
             those of `torchreg.schedules`.
 
@@ -134,6 +138,7 @@ class TargetSparsity(StepCount):
         method: Method | Literal["auto"] = "auto",
         scope: Scope = "global",
         every: int | None = None,
+        shrinkage: float | None = None,
         schedule: Callable[..., Schedule] = cubic,
     ) -> None:
         check_shares(sparsity, steps, begin, end, freeze)
@@ -151,7 +156,8 @@ class TargetSparsity(StepCount):
         self._history = TargetHistory()
         self._count_units()
         self._first = term.alpha if has_one_alpha(term) else None
-        self._alpha = own_alpha(term) if self.method == "feedback" else None
+        self.shrinkage = shrinkage_of(term, self.method, shrinkage)
+        self._alpha = own_alpha(term) if self.method == "feedback" or self.shrinkage else None
         self._owner: Any = weakref.ref(term.owner)
         self._at(0)
         term.scheduler, term.control = self, Pruning(self)
@@ -162,6 +168,11 @@ class TargetSparsity(StepCount):
         if self.count >= self.freezes:
             return "frozen"
         return "dense" if self.count < self._begin else "ramp" if self.count < self._end else "hold"
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the next step shrinks the dense copy."""
+        return self.shrinkage > 0.0 and self.count < self._end
 
     @property
     def last_alpha(self) -> float:
@@ -205,7 +216,7 @@ class TargetSparsity(StepCount):
         self._at(self.count)
 
     def release(self) -> None:
-        """Let the term go, with the strength that it had before "feedback" moved it."""
+        """Let the term go, with the strength that it had before it was moved."""
         self.term.scheduler = self.term.control = None
         if self._alpha is not None and self._first is not None:
             self.term.alpha = self._first
@@ -232,7 +243,7 @@ class TargetSparsity(StepCount):
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, beside the count and the strength."""
-        fields = ("sparsity", "steps", "method", "scope", "every", "freezes")
+        fields = ("sparsity", "steps", "method", "scope", "every", "shrinkage", "freezes")
         config = {name: getattr(self, name) for name in fields}
         ramp = [self.wanted(self._begin + (self._end - self._begin) * k // 4) for k in range(5)]
         return {**config, "begin": self._begin, "end": self._end, "ramp": ramp, "history": self._history.saved()}
@@ -247,6 +258,8 @@ class TargetSparsity(StepCount):
         if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
             self._predict()
         at_its_time = count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps)
+        if self.shrinkage and (at_its_time or count in (1, self._end)):
+            self._shrink_by()
         if at_its_time and count <= self.steps:
             alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
             self._history.add(count, self.wanted(count), self.term, alpha)
@@ -274,6 +287,14 @@ class TargetSparsity(StepCount):
             sites = sites_of(self.term.owner, self.term)
             if any(site.stepped for site in sites):
                 self._set(predictive_alpha(sites, lambda n: share_of(share, n), horizon))
+
+    def _shrink_by(self) -> None:
+        with torch.no_grad():
+            size = typical_gradient(sites_of(self.term.owner, self.term)) if self.shrinks else None
+            if size is not None:
+                self._set(torch.where(size.isfinite(), self.shrinkage * size, self._alpha))
+        if not self.shrinks:
+            self._set(0.0)
 
     def _set(self, alpha: Tensor | float) -> None:
         if isinstance(self._alpha, Tensor):
