@@ -152,8 +152,8 @@ def _compare(alone: _Alone, together: dict[str, Tensor], tolerance: float | None
     if any(abs(a - b) > max(share, _SLACK * eps) * max(map(abs, once)) for a, b in zip(once, again, strict=True)):
         raise BatchingError(
             f"Trained alone twice, the model of {what} has other losses, {_listed(once)} and {_listed(again)}. A "
-            "loss_fn, batch_fn, module or optimizer_fn keeps a state of its own (such as a tensor of the learning rate), or "
-            "draws without the seed; mend that, or run these models one by one by ablate."
+            "loss_fn, batch_fn, module or optimizer_fn keeps a state of its own (a tensor of the learning rate, say), "
+            "or draws without the seed; mend that, or run these models one by one by ablate."
         )
     if found <= allowed:
         return
