@@ -2,7 +2,7 @@
 
 A method says how it is tuned: by a strength, which is searched for each share of zeros, or by one of a few settings;
 either way by the same number of trials on validation data. `TargetSparsity` runs as it is, and once more with its
-shrinkage chosen as others choose their settings.
+method and shrinkage chosen as others choose their settings.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ class _Target:
     def __call__(self, job: Job) -> Training:
         term = attach(job.penalty, job.weights)
         training = Training(job, ProxOptimizer(job.base(), term))
-        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method, **job.setting)
+        options = {"method": self.method, **job.setting}
+        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, **options)
         return training
 
 
@@ -188,6 +189,8 @@ def counts_entries(task: Task) -> bool:
     return task.by is None
 
 
+_CHOICES = ({}, {"shrinkage": 0.1}, {"shrinkage": 0.4}, {"method": "feedback"})
+
 OURS = {
     "dense": Method("dense", Training),
     "target": _target("auto"),
@@ -195,9 +198,8 @@ OURS = {
     "target-projection": _target("projection"),
     "target-feedback": _target("feedback"),
     "target-magnitude": _target("magnitude"),
-    "target-shrinkage": replace(
-        _target("projection", settings=tuple({"shrinkage": c} for c in (0.0, 0.1, 0.2, 0.4)), fits=counts_entries),
-        about="TargetSparsity, shrinkage chosen",
+    "target-chosen": replace(
+        _target("projection", settings=_CHOICES, fits=counts_entries), about="TargetSparsity, method chosen"
     ),
     "dual": Method("L1, dual averaging", _dual_averaging, ours=True, searched=True, available=_has_dual_averaging),
     "l1-ramp": Method("L1, ramp", _ramp, ours=True, searched=True),

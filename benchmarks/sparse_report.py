@@ -19,7 +19,7 @@ from sparse_tasks import TASKS
 from sparse_trial import METHODS, NEAR, TRIALS, Row
 
 OURS = "target"
-CHOSEN = "target-shrinkage"  # the same with a setting that is chosen as others' are; where it has none, OURS
+CHOSEN = "target-chosen"  # the same with its method chosen as others choose settings; of groups, OURS
 BARS = (0.9, 0.95)
 PEERS = ("gradual", "one-shot", "torchao-count", "torchao-l1", "rigl", "loss")  # without whom no bar holds
 SEEDS = 5  # of each of them
@@ -211,7 +211,7 @@ def write(folder: Path, environment: dict[str, Any]) -> Path:
         + ". Each task has one net, one set of data, one number of steps and one learning rate for all methods (AdamW, "
         "cosine to 1 %, no decay). A method with a strength or with settings has "
         f"{TRIALS} trials on a seed of its own: settings by the score on validation data, strengths to reach the "
-        "shares of zeros; `TargetSparsity` has none, and its defaults, but where its shrinkage is chosen. "
+        "shares of zeros; `TargetSparsity` has none, and its defaults, but where its method is chosen. "
         "Zeros are weights == 0 at the end, or groups where the task says so; flips are changes between zero and not, "
         f"a weight, in the last tenth of the steps. {SHORT}: more than {NEAR} short of the zeros wanted; such a number "
         "competes with none.",
@@ -228,8 +228,8 @@ def write(folder: Path, environment: dict[str, Any]) -> Path:
     ]
     if any((CHOSEN, target) in table for table in tasks.values() for target in BARS):
         lines += [
-            "The same of TargetSparsity with its shrinkage chosen by as many trials as other methods have; of groups, "
-            "where it has none, of the default:",
+            "The same of TargetSparsity with its method and shrinkage chosen by as many trials as other methods have; of "
+            "groups, of the default:",
             "",
             *verdicts(tasks, CHOSEN),
             "",
