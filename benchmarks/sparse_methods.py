@@ -1,14 +1,15 @@
 """What a method of sparse training is, and torchreg's own. All start from the same net and AdamW.
 
 A method says how it is tuned: by a strength, which is searched for each share of zeros, or by one of a few settings;
-either way by the same number of trials on validation data. `TargetSparsity` runs as it is.
+either way by the same number of trials on validation data. `TargetSparsity` runs as it is, and once more with its
+method and shrinkage chosen as others choose their settings.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparse_tasks import Task
@@ -158,14 +159,15 @@ def _dual_averaging(job: Job) -> Training:
 
 @dataclass(frozen=True)
 class _Target:
-    """`TargetSparsity` by one of its methods, with its defaults."""
+    """`TargetSparsity` by one of its methods, with its defaults but for the setting."""
 
     method: str
 
     def __call__(self, job: Job) -> Training:
         term = attach(job.penalty, job.weights)
         training = Training(job, ProxOptimizer(job.base(), term))
-        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, method=self.method)
+        options = {"method": self.method, **job.setting}
+        training.target = torchreg.TargetSparsity(term, job.target, steps=job.steps, **options)
         return training
 
 
@@ -177,10 +179,17 @@ def _has_dual_averaging() -> bool:
     return "mode" in inspect.signature(ProxOptimizer).parameters
 
 
-def _target(method: str) -> Method:
+def _target(method: str, **options: Any) -> Method:
     name = "TargetSparsity" if method == "auto" else f"TargetSparsity, {method}"
-    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target)
+    return Method(name, _Target(method), ours=True, alpha=1e-4, available=_has_target, **options)
 
+
+def counts_entries(task: Task) -> bool:
+    """Whether zeros of entries count."""
+    return task.by is None
+
+
+_CHOICES = ({}, {"shrinkage": 0.1}, {"shrinkage": 0.4}, {"method": "feedback"})
 
 OURS = {
     "dense": Method("dense", Training),
@@ -189,6 +198,9 @@ OURS = {
     "target-projection": _target("projection"),
     "target-feedback": _target("feedback"),
     "target-magnitude": _target("magnitude"),
+    "target-chosen": replace(
+        _target("projection", settings=_CHOICES, fits=counts_entries), about="TargetSparsity, method chosen"
+    ),
     "dual": Method("L1, dual averaging", _dual_averaging, ours=True, searched=True, available=_has_dual_averaging),
     "l1-ramp": Method("L1, ramp", _ramp, ours=True, searched=True),
     "mcp": Method("MCP, constant", _constant, ours=True, searched=True, penalty=lambda by: grouped(MCP(1.0), by)),

@@ -37,7 +37,7 @@ FIRST = (0.9, 0.95, 0.925)
 ORDER = ("dense", "target", "gradual", "torchao-count", "rigl", "l1", "torchao-l1", "loss", "one-shot")
 LONGER = ("target", "gradual", "torchao-count", "rigl", "loss")  # compared in runs three times as long, too
 SLOW = ("bytes",)  # where only these methods run:
-ON_SLOW = (*ORDER, "target-projection", "target-feedback", "target-magnitude", "dual")
+ON_SLOW = (*ORDER, "target-projection", "target-feedback", "target-magnitude", "target-chosen", "dual")
 
 Unit = tuple[Bench, tuple[float, ...]]
 

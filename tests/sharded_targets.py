@@ -43,7 +43,8 @@ METHODS = ["projection", "magnitude", "feedback"]
 def targeted(model: nn.Module, base: str, method: str, kind: str, scope: str = "global"):
     term = attach(PENALTIES[kind], weights(model))
     opt = ProxOptimizer(BASES[base](model.parameters()), term)
-    return opt, term, TargetSparsity(term, SHARE, steps=STEPS, method=method, scope=scope)
+    shrinkage = 0.5 if (method, kind) == ("projection", "L1") else 0.0
+    return opt, term, TargetSparsity(term, SHARE, steps=STEPS, method=method, scope=scope, shrinkage=shrinkage)
 
 
 def aimed(wrap: str, base: str, method: str, kind: str, scope: str) -> None:

@@ -7,6 +7,7 @@ from helpers import F64, generator, normal, objective
 from scipy.optimize import brentq, minimize
 
 from torchreg import L1, L1L2, MCP, SCAD, Group, rows
+from torchreg.penalties import metric as secular
 
 SHAPE = (40, 12)
 
@@ -103,3 +104,35 @@ def test_the_small_steps_of_an_optimizer_shrink_by_step_times_slope(inner, lr):
     moved = (z - group.prox(z, step)) / step
     # second order in the step; and (z - x) / t loses eps / lr
     assert float((moved - slope).abs().max()) <= 20.0 * lr + 1e-15 / lr
+
+
+def test_maps_and_gradients_of_the_prox_may_be_nested():
+    draws = torch.Generator().manual_seed(0)
+    w, steps = (torch.randn(3, 4, 5, 6, generator=draws, dtype=torch.float64) for _ in range(2))
+
+    def total(w, steps):
+        return torch.vmap(Group(L1(0.5), by=rows).prox)(w, steps).square().sum()
+
+    found = torch.vmap(torch.func.grad(total))(w, steps.exp())
+    for each, own, step in zip(found, w, steps.exp(), strict=True):
+        for k in range(len(own)):
+            leaf = own[k].clone().requires_grad_()
+            Group(L1(0.5), by=rows).prox(leaf, step[k]).square().sum().backward()
+            torch.testing.assert_close(each[k], leaf.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_newtons_method_stops_under_vmap_once_all_problems_are_solved(monkeypatch):
+    calls = []
+    newton = secular._newton
+    monkeypatch.setattr(secular, "_newton", lambda *given: calls.append(1) or newton(*given))
+    draws = torch.Generator().manual_seed(0)
+    w, steps = (torch.randn(4, 5, 6, generator=draws, dtype=torch.float64) for _ in range(2))
+    alphas = torch.tensor([0.0, 0.1, 0.5, 3.0], dtype=torch.float64)
+
+    def prox(w, step, alpha):
+        return Group(L1(alpha), by=rows).prox(w, step)
+
+    found = torch.vmap(prox)(w, steps.exp(), alphas)
+    assert len(calls) < secular._SECULAR_STEPS
+    expected = torch.stack([prox(*given) for given in zip(w, steps.exp(), alphas, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)

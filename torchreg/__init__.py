@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from torchreg import schedules
-from torchreg.ablation import Ablation, ablate
+from torchreg.ablation import Ablation, ablate, ablate_batched
 from torchreg.functional.unit_groups import blocks, heads
 from torchreg.groups import Groups, columns, filters, labels, rows, whole
 from torchreg.output_channels import transposed_filters
@@ -119,6 +119,7 @@ __all__ = [
     "Weighted",
     "__version__",
     "ablate",
+    "ablate_batched",
     "alpha_max",
     "at_most",
     "attach",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchreg.functional import largest_entries
-from torchreg.functional.largest_entries import decimal_ratio, keep_largest, metric_size
+from torchreg.functional.largest_entries import decimal_ratio, keep_largest, median_of_moved, metric_size
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INF, NAN = math.inf, math.nan
@@ -98,3 +98,14 @@ def test_a_share_is_the_ratio_that_its_decimal_digits_say():
         assert above * 100 == percent * below
     assert decimal_ratio(0.29) == (29, 100)
     assert int(100 * 0.29) == 28
+
+
+@pytest.mark.parametrize("zeros", [0, 3, 40])
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.float32, torch.float64)])
+def test_the_median_of_what_is_not_zero(zeros, dtypes):
+    sizes = [torch.rand(5, 7).to(dtypes[0]), torch.rand(6).to(dtypes[1])]
+    for size in sizes:
+        size.view(-1)[:zeros] = 0.0
+    moved = sorted(x for size in sizes for x in size.flatten().tolist() if x)
+    found = median_of_moved(sizes)
+    assert found.isnan() if not moved else found == torch.tensor(moved[len(moved) // 2], dtype=found.dtype)

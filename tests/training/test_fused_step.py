@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -493,6 +495,26 @@ class TestSurroundings:
 
         assert_same(run(True), run(False))
         assert passes() == 2
+
+    def test_layers_of_several_weights_share_a_pass_that_keeps_none_of_them(self, no_compiler):
+        """A compiled pass lives as long as the process."""
+
+        def run(fused):
+            params = weights(shapes=[(8, 8), (9, 9), (7, 7)])
+            factors = [0.5, 1.5, torch.full((7, 7), 2.0, dtype=torch.float64)]
+            kept.append(weakref.ref(factors[2]))
+            terms = [attach(Weighted(L1(0.02), w), {"w": p}) for w, p in zip(factors, params, strict=True)]
+            opt = ProxOptimizer(_adamw(params), *terms, fused=fused)
+            for k in range(20):
+                give(params, k)
+                opt.step()
+            return params
+
+        kept = []
+        assert_same(run(True), run(False))
+        assert passes() == 2  # numbers, and tensors
+        gc.collect()
+        assert [ref() for ref in kept] == [None, None]
 
     def test_own_hooks_see_the_gradients(self, no_compiler):
         seen = []

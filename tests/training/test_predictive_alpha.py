@@ -71,15 +71,15 @@ def test_it_is_the_quantile_of_each_units_own_strength_up_to_that_of_mean_gradie
     flat = torch.minimum(torch.cat(levels).sort().values, torch.cat(bounds).sort().values)
     for wanted in (1, 2, len(flat) // 2, len(flat) - 1, len(flat)):
         with torch.no_grad():
-            found = predictive_alpha(sites_of(opt, term), lambda n, k=wanted: k, HORIZON)
+            found = predictive_alpha(sites_of(term), lambda n, k=wanted: k, HORIZON)
         torch.testing.assert_close(found, flat[wanted - 1], rtol=1e-6, atol=1e-12)
     with torch.no_grad():
-        assert float(predictive_alpha(sites_of(opt, term), lambda n: 0, HORIZON)) == 0.0
+        assert float(predictive_alpha(sites_of(term), lambda n: 0, HORIZON)) == 0.0
 
 
 def test_without_momentum_the_mean_gradient_is_the_last_one():
-    params, opt, term = stepped(lambda p: SGD(p, lr=0.1), L1(1.0))
-    for site, p in zip(sites_of(opt, term), params, strict=True):
+    params, _opt, term = stepped(lambda p: SGD(p, lr=0.1), L1(1.0))
+    for site, p in zip(sites_of(term), params, strict=True):
         assert torch.equal(mean_gradient(site), p.grad)
 
 
@@ -93,7 +93,7 @@ def test_what_is_told_to_be_zero_is_zero_after_so_many_steps(penalty):
     opt.state[p]["momentum_buffer"] = torch.full_like(p, 1e3)  # a mean gradient that bounds nothing; not read by SGD
     units = 12 if isinstance(penalty, Group) else 72
     with torch.no_grad():
-        alpha = predictive_alpha(sites_of(opt, term), lambda n: units // 3, HORIZON)
+        alpha = predictive_alpha(sites_of(term), lambda n: units // 3, HORIZON)
     term.alpha = float(alpha) * (1.0 + 1e-6)
     for _ in range(HORIZON):
         opt.step()
@@ -110,7 +110,7 @@ def test_where_some_cannot_be_zero_it_is_the_least_that_reaches_the_most():
     give_gradients([p], 0)
     opt.base.step()
     with torch.no_grad():
-        most = predictive_alpha(sites_of(opt, term), lambda n: n, HORIZON)
+        most = predictive_alpha(sites_of(term), lambda n: n, HORIZON)
     level = p.detach().abs() / (HORIZON * effective_step(opt.base)[p])
     bound = opt.state[p]["exp_avg"].abs() / 0.1
     torch.testing.assert_close(most, torch.minimum(level[2:].max(), bound[2:].max()), rtol=1e-6, atol=0.0)

@@ -182,6 +182,29 @@ def test_projection_is_the_loop_that_steps_a_dense_copy(make, by, shrinkage):
     assert bool((model[0].weight == 0).any())
 
 
+@each_base
+def test_shrinkage_prunes_nothing_and_leaves_the_count(make):
+    """However strong it is: what it would make zero is left the smallest number of its sign."""
+    model, opt, term, target = made("projection", 0.8, make=make, shrinkage=1e6)
+    for k in range(STEPS):
+        train(model, opt, range(k, k + 1))
+        assert sparsity(term).zeros == least(target.wanted(k + 1), 72)
+    assert 0.0 < max(r.alpha for r in target.history[:11]) < math.inf
+    assert not any(r.alpha for r in target.history[11:])
+
+
+def test_shrinkage_is_of_finite_gradients_and_lasts_where_there_are_none():
+    model, opt, _, target = made("projection", shrinkage=1.0)
+    train(model, opt, range(3))
+    alpha = target.last_alpha
+    assert alpha > 0.0
+    for gradient in (torch.nan, 0.0):
+        for p in (model[0].weight, model[2].weight):
+            p.grad.fill_(gradient)
+        opt.step()
+        assert target.last_alpha == alpha
+
+
 def test_magnitude_is_gradual_pruning_of_the_smallest_weights_for_good():
     model, opt, _, target = made("magnitude", 0.8, every=2)
     plain = copy.deepcopy(model)
@@ -239,8 +262,9 @@ def test_a_run_goes_on_to_the_bit_after_a_load_at_any_step(method, make, kind, h
         opt = base if hook else ProxOptimizer(base, term)
         if hook:
             attach_to(base, term)
-        every = 3 if method == "feedback" else None
-        return model, opt, TargetSparsity(term, 0.8, steps=STEPS, method=method, every=every)
+        options = {"every": 3} if method == "feedback" else {}
+        options |= {"shrinkage": 0.5} if method == "projection" and kind == "L1" else {}
+        return model, opt, TargetSparsity(term, 0.8, steps=STEPS, method=method, **options)
 
     whole, opt, target = fresh()
     states = {}
@@ -497,6 +521,14 @@ BAD = {
     "no such scope": (ValueError, "scope as one of", {"scope": "layer"}),
     "never": (ValueError, "every as an int from 1", {"every": 0}),
     "longer than the ramp": (ValueError, "ramp's 50 steps", {"every": 51}),
+    "shrinkage below 0": (ValueError, "shrinkage as a number >= 0, got -0.1", {"shrinkage": -0.1}),
+    "shrinkage of infinity": (ValueError, "shrinkage as a number >= 0, got inf", {"shrinkage": math.inf}),
+    "shrinkage by feedback": (ValueError, "method='projection'", {"method": "feedback", "shrinkage": 0.1}),
+    "shrinkage of rows": (
+        ValueError,
+        "entries with one alpha",
+        {"term": lambda m: attach(Group(L1(0.1), by=rows), m), "method": "projection", "shrinkage": 0.1},
+    ),
     "no zeros": (ValueError, "weight_decay", {"term": lambda m: attach(L2(0.1), m)}),
     "a frozen one": (ValueError, "'b'.* frozen", {"term": with_frozen}),
     "rows of the gradient": (ValueError, "lazy", {"term": lambda m: attach(L1(0.1), m, lazy=True)}),

@@ -269,3 +269,18 @@ def test_entries_of_a_row_take_the_harmonic_mean_of_the_others_steps():
     base = torch.tensor([[0.99, 0.99, 1.0], [1.0, 1.0, 1.0]], dtype=F64)
     step = torch.tensor([[1e-2, 1e-2 / 3, 1e-2 / 2], [1e-2] * 3], dtype=F64)  # 2 / (1 / t + 1 / t') where t = lr / |g|
     torch.testing.assert_close(p.detach(), Group(L1(1e-3), by=rows, weights=1.0).prox(base, step), rtol=1e-8, atol=0.0)
+
+
+def test_a_group_that_is_not_a_number_leaves_the_others_as_they_are():
+    def stepped(spoil: bool) -> Tensor:
+        p = Parameter(torch.ones(3, 4, dtype=F64))
+        opt = ProxOptimizer(Adam([p], lr=0.1), attach(Group(L1(0.1), by=rows), {"p": p}))
+        for k in range(3):
+            p.grad = torch.randn(3, 4, generator=torch.Generator().manual_seed(k), dtype=F64)
+            p.grad[1, 2] = 0.0  # has never met a gradient
+            if spoil:
+                p.grad[0, 0] = torch.nan
+            opt.step()
+        return p.detach()
+
+    assert torch.equal(stepped(True)[1:], stepped(False)[1:])

@@ -1,6 +1,7 @@
 """Ablations on penalty strength: a training function over penalties, strengths and seeds, resumable and parallel."""
 
 from torchreg.ablation.ablate import CellsFailed, ablate
+from torchreg.ablation.ablate_batched import ablate_batched
 from torchreg.ablation.cell import Cell
 from torchreg.ablation.engines.ray import RayExecutor
 from torchreg.ablation.engines.worker import WorkerError
@@ -9,11 +10,13 @@ from torchreg.ablation.ledger.lock import LedgerBusy
 from torchreg.ablation.merge import merge
 from torchreg.ablation.naming import logspace
 from torchreg.ablation.optuna_search import search_study
+from torchreg.ablation.refused import BatchingError
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.search import SearchResult, search
 
 __all__ = [
     "Ablation",
+    "BatchingError",
     "Cell",
     "CellsFailed",
     "LedgerBusy",
@@ -22,6 +25,7 @@ __all__ = [
     "SearchResult",
     "WorkerError",
     "ablate",
+    "ablate_batched",
     "logspace",
     "merge",
     "search",

@@ -71,6 +71,7 @@ class Cell:
         penalty: with this cell's strength.
         seed: of this run.
         axes: its values of the grid's axes.
+        seconds_elsewhere: what its row counts beside the time of its own run: its share of work for several cells.
 
     Example:
         >>> from torchreg import L1
@@ -86,6 +87,7 @@ class Cell:
         self.penalty, self.seed, self.axes = penalty, seed, Axes(axes)
         self._home, self._previous = home, previous
         self._reported = self._saved = False
+        self.seconds_elsewhere = 0.0
 
     @property
     def alpha(self) -> float:

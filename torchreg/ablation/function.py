@@ -47,6 +47,15 @@ def arguments(run: Run, axes: Collection[str], n_seeds: int) -> tuple[str, ...]:
     return names
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name, or takes all; False where Python cannot read its signature."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def title(run: Run) -> str:
     """How messages call it."""
     inner = _inner(run)
@@ -89,9 +98,9 @@ def check_travels(run: Run) -> None:
 
 
 def _inner(run: Any) -> Any:
-    while isinstance(run, functools.partial):
-        run = run.func
-    return getattr(run, "__func__", run)
+    while isinstance(run, functools.partial) or hasattr(run, "__func__"):
+        run = run.func if isinstance(run, functools.partial) else run.__func__
+    return run
 
 
 def _subject(run: Any) -> Any:

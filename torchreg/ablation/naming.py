@@ -124,7 +124,7 @@ def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
         raise TypeError(f"seeds is a collection, got {seeds!r}; write seeds=range({seeds!r}) or seeds=({seeds!r},).")
     given = []
     for seed in seeds:
-        if isinstance(seed, bool) or int(seed) != seed:
+        if isinstance(seed, (bool, str, bytes)) or int(seed) != seed:
             raise TypeError(f"seeds must be whole numbers, got {seed!r}.")
         if not 0 <= seed < _SEEDS:
             raise ValueError(f"seeds must be from 0 to 2**32 - 1, got {seed!r}.")

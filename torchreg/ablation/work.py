@@ -130,7 +130,8 @@ def _run(task: Task, spec: CellSpec, cell: Cell, attempt: int) -> Row:
     if os.getpid() != process:
         os._exit(1)  # run has forked, and its child has come back too: there is one driver, one worker, one row
     status = "ok" if error is None else "failed"
-    return _row(spec, task.source, attempt, status, metrics, time.perf_counter() - start, error) | {"start": begin}
+    seconds = time.perf_counter() - start + cell.seconds_elsewhere
+    return _row(spec, task.source, attempt, status, metrics, seconds, error) | {"start": begin}
 
 
 def _checked(returned: Any, spec: CellSpec) -> dict[str, Any]:

@@ -44,6 +44,22 @@ def has_modes() -> bool:
     return any(getattr(torch._C, f"_len_torch_{kind}_stack", int)() for kind in ("function", "dispatch"))
 
 
+def is_mapped(x: Tensor) -> bool:
+    """Whether `torch.vmap` maps over this tensor; False where torch does not tell. Checked with torch 2.13."""
+    told = getattr(torch._C._functorch, "is_batchedtensor", None)
+    return bool(told and hasattr(torch._C._functorch, "get_unwrapped") and told(x))
+
+
+def of_all_mapped(x: Tensor) -> Tensor:
+    """The values of a tensor in all that `torch.vmap` maps over, which the host may look at; x itself elsewhere.
+
+    A gradient that is taken between two maps (`torch.func.grad`) wraps it too.
+    """
+    while is_mapped(x) or torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 @contextmanager
 def without_libraries() -> Iterator[None]:
     """Layers as torch's own operators, not as single calls of oneDNN or cuDNN, which hide what they do.

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from torchreg.functional.torch_private import is_mapped
 from torchreg.groups import Groups
 from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
@@ -140,7 +141,8 @@ class Group(Penalty):
         if not w.numel():
             return w.clone()
         if isinstance(step, Tensor) and step.numel() > 1:
-            return narrowed(self._metric_prox(x, step.broadcast_to(x.shape)), w)
+            still = is_mapped(w) and w.device.type == "cpu" and not torch.compiler.is_compiling()
+            return narrowed(self._metric_prox(x, step.broadcast_to(x.shape), until_still=still), w)
         if isinstance(step, Tensor):
             step = step.reshape(())
         scale = self._scale(self.by.norms(w), self._factors(w), step)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from torchreg.functional.torch_private import of_all_mapped
 from torchreg.groups import Groups, root
 
 _SECULAR_STEPS = 10  # enough for a metric of condition 1e10: relative error 1e-14
@@ -49,7 +50,7 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups, *, until_still
         for _ in range(_SECULAR_STEPS):
             change = _newton(radius, z, pull, by)  # NaN where a group is empty: not active
             radius = radius + change
-            if until_still and not bool(((change.abs() > _STILL * radius) & active).any()):
+            if until_still and not bool(of_all_mapped((change.abs() > _STILL * radius) & active).any()):
                 break
     radius = torch.where(active, radius, torch.ones_like(radius))
     if torch.is_grad_enabled():

@@ -80,12 +80,17 @@ def step_in_common(
 
 def _step(p: Tensor, before: Tensor, step: Scalar, penalty: Penalty) -> None:
     if isinstance(step, Tensor) and step.numel() > 1:
-        step = step.broadcast_to(p.shape)
-        one, w = common(step), widened(before)
-        ratio = torch.where(step > 0, one / step, 1.0).to(w.dtype)
-        p.copy_(w + ratio * (widened(p) - w))
-        step = one
+        moved, step = anew(p, before, step)
+        p.copy_(moved)
     penalty.prox_([p], [step])
+
+
+def anew(p: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the common step leads from ``before``, and that step."""
+    step = step.broadcast_to(p.shape)
+    one, w = common(step), widened(before)
+    ratio = torch.where(step > 0, one / step, 1.0).to(w.dtype)
+    return w + ratio * (widened(p) - w), one
 
 
 def common(step: Tensor) -> Tensor:

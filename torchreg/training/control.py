@@ -220,8 +220,9 @@ def _of_term(term: Term, mode: Mode) -> list[Control]:
     return own if mode == "prox" else [*own, DualAveraging()]
 
 
-def sites_of(owner: Any, term: Term) -> list[Site]:
-    """The sites of a term between two steps, those marked that have a state."""
+def sites_of(term: Term) -> list[Site]:
+    """The sites of a term that an optimizer steps, between two steps; those are marked that have a state."""
+    owner: Any = term.owner
     slots = [slot for slot in owner.positions.slots if any(slot.part is part for part in term.parts)]
     return _sites(owner, slots, rule_for(owner.base, owner.metric), stepped=False)
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchreg.groups import Groups
 from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.one_step import takes_one_step
@@ -70,13 +72,25 @@ def _may(told: Callable[[], Tensor]) -> bool:
     return answer is None or answer.device.type != "cpu" or bool(answer)
 
 
-def settled(penalty: Penalty, p: Tensor, step: Any) -> Any:
-    """A step of a `marked` rule with a step for the entries that have met no gradient: that of their group."""
+def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) -> Any:
+    """A step of a `marked` rule with a step for the entries that have met no gradient: that of their group.
+
+    Args:
+        penalty: whose groups are meant.
+        p: the parameter, or one for each of many models, stacked along dimension 0.
+        step: of p's shape, else it is given back as it is.
+        stacked: whether dimension 0 numbers models, each with groups of its own.
+    """
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if not _may(lambda: ~(step.min() >= 0)):  # a NaN hides the others
+    if not _may((step < 0).any):
         return step
+    return torch.vmap(partial(_of_group, by))(step) if stacked else _of_group(by, step)
+
+
+def _of_group(by: Groups, step: Tensor) -> Tensor:
+    """The steps, those below 0 replaced by the harmonic mean of the others of their group."""
     alone = step < 0
     inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))
     mean = by.expand(by.sum((~alone).to(step.dtype)) / inverse, step)  # 0 / 0 in a group that has met nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torchreg.training.masters import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
 from torchreg.training.refusals import refuse_base
 from torchreg.training.rollback import Rollback
+from torchreg.training.stacked import StackedOptimizer
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
@@ -237,6 +238,14 @@ class ProxOptimizer(AroundBase):
         self.terms = [t for t in self.terms if t is not term]
         self.positions = self.positions.of(self.terms)
         term.disown(self)
+
+    def stacked(self, others: Sequence[ProxOptimizer]) -> StackedOptimizer:
+        """One optimizer for this model and others of its structure, over parameters stacked by `torch.stack`.
+
+        Raises:
+            ValueError: if they are not alike but for the strengths, or their step is not one of each entry.
+        """
+        return StackedOptimizer([self, *others])
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, with the penalties' strengths under the key "torchreg"."""

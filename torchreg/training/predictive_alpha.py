@@ -22,7 +22,8 @@ _OCTAVES = 40  # the strength lies within 2^-40 and 2^40
 _HALVINGS = 32  # of that range of exponents: the strength is exact to 1e-8
 
 
-def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon: int) -> Tensor:
+@torch.no_grad()
+def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon: int) -> Tensor | None:
     """The least strength under which a number of units are zero ``horizon`` steps from now, all else staying equal.
 
     A unit w that lives dies within H steps of size t if ``prox(w, H t) = 0``: for L1 where ``|w| < H t alpha``. One
@@ -40,14 +41,17 @@ def predictive_alpha(sites: Sequence[Site], zeros: Callable[[int], int], horizon
         horizon: H.
 
     Returns:
-        A 0-d tensor, for which nobody waits.
+        A 0-d tensor, for which nobody waits; None where nothing has been stepped.
     """
     found = [bundle for bundle in bundles(sites) if any(site.stepped for site in bundle.sites)]
+    if not found:
+        return None
     return torch.minimum(*(_least([_Asked(bundle, steps) for bundle in found], zeros) for steps in (horizon, 0)))
 
 
-def typical_gradient(sites: Sequence[Site]) -> Tensor | None:
-    """The median size of all gradients of the last step that are not 0: a strength of 1 that holds every second weight.
+@torch.no_grad()
+def typical_gradient(sites: Sequence[Site], share: float) -> Tensor | None:
+    """A share of the median size of the last step's gradients that are not 0: for L1, of what moves half the weights.
 
     Returns:
         A 0-d tensor, for which nobody waits, NaN where all are 0; None where there is no gradient any longer.
@@ -56,7 +60,7 @@ def typical_gradient(sites: Sequence[Site]) -> Tensor | None:
     if not grads:
         return None
     cuts = [Cut(p) if is_cut(p) else None for p, _ in grads]
-    return median_of_moved([here(grad).abs() for _, grad in grads], cuts)
+    return share * median_of_moved([here(grad).abs() for _, grad in grads], cuts)
 
 
 def _least(asked: Sequence[_Asked], zeros: Callable[[int], int]) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.strength import zeros_decide
 from torchreg.sums import wide_dtype
+from torchreg.training.pruning import Method
 from torchreg.training.term import Term
 from torchreg.training.units import units_of
 
 if TYPE_CHECKING:
     from torchreg.training.target_sparsity import TargetSparsity
 
-_SHRINKAGE = 0.2  # by validation on six tasks of benchmarks/sparse_training.py
 _WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
 
@@ -59,6 +59,15 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise unless a word is one of those that are known."""
     if value not in allowed:
         raise ValueError(f"TargetSparsity needs {name} as one of {list(allowed)}, got {value!r}.")
+
+
+def chosen_method(term: Term, method: Any) -> Method:
+    """The method that was asked for, or that serves the term's zeros best."""
+    check_choice("method", method, ("auto", *get_args(Method)))
+    if method != "auto":
+        return cast("Method", method)
+    grouped = term.together is None and any(part.penalty.groups is not None for part in term.parts)
+    return "feedback" if grouped and has_one_alpha(term) else "projection"
 
 
 def check_every(every: Any, ramp: int) -> None:
@@ -182,18 +191,16 @@ def has_one_alpha(term: Term) -> bool:
         return False
 
 
-def shrinkage_of(term: Term, method: str, asked: Any) -> float:
-    """The share of gradients by which "projection" shrinks: what was asked, or what serves best."""
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, Real) or not 0.0 <= asked < math.inf):
-        raise ValueError(f"TargetSparsity needs shrinkage as a number >= 0, or None, got {asked!r}.")
+def check_shrinkage(term: Term, method: str, asked: Any) -> None:
+    """Raise unless this is a share of gradients by which "projection" can shrink a term's weights."""
+    if isinstance(asked, bool) or not isinstance(asked, Real) or not 0.0 <= float(asked) < math.inf:
+        raise ValueError(f"TargetSparsity needs shrinkage as a number >= 0, got {asked!r}; 0.2 of gradients' size.")
     entries = term.together is None and all(part.penalty.grain == "entry" for part in term.parts)
-    able = method == "projection" and entries and has_one_alpha(term)
-    if asked and not able:
+    if asked and not (method == "projection" and entries and has_one_alpha(term)):
         raise ValueError(
             f"shrinkage={asked!r} is of method='projection', for penalties of entries with one alpha, and this is "
             f"{method!r} of {[part.penalty for part in term.parts][:3]}; leave it out, or attach L1(0.0)."
         )
-    return (_SHRINKAGE if able else 0.0) if asked is None else float(asked)
 
 
 def own_alpha(term: Term) -> Tensor | float:

@@ -21,12 +21,13 @@ from torchreg.training.target_checks import (
     check_every,
     check_layers,
     check_shares,
+    check_shrinkage,
     check_term,
+    chosen_method,
     has_one_alpha,
     own_alpha,
     refuse_lost,
     share_of,
-    shrinkage_of,
     told_difference,
 )
 from torchreg.training.target_history import TargetHistory, TargetRecord
@@ -35,7 +36,6 @@ from torchreg.training.units import units_of
 
 Phase = Literal["dense", "ramp", "hold", "frozen"]
 Scope = Literal["global", "parameter"]
-_AUTO: dict[bool, Method] = {False: "projection", True: "feedback"}  # by whether zeros come in groups of a tensor
 _RECORDS = 100  # of the history, over all steps; also how often "feedback" and "magnitude" act
 _HORIZON = 0.05  # of all steps, by which "feedback" looks ahead
 
@@ -62,7 +62,7 @@ class TargetSparsity(StepCount):
             - "projection": each step keeps the weights for which ``w^2 / t`` is largest, with t the optimizer's
               `effective_step`, which is what zeroing a weight costs in the metric of the optimizer. The optimizer
               steps a dense copy, so a zero that is needed comes back; what it has there fades within a tenth of the
-              steps. The copy is kept in the optimizer's state, 4 bytes an entry. It is shrunk by ``shrinkage``.
+              steps. The copy is kept in the optimizer's state, 4 bytes an entry.
             - "feedback": the proximal step of the term's penalty, any that makes zeros, with alpha set every ``every``
               steps so that the wanted share is met 5 % of the steps ahead, and no larger than gradients hold; what is
               missing at ``freeze`` is made zero then. 1 byte an entry.
@@ -73,9 +73,9 @@ class TargetSparsity(StepCount):
             each layer the same share.
         every: steps from one selection, or setting of alpha, to the next; None for 1 with "projection", else a
             hundredth of ``steps``.
-        shrinkage: of "projection" up to ``end``: the term's penalty shrinks the dense copy in each step, with alpha set to
-            this share of the median size of gradients, each hundredth of ``steps``, whatever the term's was. It makes
-            nothing zero. None for 0.2 where penalties are of entries and have one alpha, else for 0, which is without.
+        shrinkage: of "projection" up to ``end``, where penalties are of entries with one alpha: each step the term's
+            penalty shrinks the dense copy too, by an alpha that is this share of the median size of gradients, set
+            each hundredth of ``steps``, and makes nothing zero. The term's own alpha acts nowhere. See Notes.
         schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
             those of `torchreg.schedules`.
 
@@ -97,10 +97,9 @@ class TargetSparsity(StepCount):
         dead input's) goes first; more weights than asked for that are zero by themselves stay so. ``term.alpha = ...``
         holds until "feedback" sets it again. Groups count one each: "parameter" spares layers of few or short ones.
 
-        At 90 and 95 % zeros no other method was better than "auto" by more than the standard error on digits (an
-        MLP, a convolutional net), tabular classes and a recurrent net's series. Where shrinkage pays, "feedback" is:
-        R2 .919 against .894 on photos' patches, .881 against .849 where 15 of 300 inputs matter to a linear model; so
-        is L1 in the loss of a language model short of convergence. ``benchmarks/results/sparse_training.md`` has it.
+        ``shrinkage`` of 0.1 to 0.4 serves where pruning costs much, as of language models, autoencoders, regression;
+        where it costs little, as of nets that fit their data, it takes accuracy. Choose it on validation data.
+        ``benchmarks/results/sparse_training.md`` has the figures, and those of other methods.
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric);
@@ -138,16 +137,16 @@ class TargetSparsity(StepCount):
         method: Method | Literal["auto"] = "auto",
         scope: Scope = "global",
         every: int | None = None,
-        shrinkage: float | None = None,
+        shrinkage: float = 0.0,
         schedule: Callable[..., Schedule] = cubic,
     ) -> None:
         check_shares(sparsity, steps, begin, end, freeze)
         check_term(term)
-        check_choice("method", method, ("auto", *get_args(Method)))
+        self.method = chosen_method(term, method)
         check_choice("scope", scope, get_args(Scope))
+        check_shrinkage(term, self.method, shrinkage)
         check_layers(term, float(sparsity), scope)
         self.term, self.sparsity, self.steps, self.scope = term, float(sparsity), steps, scope
-        self.method = _chosen(term) if method == "auto" else method
         self._begin, self._end, self.freezes = (round(share * steps) for share in (begin, end, freeze))
         check_every(every, self._end - self._begin)
         often = 1 if self.method == "projection" else max(1, steps // _RECORDS)
@@ -156,7 +155,7 @@ class TargetSparsity(StepCount):
         self._history = TargetHistory()
         self._count_units()
         self._first = term.alpha if has_one_alpha(term) else None
-        self.shrinkage = shrinkage_of(term, self.method, shrinkage)
+        self.shrinkage = float(shrinkage)
         self._alpha = own_alpha(term) if self.method == "feedback" or self.shrinkage else None
         self._owner: Any = weakref.ref(term.owner)
         self._at(0)
@@ -182,9 +181,8 @@ class TargetSparsity(StepCount):
     @property
     def mask(self) -> dict[str, Tensor]:
         """For each parameter by name, which of its entries are trained: False where it is zero."""
-        owner = self.term.owner
         by_weight = self.method == "feedback" and self.act != "hold"
-        states = {} if owner is None or by_weight else owner.base.state
+        states = {} if self.term.owner is None or by_weight else self.term.owner.base.state
         known = {name: (p, support(states.get(p, {}))) for name, p in self.term.parameters.items()}
         return {name: p.detach() != 0 if kept is None else kept for name, (p, kept) in known.items()}
 
@@ -204,7 +202,7 @@ class TargetSparsity(StepCount):
         return number - share_of(self.wanted(self.count + 1), number) if known else self._kept[number]
 
     def is_of_another(self, owner: Any) -> bool:
-        """Whether it was made for another optimizer, from which this one has taken the term over."""
+        """Whether it was made for another optimizer than the one that has the term now."""
         return self._owner is not None and self._owner() is not owner
 
     def refuse_frozen(self, found: int) -> None:
@@ -233,8 +231,7 @@ class TargetSparsity(StepCount):
         self._at(count)
         self._history = TargetHistory()  # the one before is put back where the load fails
         self._history.load(target["history"])
-        if self._alpha is not None:
-            self._set(alpha)
+        self._set(alpha)
         return ""
 
     def differs(self, saved: dict[str, Any] | None) -> str:
@@ -255,12 +252,14 @@ class TargetSparsity(StepCount):
 
     def _move(self, count: int) -> None:
         self._at(count)
+        hundredth = count % max(1, self.steps // _RECORDS) == 0
         if self.act == "shrink" and count >= self._begin and (count - self._begin) % self.every == 0:
-            self._predict()
-        at_its_time = count % max(1, self.steps // _RECORDS) == 0 or count in (self.freezes, self.steps)
-        if self.shrinkage and (at_its_time or count in (1, self._end)):
-            self._shrink_by()
-        if at_its_time and count <= self.steps:
+            horizon = max(1, round(_HORIZON * self.steps))
+            share = self.wanted(min(count + horizon, self.freezes))
+            self._set(predictive_alpha(sites_of(self.term), lambda n: share_of(share, n), horizon))
+        elif self.shrinkage and (hundredth or count in (1, self._end)):
+            self._set(typical_gradient(sites_of(self.term), self.shrinkage) if self.shrinks else 0.0)
+        if count <= self.steps and (hundredth or count in (self.freezes, self.steps)):
             alpha = 0.0 if self._alpha is None or count > self.freezes else self._alpha
             self._history.add(count, self.wanted(count), self.term, alpha)
 
@@ -280,23 +279,10 @@ class TargetSparsity(StepCount):
         for number, kept in self._kept.items():
             kept.fill_(self.kept_of(number))
 
-    def _predict(self) -> None:
-        horizon = max(1, round(_HORIZON * self.steps))
-        share = self.wanted(min(self.count + horizon, self.freezes))
-        with torch.no_grad():
-            sites = sites_of(self.term.owner, self.term)
-            if any(site.stepped for site in sites):
-                self._set(predictive_alpha(sites, lambda n: share_of(share, n), horizon))
-
-    def _shrink_by(self) -> None:
-        with torch.no_grad():
-            size = typical_gradient(sites_of(self.term.owner, self.term)) if self.shrinks else None
-            if size is not None:
-                self._set(torch.where(size.isfinite(), self.shrinkage * size, self._alpha))
-        if not self.shrinks:
-            self._set(0.0)
-
-    def _set(self, alpha: Tensor | float) -> None:
+    def _set(self, alpha: Tensor | float | None) -> None:
+        if alpha is None or self._alpha is None:
+            return
+        alpha = torch.where(alpha.isfinite(), alpha, self._alpha) if isinstance(alpha, Tensor) else alpha
         if isinstance(self._alpha, Tensor):
             self._alpha.fill_(alpha)
             if self.term.alpha is not self._alpha:  # somebody has given it another
@@ -311,8 +297,3 @@ class TargetSparsity(StepCount):
     def __repr__(self) -> str:
         told = f"{self.sparsity:g}, steps={self.steps}, method={self.method!r}"
         return f"TargetSparsity({told}, count={self.count}, phase={self.phase!r})"
-
-
-def _chosen(term: Term) -> Method:
-    grouped = term.together is None and any(part.penalty.groups is not None for part in term.parts)
-    return _AUTO[grouped and has_one_alpha(term)]
