@@ -228,7 +228,7 @@ def write(folder: Path, environment: dict[str, Any]) -> Path:
     ]
     if any((CHOSEN, target) in table for table in tasks.values() for target in BARS):
         lines += [
-            "The same of TargetSparsity with its method and shrinkage chosen by as many trials as other methods have, or "
+            "The same of TargetSparsity with its method and shrinkage chosen by as many trials as others have, or "
             "of the default where zeros are of groups:",
             "",
             *verdicts(tasks, CHOSEN),
