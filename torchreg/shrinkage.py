@@ -27,7 +27,10 @@ def scaled(strength: Scalar, step: Scalar) -> Scalar:
     if isinstance(step, Tensor) and not isinstance(strength, Tensor) and math.isfinite(strength):
         return strength * step if strength else 0.0  # a positive number makes no 0 * inf
     if isinstance(strength, Tensor) or isinstance(step, Tensor):
-        return torch.nan_to_num(strength * step, nan=0.0, posinf=math.inf)  # type: ignore[arg-type]
+        product: Tensor = strength * step  # type: ignore[assignment]
+        if torch.compiler.is_compiling():  # which makes nan_to_num one entry after another on a CPU
+            return torch.where(product == product, product, 0.0)
+        return torch.nan_to_num(product, nan=0.0, posinf=math.inf)
     return strength * step if strength and step else 0.0
 
 
@@ -82,7 +85,7 @@ def ridge_step(step: Scalar, ridge: Scalar) -> tuple[Scalar, Scalar]:
         return factor, (step * factor if math.isfinite(step) or not ridge else 0.5 / ridge)
     known = step if isinstance(step, Tensor) else ridge
     step, ridge = filled(step, known), filled(ridge, known)  # type: ignore[arg-type]
-    endless = torch.isinf(step) & (ridge > 0)
+    endless = (step == math.inf) & (ridge > 0)
     limit = 0.5 / torch.where(endless, ridge, torch.ones_like(ridge))
     return factor, torch.where(endless, limit, torch.where(endless, torch.zeros_like(step), step) * factor)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 def assert_without_waiting(holds: Tensor, says: str) -> None:
@@ -20,6 +22,26 @@ def in_backward() -> bool:
     `torch.utils.checkpoint` asks the same. Within a graph that is compiled there is none to ask for.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def has_global_step_hooks() -> bool:
+    """Whether a hook follows the steps of all optimizers (`torch.optim.optimizer.register_optimizer_step_pre_hook`).
+
+    Where torch keeps them elsewhere they count as there. Checked with torch 2.13.
+    """
+    kept = [
+        getattr(sys.modules[Optimizer.__module__], f"_global_optimizer_{when}_hooks", True) for when in ("pre", "post")
+    ]
+    return any(bool(hooks) for hooks in kept)
+
+
+def has_modes() -> bool:
+    """Whether each call of torch goes through a mode: a default device, counters of operations, fake tensors.
+
+    Compiled code is compiled anew there, or runs as Python from then on. Where torch cannot tell there is none. Checked
+    with torch 2.13.
+    """
+    return any(getattr(torch._C, f"_len_torch_{kind}_stack", int)() for kind in ("function", "dispatch"))
 
 
 def is_mapped(x: Tensor) -> bool:

@@ -25,7 +25,7 @@ class Weighing:
     """
 
     def __init__(self, penalty: Separable, factors: Scalar) -> None:
-        self.forced = torch.isinf(factors) if isinstance(factors, Tensor) else math.isinf(factors)
+        self.forced = factors == math.inf if isinstance(factors, Tensor) else math.isinf(factors)
         if isinstance(self.forced, Tensor) and isinstance(factors, Tensor):
             factors = torch.where(self.forced, torch.ones_like(factors), factors)
         self.penalty = penalty.replaced(alpha=penalty.alpha * (1.0 if self.forced is True else factors))
@@ -49,7 +49,7 @@ class Weighing:
         shrunk = self.penalty.shrink(x, step)
         if self.forced is False:
             return shrunk
-        pinned = ~x.isnan() & self.forced & moves(step)
+        pinned = (x == x) & self.forced & moves(step)  # a NaN stays
         return torch.where(pinned, torch.zeros_like(x), shrunk)
 
 

@@ -112,19 +112,24 @@ def is_told(base: Optimizer) -> bool:
     return vars(base).get(_KEY) is not None
 
 
+def clipped_by(owner: Owner) -> Scalar:
+    """By what the effective steps of the coming proximal step are to be multiplied, since the gradients were."""
+    clipped = getattr(owner.base, _KEY, None)
+    if clipped is None or owner.metric == "decoupled" or getattr(owner, _TAKEN, None) is clipped:
+        return 1.0
+    on_host = clipped.factor.device.type == "cpu" and not (torch.compiler.is_compiling() or is_capturing())
+    return float(clipped.factor) if on_host else clipped.factor
+
+
 def as_clipped(rule: StepRule, owner: Owner) -> StepRule:
     """The rule, with steps multiplied by what the gradients of this step were; each stepper is told once.
 
     Several may step one optimizer: what `attach_to` has put on it, and a `ProxOptimizer` around it.
     """
-    clipped = getattr(owner.base, _KEY, None)
-    if clipped is None or owner.metric == "decoupled" or getattr(owner, _TAKEN, None) is clipped:
+    factor = clipped_by(owner)
+    if isinstance(factor, float) and factor == 1.0:
         return rule
-    setattr(owner, _TAKEN, clipped)
-    on_host = clipped.factor.device.type == "cpu" and not (torch.compiler.is_compiling() or is_capturing())
-    factor: Scalar = float(clipped.factor) if on_host else clipped.factor
-    if on_host and factor == 1.0:
-        return rule
+    setattr(owner, _TAKEN, getattr(owner.base, _KEY))
 
     def steps(group: Mapping[str, Any], states: Sequence[Mapping[str, Any]], params: Sequence[Tensor]) -> list[Scalar]:
         found = rule.steps(group, states, params)

@@ -168,6 +168,18 @@ def _each(owner: Any, do: str) -> None:
             getattr(control, do)(_sites(owner, slots, rule, stepped=False))
 
 
+def base_then_prox(owner: Any, closure: Callable[[], Any] | None) -> Any:
+    """The base's step and the proximal one after it; returns what the base's step returns."""
+    if closure is None:
+        owner.positions.refuse_sparse()
+        loss = owner.base.step()
+    else:
+        loss = owner.base.step(closure)
+        owner.positions.refuse_sparse()
+    owner.prox()
+    return loss
+
+
 def proximal_half(owner: Any) -> None:
     """The proximal half of a step, for the parameters that the base has just stepped."""
     rule = unless_skipped(as_clipped(rule_for(owner.base, owner.metric), owner), owner.base)

@@ -14,8 +14,9 @@ from torchreg.training.bare_terms import added_group, joined_terms
 from torchreg.training.checkpoint import restore, tell
 from torchreg.training.clipping import forget_clipping
 from torchreg.training.common_step import Copies, copies_for
-from torchreg.training.control import Mode, around, check_controls, proximal_half
+from torchreg.training.control import Mode, around, base_then_prox, check_controls, proximal_half
 from torchreg.training.effective_step import Metric, check_metric, rule_for
+from torchreg.training.fused.fused_halves import FusedHalves
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
@@ -27,7 +28,7 @@ from torchreg.training.stacked import StackedOptimizer
 from torchreg.training.term import Term
 from torchreg.training.watch import Watch
 
-_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode")
+_FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode", "fused")
 
 
 class ProxOptimizer(AroundBase):
@@ -64,6 +65,11 @@ class ProxOptimizer(AroundBase):
             counting more: under mini-batches zeros stay zero, and are those of the minimiser (L1, elastic net, their
             weights, Group(L1)). In the state: "dual", 4 bytes an entry, and "threshold", as many or, with SGD, one
             number. Checkpoints of both modes load each other; sums that are missing start anew.
+        fused: True takes both steps in one compiled pass over each large parameter (`torchreg.training.fused`): SGD,
+            Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adamax, Adadelta; penalties of entries, convex ones of rows;
+            float32, float64. The second step compiles, some seconds for each kind; the state is the base's own. All
+            else is stepped as with False, and a warning tells once what and why, but for parameters too small to gain.
+            None, the default, is False: results of both ways differ by roundings, and no run should change unasked.
 
     Raises:
         TypeError: if ``base`` is no optimizer, or a term neither a Term nor a Penalty.
@@ -100,7 +106,8 @@ class ProxOptimizer(AroundBase):
     masters: bool
     skip_nonfinite: bool
     skipped: Skipped
-    mode: Mode = "prox"  # of what was pickled without it
+    mode: Mode = "prox"  # of what was pickled without it, as is the next
+    fused: bool | None = None
 
     def __init__(
         self,
@@ -111,6 +118,7 @@ class ProxOptimizer(AroundBase):
         masters: bool = False,
         skip_nonfinite: bool = False,
         mode: Mode = "prox",
+        fused: bool | None = None,
     ) -> None:
         refuse_base(base, ProxOptimizer, lazy=all_lazy(terms))
         joined = joined_terms(base, terms)
@@ -118,7 +126,7 @@ class ProxOptimizer(AroundBase):
         check_controls(joined, mode, masters=masters)
         if not masters:
             warn_of_half(joined)
-        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode
+        fields = base, joined, metric, foreach, masters, skip_nonfinite, Skipped(), mode, fused
         self._restore(dict(zip(_FIELDS, fields, strict=True)))
 
     def _restore(self, fields: dict[str, Any]) -> None:
@@ -127,6 +135,7 @@ class ProxOptimizer(AroundBase):
         self.terms = list(self.terms)
         self.positions = ParamPositions(self.base, self.terms)
         self._masters = Masters(self.base)
+        self._fusing = FusedHalves()
         self._before: Copies = []  # weights from before a step, where a penalty needs them
         self._watch = Watch(self.positions.slots, self.base)
         super().__setstate__({})
@@ -177,14 +186,8 @@ class ProxOptimizer(AroundBase):
     def _halves(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step and the proximal one; nothing is written before the first."""
         self._before = copies_for(self.positions.slots, self.base, rule_for(self.base, self.metric))
-        if closure is None:
-            self.positions.refuse_sparse()
-            loss = self.base.step()
-        else:
-            loss = self.base.step(closure)
-            self.positions.refuse_sparse()
-        self.prox()
-        return loss
+        fused = self.fused and self._fusing.may(self)
+        return self._fusing.step(self, closure) if fused else base_then_prox(self, closure)
 
     def prox(self) -> None:
         """The proximal half of `step`, for the parameters that the base has just stepped.
