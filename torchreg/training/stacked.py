@@ -194,6 +194,7 @@ def _refuse(optimizer: Any) -> None:
         "a metric that is a function of the whole parameter": rule.shape == "tensor",
         f"mode={optimizer.mode!r}": optimizer.mode != "prox",
         "masters=True": optimizer.masters,
+        "fused=True": bool(optimizer.fused),
         "skip_nonfinite=True (which would skip the step of all)": optimizer.skip_nonfinite,
         "lazy terms": any(part.lazy for part in parts),
         "terms with a scheduler, a target or frozen zeros, or of groups over several parameters": held,

@@ -97,9 +97,9 @@ class TargetSparsity(StepCount):
         dead input's) goes first; more weights than asked for that are zero by themselves stay so. ``term.alpha = ...``
         holds until "feedback" sets it again. Groups count one each: "parameter" spares layers of few or short ones.
 
-        ``shrinkage`` of 0.1 to 0.4 serves where pruning costs much, as of language models, autoencoders, regression;
-        where it costs little, as of nets that fit their data, it takes accuracy. Choose it on validation data.
-        ``benchmarks/results/sparse_training.md`` has the figures, and those of other methods.
+        ``shrinkage`` of 0.1 to 0.4 serves where pruning costs much: of an autoencoder at 95 % zeros R2 .917 for .859.
+        Where nets fit their data with few weights it takes accuracy: choose it on validation data, as ``method`` for a
+        sparse truth. ``benchmarks/results/sparse_training.md`` has the figures, and those of other methods.
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017 (the ramp); Yun, Lozano and Yang, NeurIPS 2021 (the metric);
