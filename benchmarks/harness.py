@@ -1,7 +1,7 @@
 """Compare functions in one run: interleaved, medians, ratios to a reference, one result file.
 
 An absolute time depends on the machine and on what else it does; a ratio of medians taken in turns
-does so far less. Run each benchmark as a script, for instance ``python tests/benchmarks/prox.py``.
+does so far less. Run each benchmark as a script, for instance ``python benchmarks/prox.py``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _commit() -> dict[str, object]:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)tests/benchmarks/results")
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -1,7 +1,7 @@
 """Regularisation paths: torchreg against its peers at equal accuracy, one result file a workload.
 
-    python tests/benchmarks/fits.py lasso-1000x5000 --adelie PYTHON --rscript Rscript
-    python tests/benchmarks/fits.py --summary
+    python benchmarks/fits.py lasso-1000x5000 --adelie PYTHON --rscript Rscript
+    python benchmarks/fits.py --summary
 
 1. Sweep: each solver runs its ladder of tolerances once, from loose to exhaustion or the time limit. One evaluator
    (fit_evaluator.py) computes every objective. P* is the best of all solvers' objectives per alpha;

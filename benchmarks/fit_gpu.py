@@ -1,6 +1,6 @@
 """Large workloads for torchreg on CUDA against CPU peers, and an emulation of cuML's coordinate descent.
 
-    python tests/benchmarks/fits.py gpu-20000x100000 --device cuda --limit 300 --scale 1
+    python benchmarks/fits.py gpu-20000x100000 --device cuda --limit 300 --scale 1
 
 `--scale 0.1` makes both sides of every design a tenth. Everything else is as in fit_workloads.py.
 """

@@ -1,7 +1,7 @@
 """What a proximal step costs on a GPU: bandwidth against a copy, time over the bare fused step, launches and waits.
 
-    python tests/benchmarks/optimizers_gpu.py                       # 10^7, 10^8 and 10^9 parameters: 70 GB
-    python tests/benchmarks/optimizers_gpu.py --device cpu --quick  # where there is no GPU; nothing is written
+    python benchmarks/optimizers_gpu.py                       # 10^7, 10^8 and 10^9 parameters: 70 GB
+    python benchmarks/optimizers_gpu.py --device cpu --quick  # where there is no GPU; nothing is written
 
 Parameters are matrices of 2048 x 2048 in float32, with gradients. Bandwidth: bytes that a step must read and write at
 least, over its time, against ``b.copy_(a)`` of as many parameters. Bars are those for an H200.

@@ -1,4 +1,4 @@
-"""The data of tests/benchmarks/fits.py: nothing is downloaded.
+"""The data of benchmarks/fits.py: nothing is downloaded.
 
 Choices, the same for every solver:
 - alphas: 100 from alpha_max down, geometric, to 1e-2 * alpha_max where p > n and to 1e-3 * alpha_max where n > p;
