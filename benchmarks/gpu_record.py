@@ -8,10 +8,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,22 @@ def row(what: str, found: float, unit: str = "", bar: Bar | None = None, **more:
     return {"what": what, "found": float(f"{found:.4g}"), "unit": unit} | told | {"verdict": verdict(found, bar)} | more
 
 
+@contextmanager
+def interrupted_after(seconds: float | None) -> Iterator[None]:
+    """Raise in the block, between two lines of Python, once so many seconds have passed."""
+
+    def late(*_: object) -> None:
+        raise NotRunError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1) if seconds is not None else 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @dataclass
 class Record:
     """What one part found. A measurement that fails, or for which no time is left, is a row that says so."""
@@ -57,13 +75,22 @@ class Record:
     def left(self) -> float:
         return self.seconds - (time.monotonic() - self.began)
 
-    def measure(self, what: str, run: Callable[[], list[Row]], *, needs: float = 0.0, **fixed: object) -> list[Row]:
-        """Add the rows of `run`, which needs so many seconds."""
+    def measure(
+        self,
+        what: str,
+        run: Callable[[], list[Row]],
+        *,
+        needs: float = 1.0,
+        at_most: float | None = None,
+        **fixed: object,
+    ) -> list[Row]:
+        """Add the rows of `run`, which needs so many seconds and is interrupted where it takes too many."""
         began = time.monotonic()
         try:
             if self.left() < needs:
                 raise NotRunError("out of time")
-            found = run()
+            with interrupted_after(at_most):
+                found = run()
         except NotRunError as why:
             found = [{"what": what, "verdict": f"not run: {why}"}]
         except Exception as error:  # whatever it is, the other measurements go on
@@ -132,7 +159,6 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120.0, help="after them no further measurement begins")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: a rehearsal, whose times mean nothing")
     parser.add_argument("--json", type=Path, help="where the rows go")
-    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -1,166 +1,214 @@
-"""What a proximal step costs on a GPU: bandwidth against a copy, time over the bare fused step, launches and waits.
+"""What a proximal step costs on a GPU: bandwidth, time over the bare fused step, waits, launches, CUDA graphs.
 
-    python benchmarks/optimizers_gpu.py                       # 10^7, 10^8 and 10^9 parameters: 70 GB
-    python benchmarks/optimizers_gpu.py --device cpu --quick  # where there is no GPU; nothing is written
+    python benchmarks/optimizers_gpu.py                            # part of gpu.sh
+    python benchmarks/optimizers_gpu.py --tiny --devices cpu fake  # a rehearsal where there is no GPU
 
-Parameters are matrices of 2048 x 2048 in float32, with gradients. Bandwidth: bytes that a step must read and write at
-least, over its time, against ``b.copy_(a)`` of as many parameters. Bars are those for an H200.
+Parameters are float32 matrices of 2048 x 2048, about 10^8 entries, with gradients that are not zero. Bandwidth: bytes
+that a map must read and write at least, over its time, against ``b.copy_(a)`` of as many entries. Ratios are medians
+over rounds in which the candidates take turns. The most important comes first; what the time does not allow says so.
 """
 
 from __future__ import annotations
 
-import argparse
+import inspect
+import statistics
+import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from harness import medians, save, verdict
+from gpu_record import Bar, NotRunError, Record, Row, arguments, row, run_part
+from gpu_steps import Step, captured_against_eager, launches, waits
+from harness import turns
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Optimizer
-from torch.profiler import ProfilerActivity, profile
 
-from torchreg import L1, Group, ProxOptimizer, rows
+from torchreg import L1, MCP, Group, ProxOptimizer, rows
+from torchreg.penalties import Penalty
 
-SIDE = 2048
 ALPHA = 1e-7
-BASES: dict[str, Callable[..., Optimizer]] = {
-    "SGD": lambda p: SGD(p, lr=1e-5, fused=True),
-    "AdamW": lambda p: AdamW(p, lr=1e-5, weight_decay=0.0, fused=True),
+PENALTIES: dict[str, Callable[[object], Penalty]] = {
+    "L1": L1,
+    "rows": lambda alpha: Group(L1(alpha), by=rows),
+    "MCP": lambda alpha: MCP(alpha, 3.0),
 }
-# label: (candidate, what it is divided by, bar, whether the bar is a share of the copy's bandwidth)
-OVERHEADS = [
-    ("SGD + L1", "SGD", None),
-    ("SGD + rows", "SGD", None),
-    ("AdamW + L1", "AdamW", 1.50),
-    ("AdamW + L1, prox compiled", "AdamW", 1.45),
-    ("AdamW + L1, base and prox compiled", "AdamW", 1.43),
-    ("AdamW + rows", "AdamW", None),
-    ("AdamW + torchao L1", "AdamW", None),
-    ("SGD + torchao L1", "SGD", None),
-]
-BANDWIDTHS = [("prox of L1", 2, 0.85), ("prox of rows", 3, 0.60)]  # passes over the parameters that are needed
+BARS: dict[str, Bar] = {"L1": ("<=", 1.10), "rows": ("<=", 2.0)}  # over bare fused AdamW
+HAS_FUSED = "fused" in inspect.signature(ProxOptimizer).parameters
 
 
-def given(count: int, side: int, device: str) -> list[Parameter]:
-    parameters = [Parameter(torch.randn(side, side, device=device) * 0.02) for _ in range(max(1, count // side**2))]
-    for p in parameters:
-        p.grad = torch.randn_like(p) * 0.01
-    return parameters
+@dataclass(frozen=True)
+class Size:
+    """Matrices of so many rows and columns, and how they are timed."""
+
+    count: int
+    side: int
+    rounds: int
+    calls: int
+
+    def __str__(self) -> str:
+        return f"{self.count * self.side**2:.1g} entries in {self.count} tensors".replace("e+0", "e")
 
 
-def candidates(parameters: list[Parameter], compiled: bool) -> dict[str, Callable[[], object]]:
-    """Steps of bare and of wrapped optimizers on the same parameters."""
-    found: dict[str, Callable[[], object]] = {}
-    for name, make in BASES.items():
-        base = make(parameters)
-        found[name] = base.step
-        found[f"{name} + L1"] = ProxOptimizer(base, L1(ALPHA)).step
-        found[f"{name} + rows"] = ProxOptimizer(base, Group(L1(ALPHA), by=rows)).step
-        found |= torchao(name, make, parameters)
-    if compiled:
-        opt = ProxOptimizer(BASES["AdamW"](parameters), L1(torch.tensor(ALPHA, device=parameters[0].device)))
-        opt.prox = torch.compile(opt.prox, fullgraph=True)
-        found["AdamW + L1, prox compiled"] = opt.step
-        whole = AdamW(parameters, lr=torch.tensor(1e-5), weight_decay=0.0, capturable=parameters[0].is_cuda)
-        both = ProxOptimizer(whole, L1(torch.tensor(ALPHA, device=parameters[0].device)))
-        found["AdamW + L1, base and prox compiled"] = torch.compile(both.step)
+def sizes(tiny: bool) -> tuple[Size, Size, Size]:
+    """Large, as the bars ask for; small, where launches count; a tenth of a small one for checks."""
+    if tiny:
+        return Size(2, 32, 2, 1), Size(3, 8, 2, 1), Size(2, 16, 2, 1)
+    return Size(24, 2048, 15, 3), Size(100, 64, 15, 5), Size(4, 256, 5, 1)
+
+
+def given(size: Size, device: torch.device) -> list[Parameter]:
+    made = [Parameter(torch.randn(size.side, size.side, device=device) * 0.02) for _ in range(size.count)]
+    for p in made:
+        p.grad = torch.randn_like(p) * 0.01 + 1e-4
+    return made
+
+
+def adamw(parameters: list[Parameter], **options: object) -> Optimizer:
+    return AdamW(parameters, **{"lr": 1e-5, "weight_decay": 0.0, "fused": True} | options)
+
+
+def ratios(candidates: dict[str, Step], size: Size, device: torch.device) -> tuple[dict[str, float], float]:
+    """Of each candidate to the first, the median over rounds; and the first's milliseconds."""
+    times = turns(candidates, size.rounds, device.type, size.calls)
+    first = next(iter(times.values()))
+    found = {name: statistics.median(t / f for t, f in zip(taken, first, strict=True)) for name, taken in times.items()}
+    return found, statistics.median(first)
+
+
+def bandwidth(size: Size, device: torch.device) -> list[Row]:
+    """The proximal maps alone, on one tensor and on many, by one number as step."""
+    entries = size.count * size.side**2
+    found = []
+    for count in (1, size.count):
+        tensors = [torch.randn(entries // count, device=device) for _ in range(count)]
+        there = [torch.empty_like(w) for w in tensors]
+        steps = [1e-5] * count
+        maps = {
+            "copy": lambda there=there, tensors=tensors: [b.copy_(a) for a, b in zip(tensors, there, strict=True)],
+            "L1": lambda tensors=tensors, steps=steps: L1(ALPHA).prox_(tensors, steps),
+        }
+        taken, copy = ratios(maps, size, device)
+        rate = 8 * entries / copy / 1e6
+        note = f"copy: {rate:.0f} GB/s, read and written"
+        what = f"L1 prox in place, {entries:.1g} entries in {count} tensor{'s' * (count > 1)}".replace("e+0", "e")
+        bar = (">=", 0.85) if entries >= 1e7 else None
+        found.append(row(what, 1 / taken["L1"], "of copy bandwidth", bar, note=note))
     return found
 
 
-def torchao(name: str, make: Callable[..., Optimizer], parameters: list[Parameter]) -> dict[str, Callable[[], object]]:
-    """torchao's step, where it is installed; it keeps another copy of the parameters."""
-    try:
-        from torchao.prototype.pat.optim import PruneOptimizer
-    except ImportError:
-        return {}
-    group = {"params": parameters, "group_type": "ElemGrouper", "prox_type": "ProxLasso", "reg_lambda": ALPHA}
-    return {f"{name} + torchao L1": PruneOptimizer(make([group])).step}
-
-
-def proxes(parameters: list[Parameter]) -> dict[str, Callable[[], object]]:
-    """The proximal maps alone, with one step for all, and the copy that they are measured by."""
-    there = [torch.empty_like(p) for p in parameters]
-    steps = [1e-5] * len(parameters)
-    return {
-        "copy": lambda: torch._foreach_copy_(there, [p.detach() for p in parameters]),
-        "prox of L1": lambda: L1(ALPHA).prox_(parameters, steps),
-        "prox of rows": lambda: Group(L1(ALPHA), by=rows).prox_(parameters, steps),
+def group_bandwidth(size: Size, device: torch.device) -> list[Row]:
+    """Rows need two readings and one writing."""
+    tensors = [torch.randn(size.side, size.side, device=device) for _ in range(size.count)]
+    there, steps = [torch.empty_like(w) for w in tensors], [1e-5] * size.count
+    maps = {
+        "copy": lambda: [b.copy_(a) for a, b in zip(tensors, there, strict=True)],
+        "rows": lambda: Group(L1(ALPHA), by=rows).prox_(tensors, steps),
     }
+    taken, _ = ratios(maps, size, device)
+    return [row(f"rows prox in place, {size}", 1.5 / taken["rows"], "of copy bandwidth")]
 
 
-def launches(step: Callable[[], object]) -> int:
-    """Kernels that one step launches."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        step()
-        torch.cuda.synchronize()
-    return sum(event.count for event in seen.key_averages() if event.key == "cudaLaunchKernel")
-
-
-def waits(step: Callable[[], object]) -> str:
-    """Whether a step makes the host wait for the device."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return "none"
-
-
-def measured(count: int, chosen: argparse.Namespace) -> dict[str, object]:
-    """One size."""
-    side = 64 if chosen.quick else SIDE
-    parameters = given(count, side, chosen.device)
-    entries = sum(p.numel() for p in parameters)
-    steps = candidates(parameters, compiled=not chosen.quick or chosen.compiled)
-    for step in steps.values():
+def over_bare(kind: str, way: str, size: Size, device: torch.device, base: Callable[..., Optimizer]) -> list[Row]:
+    """A whole step with a penalty over the bare base's step, on the same parameters and the same state."""
+    parameters = given(size, device)
+    bare = base(parameters)
+    began = time.monotonic()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        step = step_of(kind, way, bare, parameters)
         for _ in range(3):
             step()
-    times = medians(steps, chosen.rounds, chosen.device)
-    print(f"\n{entries:.3g} parameters in {len(parameters)} tensors")
-    found: dict[str, object] = {"entries": entries, "milliseconds": {k: round(t, 4) for k, t in times.items()}}
-    found["overheads"] = [_overhead(row, times) for row in OVERHEADS if row[0] in times]
-    times = medians(proxes(parameters), chosen.rounds, chosen.device)
-    found["bandwidths"] = [_bandwidth(row, times, entries) for row in BANDWIDTHS]
-    if chosen.device.startswith("cuda"):
-        found["launches"] = {name: launches(step) for name, step in steps.items()}
-        found["waits"] = {name: waits(step) for name, step in steps.items()}
-        print(f"launches {found['launches']}\nwaits {found['waits']}")
+        note = f"first steps {time.monotonic() - began:.1f} s"
+    fallen = [str(one.message).splitlines()[0] for one in told if "fused=True" in str(one.message)]
+    found, milliseconds = ratios({"bare": bare.step, "wrapped": step}, size, device)
+    name = f"{type(bare).__name__} + {kind}, {way}, over bare fused {type(bare).__name__}, {size}"
+    bar = BARS.get(kind) if isinstance(bare, AdamW) and size.side >= 2048 else None
+    note += f"; bare step {milliseconds:.3f} ms" + "".join(f"; falls back: {why}" for why in fallen)
+    return [row(name, found["wrapped"], "x", bar, note=note)]
+
+
+def step_of(kind: str, way: str, base: Optimizer, parameters: list[Parameter]) -> Step:
+    if way == "fused=True":
+        if not HAS_FUSED:
+            raise NotRunError("ProxOptimizer has no argument fused")
+        return ProxOptimizer(base, PENALTIES[kind](ALPHA), fused=True).step
+    if way == "torchao":
+        return torchao(base, parameters)
+    plain = {"fused": False} if HAS_FUSED else {}
+    if way == "unfused":
+        return ProxOptimizer(base, PENALTIES[kind](ALPHA), **plain).step
+    strength = torch.full((), ALPHA, device=parameters[0].device)
+    opt = ProxOptimizer(base, PENALTIES[kind](strength), **plain)
+    opt.prox = torch.compile(opt.prox)
+    return opt.step
+
+
+def torchao(base: Optimizer, parameters: list[Parameter]) -> Step:
+    try:
+        from torchao.prototype.pat.optim import PruneOptimizer
+    except ImportError as error:
+        raise NotRunError(f"{error.name} is not installed") from error
+    group = {"params": parameters, "group_type": "ElemGrouper", "prox_type": "ProxLasso", "reg_lambda": ALPHA}
+    return PruneOptimizer(type(base)([group], lr=1e-5, fused=True)).step
+
+
+def counts(size: Size, device: torch.device, fused: bool) -> list[Row]:
+    """Waits and launches of a step, beyond those of the bare one, with the number and the tensor as strength."""
+    found = []
+    options = {"fused": fused} if HAS_FUSED else {}
+    if fused and not HAS_FUSED:
+        raise NotRunError("ProxOptimizer has no argument fused")
+    way = f"fused={fused}" if HAS_FUSED else "unfused"
+    for kind in ("L1", "rows"):
+        for form, alpha in (("number", ALPHA), ("tensor", torch.full((), ALPHA, device=device))):
+            opt = ProxOptimizer(adamw(given(size, device)), PENALTIES[kind](alpha), **options)
+            for _ in range(3):  # a fused one is compiled in the second
+                opt.step()
+            added = launches(opt.step, device) - launches(opt.base.step, device)
+            what = f"AdamW + {kind}, {way}, alpha a {form}, {size}"
+            found.append(row(f"waits in a step: {what}", waits(opt.step, device), "", ("<=", 0)))
+            found.append(row(f"launches added to a step: {what}", added))
     return found
 
 
-def _overhead(row: tuple[str, str, float | None], times: dict[str, float]) -> dict[str, object]:
-    label, base, bar = row
-    ratio = times[label] / times[base]
-    print(f"{label + ' / bare fused ' + base:60s} {ratio:6.3f}   bar {bar or '-':>5}   {verdict(ratio, bar)}")
-    return {"what": label, "over": base, "ratio": round(ratio, 4), "bar": bar, "verdict": verdict(ratio, bar)}
+def graph(kind: str, size: Size, device: torch.device, fused: bool) -> list[Row]:
+    if fused and not HAS_FUSED:
+        raise NotRunError("ProxOptimizer has no argument fused")
+    options = {"fused": fused} if HAS_FUSED else {}
+    differs, zeros, same = captured_against_eager(PENALTIES[kind], device, size.side, 40, **options)
+    name = f"AdamW + {kind}, {'fused=True' if fused else 'unfused'}: a captured step replayed, alpha moving, from eager"
+    note = f"relative; {zeros:.0%} zeros, {'the same' if same else 'NOT the same'}"
+    found = row(name, differs, "", ("<=", 1e-5), note=note)
+    return [found if same and 0 < zeros < 1 else found | {"verdict": f"missed: {note}"}]
 
 
-def _bandwidth(row: tuple[str, int, float], times: dict[str, float], entries: int) -> dict[str, object]:
-    label, passes, bar = row
-    share = (passes / times[label]) / (2 / times["copy"])
-    told = "met" if share >= bar else f"missed by {1 - share / bar:.0%}"
-    rate = passes * 4 * entries / times[label] / 1e6
-    print(f"{label:60s} {share:6.1%} of a copy's bandwidth, {rate:.0f} GB/s   bar {bar:.0%}   {told}")
-    return {"what": label, "share of copy": round(share, 4), "GB/s": round(rate, 1), "bar": bar, "verdict": told}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=float, nargs="*", default=[1e7, 1e8, 1e9])
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--quick", action="store_true", help="one small size, without compiled steps; nothing is written"
-    )
-    parser.add_argument("--compiled", action="store_true", help="compiled steps with --quick too")
-    chosen = parser.parse_args()
-    torch.manual_seed(0)
-    found = [measured(int(size), chosen) for size in ([1e5] if chosen.quick else chosen.sizes)]
-    if not chosen.quick:
-        save("optimizers-gpu", {"sizes": found}, chosen)
+def measure(record: Record, device: torch.device, tiny: bool) -> None:
+    large, small, check = sizes(tiny)
+    told = {"device": device.type, "at_most": 0.5 * record.seconds}
+    compiles = 1.0 if tiny else 25.0
+    compiled = ["compiled"] if device.type == "cuda" else []  # elsewhere it is the tests' to compile
+    fused = ["fused=True"] if device.type == "cuda" or not HAS_FUSED else []
+    record.measure("L1 prox against a copy", lambda: bandwidth(large, device), **told)
+    for way in ("unfused", *fused, *compiled):
+        for kind in ("L1", "rows"):
+            what, needs = f"AdamW + {kind}, {way}", compiles if way != "unfused" else 0.0
+            record.measure(what, lambda k=kind, w=way: over_bare(k, w, large, device, adamw), needs=needs, **told)
+    for is_fused in (False, True):
+        record.measure(f"waits, fused={is_fused}", lambda f=is_fused: counts(check, device, f), needs=1.0, **told)
+        for kind in ("L1", "rows"):
+            what = f"CUDA graph of AdamW + {kind}, fused={is_fused}"
+            record.measure(what, lambda k=kind, f=is_fused: graph(k, check, device, f), needs=1.0, **told)
+    for way in ("unfused", *fused):
+        record.measure(f"small, {way}", lambda w=way: over_bare("L1", w, small, device, adamw), needs=1.0, **told)
+    record.measure("rows prox against a copy", lambda: group_bandwidth(large, device), needs=1.0, **told)
+    sgd = lambda p: SGD(p, lr=1e-5, momentum=0.9, fused=True)  # noqa: E731
+    for way in ("unfused", *fused):
+        record.measure(f"SGD, {way}", lambda w=way: over_bare("L1", w, large, device, sgd), needs=compiles, **told)
+    for way in ("unfused", *fused, "torchao"):
+        kind = "L1" if way == "torchao" else "MCP"
+        record.measure(f"{kind}, {way}", lambda w=way, k=kind: over_bare(k, w, large, device, adamw), needs=5, **told)
 
 
 if __name__ == "__main__":
-    main()
+    run_part(arguments(__doc__), measure)

@@ -22,6 +22,7 @@ import functools
 import itertools
 import sys
 import types
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -78,13 +79,15 @@ class Seen:
 def watch(*, allow_waits: bool = True) -> Iterator[Seen]:
     """Count launches and waits within the block; a wait is an error at its place if none is allowed, on a GPU too."""
     _watching.append(seen := Seen(allow_waits))
-    if not allow_waits and torch.cuda.is_available():
-        torch.cuda.set_sync_debug_mode("error")
+    if on_gpu := not allow_waits and torch.cuda.is_available():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a prototype
+            torch.cuda.set_sync_debug_mode("error")
     try:
         yield seen
     finally:
         _watching.remove(seen)
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.set_sync_debug_mode("default")
 
 
