@@ -19,7 +19,8 @@ from gpu_record import ROOT, NotRunError, Record, Row, arguments, row, run_part
 
 # The shortest and most telling first; then every other file that has such tests.
 FIRST = ["tests/test_compiled_step.py", "tests/training/test_sparse_layers.py", "tests/training/test_devices.py"]
-MARKED = re.compile(r"pytest\.mark\.gpu|\baccelerator\b|^def test_\w+\((.*, )?device[,)]", re.MULTILINE)
+MARKED = re.compile(r"pytest\.mark\.gpu|def test_\w+\([^)]*\b(?:accelerator|device)\b")
+MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 LONGEST = 100  # seconds of a test; one that hangs ends this part, not the others
 
 
@@ -66,8 +67,11 @@ def run_file(record: Record, name: str, chosen: list[str]) -> list[Row]:
     pytest.main([str(ROOT / name), *options, *chosen], plugins=[seen])
     counted = {"passed": seen.counts["passed"], "skipped": seen.counts["skipped"], "failed": seen.counts["failed"]}
     left = seen.chosen - sum(counted.values())
-    if not seen.chosen and not seen.failed:
-        raise NotRunError("no test here is marked gpu")
+    if not seen.chosen:
+        if missing := [found[1] for why in seen.failed.values() if (found := MISSING.search(why))]:
+            raise NotRunError(f"{missing[0]} is not installed")
+        if not seen.failed:  # none of its tests is chosen
+            return []
     note = ", ".join(f"{n} {what}" for what, n in counted.items() if n) + (
         f", {left} not run: out of time" if left > 0 else ""
     )

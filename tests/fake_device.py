@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 
 NAME, KIND, KEY, _CPU = "fake", 12, "PrivateUse1", 1  # device type, its number in dlpack.h, its key in torch; the CPU's
-# torch has one accelerator, whose streams a backward pass asks for; before 2.9 it takes none that is made in Python
+# torch has one accelerator, whose streams a backward pass asks for; older ones take none that is made in Python
 PRETENDS = not torch.cuda.is_available() and hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 _device = torch.device("cpu")  # until it is installed
 _watching: list[Seen] = []
