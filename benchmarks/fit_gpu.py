@@ -142,7 +142,8 @@ def _peak(device: torch.device) -> str:
 def relative_gap(given: Problem, coefs: Tensor, alphas: list[float]) -> float:
     """The largest duality gap of (a, p) coefficients, over half the mean square of y."""
     n, wide = len(given.y), torch.float64
-    X, y, coefs = given.X.to(wide), given.y.to(wide), coefs.to(given.X.device, wide)
+    place = given.X.device if given.X.layout == torch.strided else torch.device("cpu")  # has products from the left
+    X, y, coefs = (part.to(place, wide) for part in (given.X, given.y, coefs))
     null, worst = float(y.square().sum()) / (2 * n), 0.0
     for alpha, w in zip(alphas, coefs, strict=True):
         residual = y - X @ w

@@ -197,6 +197,32 @@ def test_waits_and_launches_are_counted(accelerator):
     assert gpu_steps.launches(lambda: x.add_(1).mul_(2), accelerator) == 2
 
 
+def test_where_there_is_a_gpu_the_mark_chooses_tests_on_any_accelerator(tmp_path):
+    (tmp_path / "pretended.py").write_text("import torch\ntorch.cuda.is_available = lambda: True\n")
+    files = ["tests/test_path_result.py", "tests/training/test_devices.py", "tests/test_compiled_step.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "pretended",
+        "-p",
+        "no:cacheprovider",
+        "-n0",
+        "-q",
+        "--collect-only",
+    ]
+    around = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([*command, "-m", "gpu", *files], cwd=ROOT, env=around, capture_output=True, text=True)
+    chosen = [line.split("::")[1] for line in done.stdout.splitlines() if "::" in line]
+    assert "test_results_lie_on_one_device" in chosen
+    assert any(name.startswith("test_a_captured_step") for name in chosen)
+    strengths = [name for name in chosen if name.startswith("test_a_strength_on_the_device_is_the_number")]
+    assert strengths
+    assert all("[accelerator-" in name for name in strengths), "not the CPU's cases of the fixture device"
+    assert not [name for name in chosen if name.startswith("test_a_refit_is_that_of_least_squares")]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["L1", "rows", "MCP"])
