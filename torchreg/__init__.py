@@ -43,7 +43,7 @@ from torchreg.penalties import (
     UnitNorm,
     Weighted,
 )
-from torchreg.release import release
+from torchreg.release import installed_version
 from torchreg.select import matching, of_type, weights
 from torchreg.training import (
     ActivityTerm,
@@ -73,7 +73,7 @@ from torchreg.training import (
 )
 from torchreg.weight_rules import register_weights
 
-__version__ = release()
+__version__ = installed_version()
 __all__ = [
     "L0",
     "L1",

@@ -3,8 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 
 
-def release() -> str:
-    """The installed version; of a checkout that is only on the Python path, "unknown"."""
+def installed_version() -> str:
+    """The version that is installed; of a checkout that is only on the Python path, "unknown"."""
     try:
         return version("torchreg-penalty")
     except PackageNotFoundError:
