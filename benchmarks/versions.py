@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "scikit-learn", "hypothesis", "pytest")
-# Under 4 minutes on one core: formulas and gradients of all penalties, fits against scikit-learn and oracles,
+# About 4 minutes of one core: formulas and gradients of all penalties, fits against scikit-learn and oracles,
 # terms, schedules, steps in torch's own tests of optimizers, torch.compile, tables of ablations.
 FAST = """test_value_laws test_schedules test_textbook test_terms test_penalty_scheduler test_spec test_lr_schedulers
     test_forms test_violation test_sparsity training/test_torch_optimizers training/test_common_step test_autograd
