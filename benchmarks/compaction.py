@@ -4,24 +4,20 @@
 
 The models are not trained: weights are random, and the share of groups that a penalty would have set to zero is set to
 zero by hand, since speed does not depend on what the other weights are. Before and after take turns; medians, ratios
-and costs go to tests/benchmarks/results. Bars: the MLP at batch 64 at least 5 times faster,
+and costs go to benchmarks/results. Bars: the MLP at batch 64 at least 5 times faster,
 the residual net and the transformers 1.5 times. Beside the MLP stands a dense one of the small size, made by hand.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness import options, save, verdict
 from torch import Tensor, nn
 from torch.nn import functional
 
 from torchreg.training.compaction.cost import measure_pair
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmarks"))
-from harness import options, save, verdict
 
 TOLERANCE = 1e-6  # of the largest output, in float32
 Case = tuple[nn.Module, Tensor, float | None]  # model, inputs, how many times faster it is to be

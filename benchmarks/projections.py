@@ -3,13 +3,8 @@
 ``python benchmarks/projections.py``; ``--device cuda`` for a GPU. Rows in a metric, as under Adam, have no bar.
 """
 
-import sys
-from pathlib import Path
-
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmarks"))
 import harness
+import torch
 
 from torchreg import SLOPE, L1Ball, LInf, MaxNorm, Simplex, rows
 
@@ -20,7 +15,6 @@ STEP = 0.1
 def main() -> None:
     """Measure, print and save."""
     chosen = harness.options(__doc__)
-    harness.RESULTS = Path(__file__).parent / "results"
     w = torch.randn(ENTRIES, device=chosen.device)
     steps = 0.2 * torch.rand(ENTRIES, device=chosen.device) + 1e-3
     last = torch.zeros(ENTRIES, device=chosen.device)

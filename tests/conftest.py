@@ -20,6 +20,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
+def pytest_collection_modifyitems(items):
+    """Where there is a GPU, `pytest -m gpu` runs what is tested on any accelerator, too."""
+    for item in items if torch.cuda.is_available() else ():
+        chosen = item.callspec.params.get("device") if hasattr(item, "callspec") else None
+        if chosen == "accelerator" or "accelerator" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
+
+
 @pytest.fixture
 def out(tmp_path):
     """Where an ablation goes; it is not there yet."""

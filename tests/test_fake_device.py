@@ -5,7 +5,7 @@ import torch
 from fake_device import PRETENDS, install, watch
 
 if not PRETENDS:
-    pytest.skip("this machine has a GPU, beside which none is pretended", allow_module_level=True)
+    pytest.skip("beside a GPU, or by an older torch, no device is pretended", allow_module_level=True)
 DEVICE = install()
 X, ONE = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor(1.0)
 T, SINGLE = X.to(DEVICE), X.to(DEVICE, torch.float32)

@@ -1,7 +1,6 @@
 """torchreg: regularisation for PyTorch, in the loss or as a proximal step of any optimizer."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from torchreg import schedules
@@ -44,6 +43,7 @@ from torchreg.penalties import (
     UnitNorm,
     Weighted,
 )
+from torchreg.release import installed_version
 from torchreg.select import matching, of_type, weights
 from torchreg.training import (
     ActivityTerm,
@@ -73,7 +73,7 @@ from torchreg.training import (
 )
 from torchreg.weight_rules import register_weights
 
-__version__ = version("torchreg-penalty")
+__version__ = installed_version()
 __all__ = [
     "L0",
     "L1",

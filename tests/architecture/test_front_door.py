@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import torchreg
-from torchreg import L1, attach, matching, of_type, sparsity, weights
+from torchreg import L1, attach, matching, of_type, release, sparsity, weights
 
 
 def test_packages_are_attributes_in_a_fresh_process_and_load_nothing_before():
@@ -91,3 +91,12 @@ def test_a_list_of_modules_is_their_weights():
 def test_other_mistakes_say_what_is_allowed(call, words):
     with pytest.raises(TypeError, match=words):
         call()
+
+
+def test_a_checkout_that_is_not_installed_has_a_version_too(monkeypatch):
+    def absent(name):
+        raise release.PackageNotFoundError(name)
+
+    assert release.installed_version() == torchreg.__version__
+    monkeypatch.setattr(release, "version", absent)
+    assert release.installed_version() == "unknown"

@@ -343,7 +343,9 @@ def test_torchs_compressed_form_of_two_of_four_gives_back_every_entry(dtype):
             assert not torch.equal(lost, dense)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.filterwarnings("ignore:.*SparseSemiStructuredTensor is in prototype stage")
 def test_torch_takes_two_of_four_on_cuda():
     w = NM(2, 4).prox(torch.randn(128, 256, device="cuda").half(), 1.0)
     x = torch.randn(64, 256, device="cuda").half()

@@ -8,7 +8,6 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torchreg.ablation.results.spreadsheet import write_csv
 from torchreg.commands.fit_options import FitOptions
 from torchreg.commands.fit_result import FitResult
+from torchreg.release import installed_version
 
 COEFFICIENTS, PATH, CV, RECORD = "coefficients.csv", "path.png", "cv.png", "fit.json"
 
@@ -81,7 +81,7 @@ def record(result: FitResult, files: list[str]) -> dict[str, Any]:
     return _finite({
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
-            "torchreg": version("torchreg-penalty"), "numpy": np.__version__,
+            "torchreg": installed_version(), "numpy": np.__version__,
         },
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(result.options).items()},
         "sha256": _digest(result.options.data),

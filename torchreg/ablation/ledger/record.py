@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+
+from torchreg.release import installed_version
 
 _PROGRAMS = ("core.fsmonitor=false", "core.hooksPath=/dev/null")  # what `git status` would start
 # a partial clone would fetch what it lacks by a program that it names; names of files are no patterns
@@ -130,7 +131,7 @@ def _output(command: list[str], environment: dict[str, str]) -> str:
 def _versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
-        "torchreg": version("torchreg-penalty"),
+        "torchreg": installed_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "cuda": torch.version.cuda,

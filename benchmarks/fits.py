@@ -1,7 +1,7 @@
 """Regularisation paths: torchreg against its peers at equal accuracy, one result file a workload.
 
-    python tests/benchmarks/fits.py lasso-1000x5000 --adelie PYTHON --rscript Rscript
-    python tests/benchmarks/fits.py --summary
+    python benchmarks/fits.py lasso-1000x5000 --adelie PYTHON --rscript Rscript
+    python benchmarks/fits.py --summary
 
 1. Sweep: each solver runs its ladder of tolerances once, from loose to exhaustion or the time limit. One evaluator
    (fit_evaluator.py) computes every objective. P* is the best of all solvers' objectives per alpha;
@@ -20,12 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fit_gpu
 from fit_cross import bench_of
 from fit_report import print_summary, report
 from fit_session import Failed, Interpreters, free_kernels
 from fit_sweep import TARGETS, Bench
-from fit_workloads import WORKLOADS
+from fit_workloads import WORKLOADS, gpu_workloads
 
 SLOW = 20.0  # seconds: above it 2 rounds must do
 PATIENCE = 3.0  # a setting that kept the limit in the sweep may take so many times it when timed again
@@ -37,7 +36,7 @@ def main() -> None:
         print_summary(chosen.device)
         return
     free_kernels()
-    available = WORKLOADS | fit_gpu.workloads(chosen.scale)
+    available = WORKLOADS | gpu_workloads(chosen.scale)
     for name in chosen.workloads or WORKLOADS:
         if name not in available:
             raise SystemExit(f"no workload {name!r}; there are: {', '.join(available)}")

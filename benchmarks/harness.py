@@ -1,7 +1,7 @@
 """Compare functions in one run: interleaved, medians, ratios to a reference, one result file.
 
 An absolute time depends on the machine and on what else it does; a ratio of medians taken in turns
-does so far less. Run each benchmark as a script, for instance ``python tests/benchmarks/prox.py``.
+does so far less. Run each benchmark as a script, for instance ``python benchmarks/prox.py``.
 """
 
 from __future__ import annotations
@@ -47,16 +47,43 @@ def medians(candidates: dict[str, Callable[[], object]], rounds: int, device: st
     """Milliseconds, the median over rounds in which the candidates take turns."""
     if rounds < 5:
         raise SystemExit(f"--rounds must be at least 5, got {rounds}")
+    return {name: statistics.median(taken) for name, taken in turns(candidates, rounds, device).items()}
+
+
+def turns(
+    candidates: dict[str, Callable[[], object]], rounds: int, device: str, calls: int = 1
+) -> dict[str, list[float]]:
+    """Milliseconds of a call, in each of the rounds in which the candidates take turns; two rounds warm up.
+
+    On CUDA the calls of a turn are queued behind one another, as in training, and timed by the device.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 2):  # two rounds warm up
+    for turn in range(rounds + 2):
         for name, run in candidates.items():
-            _wait(device)
-            start = time.perf_counter()
-            run()
-            _wait(device)
+            taken = _on_cuda(run, calls) if device.startswith("cuda") and calls > 1 else _on_host(run, device, calls)
             if turn >= 2:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+                times[name].append(taken / calls)
+    return times
+
+
+def _on_host(run: Callable[[], object], device: str, calls: int) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    _wait(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _on_cuda(run: Callable[[], object], calls: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
 
 
 def _wait(device: str) -> None:
@@ -114,7 +141,7 @@ def _commit() -> dict[str, object]:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)tests/benchmarks/results")
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import fit_gpu
 import fit_workloads
 import numpy as np
 from fit_problem import Problem, alpha_max, read_coefs
@@ -108,7 +107,7 @@ def with_intercept(made: Problem) -> Problem:
 
 def _open(name: str, available: dict[str, Callable], interpreters: Interpreters, chosen: argparse.Namespace) -> Bench:
     folder = chosen.work / (f"{name}-intercept" if chosen.intercept else name)
-    stamp, sources = folder / "stamp", (fit_workloads.__file__, fit_gpu.__file__)
+    stamp, sources = folder / "stamp", (fit_workloads.__file__,)
     digest = hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest() + str(chosen.scale)
     if not stamp.exists() or stamp.read_text() != digest:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from fit_gpu import emulated_cuml
 from fit_problem import Problem
 from scipy import sparse
 
@@ -173,6 +172,17 @@ def torchreg_resident(problem: Problem, tol: float, device: str = "cpu"):
             problem, X=torch.as_tensor(X).to(device), y=torch.from_numpy(problem.y).to(device)
         )
     return torchreg_path(RESIDENT[id(problem)], tol, device)
+
+
+def emulated_cuml(problem: Problem, tol: float, device: str = "cpu"):
+    """An emulation of cuML's coordinate descent."""
+    import torch
+    from fit_cuml import coordinate_descent
+
+    if problem.sparse:
+        raise NotImplementedError("cuML's coordinate descent takes dense X alone")
+    X, y = (torch.from_numpy(array).to(device) for array in (problem.X, problem.y))
+    return coordinate_descent(X, y, problem.alphas.tolist(), tol).cpu().numpy()
 
 
 def sklearn_cv(problem: Problem, tol: float):

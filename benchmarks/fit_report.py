@@ -1,4 +1,4 @@
-"""Result files of tests/benchmarks/fits.py, and the table over them."""
+"""Result files of benchmarks/fits.py, and the table over them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Time and peak memory of fit_path and fit_cv over n and p in powers of two, each cell in a process of its own.
 
-    python tests/benchmarks/fit_memory.py                        # cells that the result file lacks
-    python tests/benchmarks/fit_memory.py --cells 4096x65536
+    python benchmarks/fit_memory.py                        # cells that the result file lacks
+    python benchmarks/fit_memory.py --cells 4096x65536
 
 Memory: the highest resident size during the fit (VmHWM, reset before it) above the resident size after the data
 were made and a tiny fit had loaded the libraries. Allowance, in bytes beyond X: 1.5 X for p > n; 4 p^2 doubles for a

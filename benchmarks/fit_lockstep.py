@@ -1,7 +1,7 @@
 """Cross-validated lassos on one device: all folds in lockstep against one fold after the other, and the path alone.
 
-    python tests/benchmarks/fit_lockstep.py --device cuda
-    python tests/benchmarks/fit_lockstep.py --scale 0.01 --rounds 3
+    python benchmarks/fit_lockstep.py --device cuda
+    python benchmarks/fit_lockstep.py --scale 0.01 --rounds 3
 
 The data is made on the device, so that nothing is copied or written. The ways take turns; a line gives the median of
 the rounds after a first, warming one, the least and the largest; the last line how far the losses of the two ways

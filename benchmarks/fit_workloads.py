@@ -1,4 +1,4 @@
-"""The data of tests/benchmarks/fits.py: nothing is downloaded.
+"""The data of benchmarks/fits.py: nothing is downloaded.
 
 Choices, the same for every solver:
 - alphas: 100 from alpha_max down, geometric, to 1e-2 * alpha_max where p > n and to 1e-3 * alpha_max where n > p;
@@ -162,3 +162,20 @@ WORKLOADS: dict[str, Callable[[str], Problem]] = {
     "lassocv-5000x1000": partial(gaussian, n=5000, p=1000, rho=0.95, folds=5),
     "lassocv-20000x1000": partial(gaussian, n=20000, p=1000, folds=5),
 }
+
+
+def gpu_workloads(scale: float) -> dict[str, Callable[[str], Problem]]:
+    """Large ones for torchreg on CUDA: `scale` 0.1 makes both sides of every design a tenth."""
+
+    def dense(n: int, p: int, folds: int = 0) -> Callable[[str], Problem]:
+        return lambda name: gaussian(name, max(50, round(n * scale)), max(50, round(p * scale)), folds=folds)
+
+    return {
+        "gpu-20000x100000": dense(20_000, 100_000),
+        "gpu-200000x5000": dense(200_000, 5_000),
+        "gpu-sparse-1000000": lambda name: zipf(
+            name, round(100_000 * scale), max(3000, round(1_000_000 * scale)), 100.0
+        ),
+        "gpucv-20000x100000": dense(20_000, 100_000, folds=5),
+        "gpucv-200000x5000": dense(200_000, 5_000, folds=5),
+    }

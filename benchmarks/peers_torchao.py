@@ -1,6 +1,6 @@
 """ProxOptimizer against torchao's PruneOptimizer: time of a step, operations, waits for the device, and the minimiser.
 
-    python tests/benchmarks/peers_torchao.py [--device cuda] [--quick]
+    python benchmarks/peers_torchao.py [--device cuda] [--quick]
 
 Speed: 100 tensors of 64x64, and the matrices of the 95.8 million parameters of `harness.shapes`; each step divided by
 the bare base's. Correctness: the lasso of tests/optimizers.py, 200x30, as every optimizer of torchreg is judged by it:
@@ -27,7 +27,7 @@ from torchao.prototype.pat.optim import PruneOptimizer
 
 from torchreg import L1, Group, ProxOptimizer, attach, rows
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from optimizers import L1_ALPHA, least_squares
 
 BASES: dict[str, Callable[..., Optimizer]] = {
