@@ -15,21 +15,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmarks"))
-import harness
-
 from torchreg import L1, Group, Penalty, ProxOptimizer, attach, rows
 from torchreg.ablation import Ablation, ablate, ablate_batched, logspace
 
-harness.RESULTS = Path(__file__).parent / "results"
 BAR = 0.2  # of the loop's time
 BATCH, RATE = 64, 1e-2
 KINDS: dict[str, Penalty] = {"L1": L1(1.0), "rows": Group(L1(1.0), by=rows)}

@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -25,11 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import environment, shapes, verdict
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Optimizer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmarks"))
-from harness import environment, shapes, verdict
 
 from torchreg import L1, MCP, Group, Penalty, ProxOptimizer, attach, rows
 
