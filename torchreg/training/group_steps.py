@@ -59,17 +59,16 @@ def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) 
 
 
 def _negated(step: Scalar, unmet: Tensor) -> Scalar:
-    return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet.any) else step
+    return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet) else step
 
 
 def _endless(step: Scalar, unmet: Tensor) -> Scalar:
     return torch.where(unmet & (step > 0), torch.inf, step)  # a step of 0 lets nothing move
 
 
-def _may(told: Callable[[], Tensor]) -> bool:
-    """Whether something may hold: the host asks where that is free, on the CPU."""
-    answer = told() if not torch.compiler.is_compiling() else None
-    return answer is None or answer.device.type != "cpu" or bool(answer)
+def _may(holds: Tensor) -> bool:
+    """Whether something may hold of an entry: the host asks where that is free, on the CPU."""
+    return torch.compiler.is_compiling() or holds.device.type != "cpu" or bool(holds.any())
 
 
 def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) -> Any:
@@ -84,7 +83,7 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if not _may((step < 0).any):
+    if step.device.type == "cpu" and not _may(step < 0):
         return step
     return torch.vmap(partial(_of_group, by))(step) if stacked else _of_group(by, step)
 

@@ -110,10 +110,16 @@ def _adapted(
     else:
         below = list(torch._foreach_sqrt([widened(v) for v in second]))
     if unbias is not None:
-        torch._foreach_div_(below, list(unbias))
+        torch._foreach_div_(below, _near(unbias, below[0]))
+    offsets, fills = _near(offsets, below[0]), _near(fills, below[0])
     _fill_unmet(below, met or below, fills)
     torch._foreach_add_(below, list(offsets))
     return _over(scales, below)
+
+
+def _near(values: Sequence[Any], like: Tensor) -> list[Any]:
+    """Values for a step of like's dtype, to which a number or a 0-d tensor would be rounded anyway."""
+    return [v.to(like.dtype) if isinstance(v, Tensor) and v.dim() else v for v in values]
 
 
 def _fill_unmet(below: list[Tensor], met: Sequence[Tensor], fills: Sequence[Any]) -> None:
