@@ -91,6 +91,6 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
 def _of_group(by: Groups, step: Tensor) -> Tensor:
     """The steps, those below 0 replaced by the harmonic mean of the others of their group."""
     alone = step < 0
-    inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))
+    inverse = by.sum(torch.where(alone, 0.0, 1.0 / step))
     mean = by.expand(by.sum((~alone).to(step.dtype)) / inverse, step)  # 0 / 0 in a group that has met nothing
     return torch.where(alone, torch.where(mean.isnan(), -step, mean), step)
