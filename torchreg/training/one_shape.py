@@ -25,9 +25,21 @@ _OF_MANY = (L1, L2, L1L2)  # take tensors of any shapes in a handful of launches
 
 def is_stacked(penalty: Penalty, rule: StepRule, p: Tensor) -> bool:
     """Whether parameters like this one are stepped with others of their shape as one."""
-    if p.device.type == "cpu" or torch.compiler.is_compiling() or rule.shape == "tensor":
-        return False
-    return type(penalty) not in _OF_MANY and all(type(x).__module__.startswith(_OWN) for x in parts_of(penalty))
+    return rule.shape != "tensor" and type(penalty) not in _OF_MANY and _is_mapped(penalty, p)
+
+
+def _is_mapped(penalty: Penalty, p: Tensor) -> bool:
+    on_device = p.device.type != "cpu" and not torch.compiler.is_compiling()
+    return on_device and all(type(x).__module__.startswith(_OWN) for x in parts_of(penalty))
+
+
+def of_one_shape(tensors: Sequence[Tensor], penalties: Sequence[Penalty], others: Sequence[Any]) -> list[list[int]]:
+    """Positions of tensors that can be stacked: of one shape and penalty, and one of what else has to be the same."""
+    found: dict[Any, list[int]] = {}
+    for k, (p, penalty, other) in enumerate(zip(tensors, penalties, others, strict=True)):
+        alone = not p.numel() or not _is_mapped(penalty, p)
+        found.setdefault(k if alone else (p.shape, p.dtype, p.device, id(penalty), other), []).append(k)
+    return list(found.values())
 
 
 def alike(places: Sequence[Place]) -> list[list[Place]]:
