@@ -45,8 +45,8 @@ def penalty(name: str, device: torch.device) -> Penalty:
     }[name]
 
 
-# Launches and waits for each of two strengths of 30 x 6, what a path takes at first included: what was counted. Rounding
-# may add an iteration, so half as many more are left as room.
+# Launches and waits for each of two strengths of 30 x 6, what a path takes at first included: what was counted.
+# Rounding may add an iteration, so half as many more are left as room.
 TABLE = {
     ("Quadratic", "L1"): (993, 135),
     ("Quadratic", "L2"): (185, 32),

@@ -94,7 +94,7 @@ def mcp_slope(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
 
 def scad_slope(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
     """The derivative of `scad_value` at ``w >= 0``, from the right at 0."""
-    return ((gamma * strength - w) / (gamma - 1.0)).clamp(min=0.0).clamp(max=strength)  # type: ignore[arg-type]
+    return ((gamma * strength - w) / (gamma - 1.0)).clamp(min=0.0).clamp(max=strength)
 
 
 def half(w: Tensor, threshold: Scalar) -> Tensor:
