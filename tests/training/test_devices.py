@@ -166,35 +166,31 @@ def test_the_first_threshold_has_the_digits_of_the_cpus(base, accelerator):
     torch.testing.assert_close(steps["cpu"], steps[accelerator.type], rtol=1e-12, atol=0.0)
 
 
-# Launches that a proximal step adds for many matrices: a handful for all of them together, and a few for each where
-# its counter lies on the device, since CUDA takes a list of 0-d tensors one by one.
+@pytest.mark.parametrize("penalty", [L1(0.4), MCP(0.4), Group(L1(0.3), by=rows), Group(MCP(0.3), by=rows)], ids=repr)
+@pytest.mark.parametrize("base", ["SGD", "AdamW single", "AdamW fused"])
+def test_tensors_of_several_shapes_and_counts_are_each_stepped_as_alone(penalty, base, accelerator):
+    """Those of one shape are stepped together; some are shorter, empty or transposed, or meet no gradient at times."""
+    shapes = [(5, 3), (4, 3), (5, 3), (0, 3), (5, 3), (4, 3), (3, 5), (5, 3), (5, 3)]
+    found = {}
+    for device in (CPU, accelerator):
+        draw = torch.Generator().manual_seed(0)
+        params = [Parameter(torch.randn(s, generator=draw, dtype=torch.float64).to(device)) for s in shapes]
+        params[-1] = Parameter(params[-1].detach().t().contiguous().t())
+        opt = ProxOptimizer(BASES[base](params), attach(penalty, params))
+        for k in range(4):
+            for i, p in enumerate(params):
+                grad = torch.randn(p.shape, generator=draw, dtype=p.dtype)
+                grad[:1] = 0.0  # a row that meets none
+                p.grad = grad.to(device) if (i + k) % 3 else None
+            opt.step()
+        found[device.type] = params
+    assert_equal(found[accelerator.type], found["cpu"], 1e-10)
+
+
 MANY = 20
-BOUNDS = {
-    "SGD": 4,
-    "SGD tensor lr": 32,
-    "Adam": 18,
-    "AdamW fused": 24 + MANY,
-    "Adam capturable": 24 + MANY,
-    "NAdam": 18,
-    "NAdam capturable": 24 + 3 * MANY,
-    "RAdam capturable": 48 + 6 * MANY,
-    "RMSprop centered": 20,
-    "Adagrad fused": 18,
-    "Adamax": 18,
-    "Adadelta": 20,
-}
 
 
-@pytest.mark.parametrize("penalty", [L1, L2, L1L2], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("base", BOUNDS)
-def test_many_tensors_take_few_launches(base, penalty, fake):
-    for shape in ((64, 64), (300, 300)):  # a CPU would take the second one by one
-        params = parameters(shape, fake, MANY, torch.float32)
-        opt = ProxOptimizer((BASES | CAPTURABLE)[base](params), attach(penalty(1e-3), params))
-        assert added(opt, params) <= BOUNDS[base]
-
-
-@pytest.mark.parametrize(("base", "bound"), [("SGD", 40), ("AdamW fused", 30 + MANY)])
+@pytest.mark.parametrize(("base", "bound"), [("SGD", 40), ("AdamW fused", 34)])
 @pytest.mark.parametrize("penalty", [L1, L2, L1L2], ids=lambda kind: kind.__name__)
 def test_a_strength_on_the_device_takes_few_launches_too(penalty, base, bound, fake):
     params = parameters((64, 64), fake, MANY, torch.float32)
@@ -221,12 +217,6 @@ def added(opt: ProxOptimizer, params: list[Parameter]) -> int:
         opt.step()
     assert seen.waits == bare.waits
     return seen.launches - bare.launches
-
-
-def test_masters_take_two_launches_each_and_a_few(fake):
-    params = parameters((64, 64), fake, MANY, torch.bfloat16)
-    opt = ProxOptimizer(SGD(params, lr=0.1), attach(L1(1e-3), params), masters=True)
-    assert added(opt, params) <= 2 * MANY + 8
 
 
 def test_violation_and_alpha_max_wait_once(fake):

@@ -87,6 +87,16 @@ def mcp_value(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
     return strength * size - size**2 / (2.0 * gamma)
 
 
+def mcp_slope(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
+    """The derivative of `mcp_value` at ``w >= 0``, from the right at 0."""
+    return (strength - w / gamma).clamp(min=0.0)
+
+
+def scad_slope(w: Tensor, strength: Scalar, gamma: float) -> Tensor:
+    """The derivative of `scad_value` at ``w >= 0``, from the right at 0."""
+    return ((gamma * strength - w) / (gamma - 1.0)).clamp(min=0.0).clamp(max=strength)
+
+
 def half(w: Tensor, threshold: Scalar) -> Tensor:
     """Proximal map of ``threshold * sqrt|w|`` (Xu et al., IEEE TNNLS 23, 2012, theorem 1).
 

@@ -166,7 +166,7 @@ class Group(Penalty):
                 x = x * factor
             result = norm_prox(x, filled(rest, x), per_group + form.l1, self.by, until_still=until_still)
         else:
-            result = radial_prox(x, step, weighing.penalty.phi, self.by)
+            result = radial_prox(x, step, weighing.penalty, self.by)
         if weighing.forced is False:
             return result
         forced = weighing.forced.to(x.dtype) if isinstance(weighing.forced, Tensor) else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import Module
 
 from torchreg.parts import Cut, any_entry, here, is_cut, read, whole
 from torchreg.penalties import Penalty
+from torchreg.training.one_shape import of_one_shape
 from torchreg.training.term import Term
 
 _HUGE = 2.0**120  # a strength, in the range of float32, that leaves nothing of a penalised weight
@@ -58,10 +60,23 @@ def alpha_max(model: Module, term: Term, loss: Callable[[], Tensor], *, step: fl
         for name, p in named.items():
             _write(p, _emptied(penalties[name], whole(p.detach())))
         grads = dict(zip(named, _gradients(loss, named), strict=True))
-    least = [penalties[name].alpha_max(whole(g), step) for name, g in grads.items()]
+    least = _least([whole(g) for g in grads.values()], [penalties[name] for name in grads], step)
     found = read([any_entry(g) for g in grads.values()] + least)
     _refuse_hidden(dict(zip(grads, found, strict=False)))
     return max(found[len(grads) :])
+
+
+def _least(grads: list[Tensor], penalties: list[Penalty], step: float | Tensor | None) -> list[Tensor]:
+    """The penalty's alpha_max of each gradient, of those of one shape together where they lie on a device."""
+    found: dict[int, Tensor] = {}
+    single = step is None or not isinstance(step, Tensor) or not step.dim()
+    for at in of_one_shape(grads, penalties, [None if single else k for k in range(len(grads))]):
+        most = partial(penalties[at[0]].alpha_max, step=step)
+        stacked = (
+            torch.vmap(most)(torch.stack([grads[k] for k in at])).unbind() if len(at) > 1 else [most(grads[at[0]])]
+        )
+        found.update(zip(at, stacked, strict=True))
+    return [found[k] for k in range(len(grads))]
 
 
 def _check(model: Any, term: Any, loss: Any) -> None:

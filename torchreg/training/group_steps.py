@@ -59,17 +59,16 @@ def prox_(penalty: Penalty, tensors: Sequence[Tensor], steps: Sequence[Scalar]) 
 
 
 def _negated(step: Scalar, unmet: Tensor) -> Scalar:
-    return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet.any) else step
+    return torch.where(unmet, -step, step) if isinstance(step, Tensor) and _may(unmet) else step
 
 
 def _endless(step: Scalar, unmet: Tensor) -> Scalar:
     return torch.where(unmet & (step > 0), torch.inf, step)  # a step of 0 lets nothing move
 
 
-def _may(told: Callable[[], Tensor]) -> bool:
-    """Whether something may hold: the host asks where that is free, on the CPU."""
-    answer = told() if not torch.compiler.is_compiling() else None
-    return answer is None or answer.device.type != "cpu" or bool(answer)
+def _may(holds: Tensor) -> bool:
+    """Whether something may hold of an entry: the host asks where that is free, on the CPU."""
+    return torch.compiler.is_compiling() or holds.device.type != "cpu" or bool(holds.any())
 
 
 def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) -> Any:
@@ -84,7 +83,7 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if not _may((step < 0).any):
+    if step.device.type == "cpu" and not _may(step < 0):
         return step
     return torch.vmap(partial(_of_group, by))(step) if stacked else _of_group(by, step)
 
@@ -92,6 +91,6 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
 def _of_group(by: Groups, step: Tensor) -> Tensor:
     """The steps, those below 0 replaced by the harmonic mean of the others of their group."""
     alone = step < 0
-    inverse = by.sum(torch.where(alone, torch.zeros_like(step), 1.0 / step))
+    inverse = by.sum(torch.where(alone, 0.0, 1.0 / step))
     mean = by.expand(by.sum((~alone).to(step.dtype)) / inverse, step)  # 0 / 0 in a group that has met nothing
     return torch.where(alone, torch.where(mean.isnan(), -step, mean), step)

@@ -15,7 +15,7 @@ from torchreg.training.term import Term
 
 _KEY = "master"  # the entry that ours adds to a parameter's state
 _HALF = (torch.bfloat16, torch.float16)
-_BUCKET = 1 << 24  # entries; temporaries take 6 bytes for each
+_BUCKET = 1 << 23  # entries; temporaries take 17 bytes for each
 _TYPICAL = 0.05  # size of a weight, for the number in the warning
 
 
@@ -120,14 +120,11 @@ class Masters:
 def _masters(halves: list[Tensor], states: list[MutableMapping[str, Any]]) -> list[Tensor]:
     """The parameters in float32: as their masters have them, but for entries that others have changed since."""
     kept = [k for k, state in enumerate(states) if _KEY in state]
-    masters = _cast(halves, [torch.float32] * len(halves))
-    rounded = _cast([states[k][_KEY] for k in kept], [halves[k].dtype for k in kept])
-    for k, before in zip(kept, rounded, strict=True):
-        master = states[k][_KEY]
-        same = here(before) == here(halves[k])
-        torch.where(same, here(master), here(masters[k]), out=here(master))  # where a captured step finds it
-        masters[k] = master
-    for state in (state for k, state in enumerate(states) if k not in kept):
+    fresh = [k for k, state in enumerate(states) if _KEY not in state]
+    new = dict(zip(fresh, _cast([halves[k] for k in fresh], [torch.float32] * len(fresh)), strict=True))
+    masters = [new[k] if k in new else state[_KEY] for k, state in enumerate(states)]
+    _follow([here(masters[k]) for k in kept], [here(halves[k]) for k in kept])
+    for state in (states[k] for k in fresh):
         made = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dtype in _HALF}  # by Adagrad, at once
         state.update({k: v.float() for k, v in made.items()})
     given = [k for k, p in enumerate(halves) if p.grad is not None and p.grad.layout is torch.strided]
@@ -136,6 +133,22 @@ def _masters(halves: list[Tensor], states: list[MutableMapping[str, Any]]) -> li
     for k, (p, master) in enumerate(zip(halves, masters, strict=True)):
         master.grad = grads[k] if k in grads else None if p.grad is None else p.grad.float()
     return masters
+
+
+def _follow(masters: list[Tensor], halves: list[Tensor]) -> None:
+    """Take over the entries of parameters that are no longer their masters' rounding, in place.
+
+    In place, so that a captured step finds them. On a device those of one dtype go as one, in a handful of launches.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for k, p in enumerate(halves):
+        kinds.setdefault(k if p.device.type == "cpu" else (p.device, p.dtype), []).append(k)
+    for at in kinds.values():
+        ours, theirs = [masters[k] for k in at], [halves[k] for k in at]
+        master, half = (torch.cat([t.reshape(-1) for t in ts]) if len(at) > 1 else ts[0] for ts in (ours, theirs))
+        now = torch.where(master.to(half.dtype) == half, master, half.float())
+        parts = now.split([t.numel() for t in ours]) if len(at) > 1 else [now]
+        torch._foreach_copy_(ours, [x.view(t.shape) for x, t in zip(parts, ours, strict=True)])
 
 
 def _buckets(halves: list[Tensor]) -> list[list[Tensor]]:

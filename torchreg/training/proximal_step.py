@@ -15,6 +15,7 @@ from torchreg.pieces import ENTRIES
 from torchreg.training.common_step import Copies, copied, is_common, step_in_common
 from torchreg.training.group_steps import marked, prox_
 from torchreg.training.lazy_rows import lazily
+from torchreg.training.one_shape import alike, is_stacked, step_stacked
 from torchreg.training.param_positions import Slot
 from torchreg.training.part_step import Place, plain_places
 from torchreg.training.step_rules import StepRule
@@ -48,11 +49,22 @@ def _step_slot(base: Optimizer, slot: Slot, rule: StepRule, foreach: bool | None
     if any(is_cut(p) for p, _ in places):
         places = plain_places(places, group, slot.part.penalty, rule)
     for bucket in _buckets([place for place in places if _joins(place[0], foreach)]):
-        tensors = [p for p, _ in bucket]
-        prox_(slot.part.penalty, tensors, rule.steps(group, [state for _, state in bucket], tensors))
+        _step_bucket(bucket, group, slot.part.penalty, rule, stacks=not slot.part.lazy)
     for p, state in places:
         if not _joins(p, foreach):
             _step_alone(p, state, group, slot.part.penalty, rule)
+
+
+def _step_bucket(
+    bucket: list[Place], group: Mapping[str, Any], penalty: Penalty, rule: StepRule, *, stacks: bool
+) -> None:
+    stacks = stacks and is_stacked(penalty, rule, bucket[0][0])
+    for places in alike(bucket) if stacks else [bucket]:
+        if stacks and len(places) > 1 and places[0][0].numel():
+            step_stacked(places, group, penalty, rule)
+        else:
+            tensors = [p for p, _ in places]
+            prox_(penalty, tensors, rule.steps(group, [state for _, state in places], tensors))
 
 
 def _joins(p: Tensor, foreach: bool | None) -> bool:

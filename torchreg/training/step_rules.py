@@ -42,6 +42,8 @@ class StepRule:
     unmet: Callable[[ParamGroup, State], Tensor] | None = None
 
 
+_FEW = 4  # tensors of one shape that are stacked for a number each: it takes three launches and a copy of them
+
 RULES: dict[type[Optimizer], StepRule] = {}
 
 
@@ -78,7 +80,8 @@ def _is_wide(state: State) -> bool:
 
 def _unbias(count: Any, decay: Any) -> Any:
     """``1 - decay^count``; in float32 that is off by 1e-5 at the first counts, and expm1 is not."""
-    if isinstance(count, Tensor) and not isinstance(decay, Tensor) and decay > 0.0:
+    narrow = isinstance(count, Tensor) and count.dtype is not torch.float64
+    if narrow and not isinstance(decay, Tensor) and decay > 0.0:
         return -torch.expm1(count * math.log(decay))
     return 1.0 - decay**count
 
@@ -110,10 +113,32 @@ def _adapted(
     else:
         below = list(torch._foreach_sqrt([widened(v) for v in second]))
     if unbias is not None:
-        torch._foreach_div_(below, list(unbias))
+        below = _divided(below, unbias)
+    offsets, fills = _near(offsets, below[0]), _near(fills, below[0])
     _fill_unmet(below, met or below, fills)
     torch._foreach_add_(below, list(offsets))
     return _over(scales, below)
+
+
+def _divided(tensors: list[Tensor], by: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor over its own number on the device, those of one shape together: a list of numbers goes one by one."""
+    found, shapes = list(tensors), [x.shape for x in tensors]
+    for shape in dict.fromkeys(shapes):
+        at = [k for k, other in enumerate(shapes) if other == shape]
+        if len(at) < _FEW or not all(tensors[k].is_contiguous() for k in at):
+            torch._foreach_div_([tensors[k] for k in at], _near([by[k] for k in at], tensors[at[0]]))
+            continue
+        stack = torch.stack([tensors[k] for k in at])
+        numbers = torch.stack([by[k] for k in at]).to(stack.dtype)
+        parts = stack.div_(numbers.reshape(-1, *[1] * len(shape))).unbind()
+        for k, part in zip(at, parts, strict=True):
+            found[k] = part
+    return found
+
+
+def _near(values: Sequence[Any], like: Tensor) -> list[Any]:
+    """Values for a step of like's dtype, to which a number or a 0-d tensor would be rounded anyway."""
+    return [v.to(like.dtype) if isinstance(v, Tensor) and v.dim() else v for v in values]
 
 
 def _fill_unmet(below: list[Tensor], met: Sequence[Tensor], fills: Sequence[Any]) -> None:

@@ -20,6 +20,7 @@ from torchreg.training.common_step import common
 from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
 from torchreg.training.joint_groups import flat, joined_steps
+from torchreg.training.one_shape import of_one_shape
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.part_step import part_of_step, whole_step
 from torchreg.training.step_rules import StepRule
@@ -139,7 +140,9 @@ def _residuals(term: Term, optimizer: Optimizer | None) -> list[Tensor]:
     """The residual of each parameter, or of groups that go over all of them, of which those not trained stay."""
     stepped = list(_stepped(term, optimizer))
     if term.together is None:
-        return [_largest_of(_residual(wide(whole(p)), _gradient(p), by, t), by) for p, by, t in stepped]
+        tensors, penalties, steps = ([s[k] for s in stepped] for k in range(3))
+        sets = of_one_shape(tensors, penalties, [_kind(t, p) for p, _, t in stepped])
+        return [worst for at in sets for worst in _worst_of([stepped[k] for k in at])]
     trained = {id(p): t for p, _, t in stepped}
     params = term.together.parameters
     steps = joined_steps(params, [trained.get(id(p), 0.0) for p in params])
@@ -153,6 +156,26 @@ def _residuals(term: Term, optimizer: Optimizer | None) -> list[Tensor]:
         _largest(norms.clamp(min=0.0)),
         *(_largest(torch.where(m, x, 0.0)) for m, x in zip(alone, parts, strict=True)),
     ]
+
+
+def _kind(step: Scalar, p: Tensor) -> Any:
+    """What has to be the same of the steps of tensors that are stacked."""
+    return step if not isinstance(step, Tensor) else "entry" if step.shape == p.shape and p.dim() else id(step)
+
+
+def _worst_of(stepped: list[tuple[Tensor, Penalty, Scalar]]) -> list[Tensor]:
+    """The largest residual of each of these parameters, which are of one shape and have one penalty."""
+    p, penalty, step = stepped[0]
+
+    def worst(w: Tensor, g: Tensor, t: Scalar) -> Tensor:
+        return _largest_of(_residual(w, g, penalty, t), penalty)
+
+    if len(stepped) == 1:
+        return [worst(wide(whole(p)), _gradient(p), step)]
+    w, g = torch.stack([wide(whole(p)) for p, _, _ in stepped]), torch.stack([_gradient(p) for p, _, _ in stepped])
+    each = _kind(step, p) == "entry"
+    t: Any = torch.stack([t for _, _, t in stepped if isinstance(t, Tensor)]) if each else step
+    return list(torch.vmap(worst, in_dims=(0, 0, 0 if each else None))(w, g, t).unbind())
 
 
 def _gradient(p: Tensor) -> Tensor:
