@@ -140,8 +140,8 @@ def _residuals(term: Term, optimizer: Optimizer | None) -> list[Tensor]:
     """The residual of each parameter, or of groups that go over all of them, of which those not trained stay."""
     stepped = list(_stepped(term, optimizer))
     if term.together is None:
-        tensors, penalties, steps = ([s[k] for s in stepped] for k in range(3))
-        sets = of_one_shape(tensors, penalties, [_kind(t, p) for p, _, t in stepped])
+        kinds = [_kind(step, p) for p, _, step in stepped]
+        sets = of_one_shape([p for p, _, _ in stepped], [penalty for _, penalty, _ in stepped], kinds)
         return [worst for at in sets for worst in _worst_of([stepped[k] for k in at])]
     trained = {id(p): t for p, _, t in stepped}
     params = term.together.parameters
