@@ -20,6 +20,7 @@ from torchreg.linear.datafits import (
 )
 from torchreg.linear.path import fit_path
 from torchreg.linear.path_result import Fit, Path
+from torchreg.linear.refit import refit
 from torchreg.linear.solve import Solved, solve
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ __all__ = [
     "SquaredHinge",
     "fit_cv",
     "fit_path",
+    "refit",
     "solve",
 ]
 
