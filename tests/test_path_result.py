@@ -15,7 +15,7 @@ import torch
 from sklearn.model_selection import KFold
 
 from torchreg import L1, Group, rows
-from torchreg.linear import LassoCV, fit_cv, fit_path, refit, solve
+from torchreg.linear import LassoCV, LogisticRegressionCV, RidgeCV, fit_cv, fit_path, refit, solve
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
 from torchreg.linear.folds import packed_folds, unpacked_folds
 from torchreg.linear.path_result import summary
@@ -197,6 +197,25 @@ def test_a_pickle_is_kilobytes_however_many_rows_there_are(cv, most):
     loaded = pickle.loads(held)
     for before, after in zip(model.path_.folds, loaded.path_.folds, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("make", [LassoCV, RidgeCV, LogisticRegressionCV], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("kind", ["splitter", "masks"])
+def test_folds_of_estimators_are_row_numbers_and_come_back(make, kind):
+    X, y = drawn()
+    pairs = list(KFold(3).split(X))
+    masks = [tuple(np.isin(np.arange(N), part) for part in pair) for pair in pairs]
+    cv = KFold(3) if kind == "splitter" else masks
+    options = {"use_legacy_attributes": False} if make is LogisticRegressionCV else {}
+    model = make(cv=cv, **options).fit(X, labels(y) if options else y)
+    for fitted in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        for found, expected in zip(fitted.path_.folds, pairs, strict=True):
+            assert all(torch.equal(one, torch.from_numpy(other)) for one, other in zip(found, expected, strict=True))
+
+
+def test_rows_left_out_in_turn_are_no_folds():
+    model = RidgeCV().fit(*drawn())
+    assert model.path_.folds == pickle.loads(pickle.dumps(model)).path_.folds == ()
 
 
 @pytest.mark.parametrize(

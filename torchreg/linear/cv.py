@@ -68,7 +68,7 @@ class CVPath:
     Attributes:
         path: fitted to all rows.
         losses: held-out loss of each fold at each strength, (folds, a).
-        folds: (train, test) row numbers.
+        folds: (train, test) row numbers; none where `RidgeCV` leaves out each row in turn.
         converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
         missed: the fits that did not, of `fit_cv`; estimators with scores of their own keep none.
