@@ -40,6 +40,7 @@ from torchreg.linear import datafits as ours
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.frame import framed
 from torchreg.linear.path import fit_path
+from torchreg.linear.refit import refit
 
 RELATIVE = 1e-8
 TIGHT = {"tol": 1e-14, "max_iter": 200_000}  # for iterative engines: about as far as rounding goes
@@ -633,7 +634,7 @@ def test_nothing_of_the_callers_is_written_to():
                     data["X"], data["y"], penalty, datafit=datafit, alphas=alphas, init=(start, 0.0), tol=1e-3,
                     sample_weight=data["weights"], offset=data["offset"], standardize=standardize,
                 )  # fmt: skip
-                path.relax(), path.predict(data["X"]), path.to_numpy()
+                refit(path, data["X"], data["y"]), path.predict(data["X"]), path.to_numpy()
     assert [h.tobytes() for h in held] == before
 
 

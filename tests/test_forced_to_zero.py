@@ -8,7 +8,7 @@ import torch
 from helpers import F64, normal
 
 from torchreg import L1, L1L2, L2, MCP, Group, NonNegative, Weighted, labels
-from torchreg.linear import Huber, Logistic, Poisson, Quadratic, fit_path, solve
+from torchreg.linear import Huber, Logistic, Poisson, Quadratic, fit_path, refit, solve
 
 N, P = 30, 5
 X, Y, S = normal((N, P)), normal((N,), 1) + 3.0, normal((N,), 2).abs() + 0.1
@@ -92,24 +92,24 @@ def test_one_of_two_targets(kind, n):
 @pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "none"])
 @pytest.mark.parametrize("standardize", [True, False], ids=["standardized", "raw"])
 def test_a_refit_of_an_empty_support_is_the_intercept(n, datafit, fit_intercept, standardize):
-    """`relax` starts with alpha_max, where nothing is active; the others are ordinary least squares or likelihood."""
+    """A refit starts with alpha_max, where nothing is active; the others are ordinary least squares or likelihood."""
     y = Y[:n] if datafit.quadratic else torch.arange(n) % 2
     path = fit_path(
         X[:n], y, L1(1.0), datafit=datafit, alphas=3, eps=0.3, fit_intercept=fit_intercept, standardize=standardize
     )
-    refit, mean = path.relax(), y.double().mean()
-    assert refit.n_nonzero.tolist() == path.n_nonzero.tolist()
-    assert refit.n_nonzero[0] == 0
-    assert (refit.coefs[0] == 0).all()
+    relaxed, mean = refit(path, X[:n], y), y.double().mean()
+    assert relaxed.n_nonzero.tolist() == path.n_nonzero.tolist()
+    assert relaxed.n_nonzero[0] == 0
+    assert (relaxed.coefs[0] == 0).all()
     expected = mean if datafit.quadratic else torch.logit(mean)
-    assert float(refit.intercepts[0]) == pytest.approx(float(expected) if fit_intercept else 0.0, abs=1e-12)
-    assert float(refit.losses[0]) == pytest.approx(float(path.losses[0]), rel=1e-12)
+    assert float(relaxed.intercepts[0]) == pytest.approx(float(expected) if fit_intercept else 0.0, abs=1e-12)
+    assert float(relaxed.losses[0]) == pytest.approx(float(path.losses[0]), rel=1e-12)
     if datafit.quadratic:
-        kept = refit.coefs[-1] != 0
+        kept = relaxed.coefs[-1] != 0
         ones = torch.ones(n, 1, dtype=F64)
         A = torch.cat([X[:n, kept], ones], 1) if fit_intercept else X[:n, kept]
         rest = y - A @ torch.linalg.lstsq(A, y[:, None]).solution[:, 0]
-        assert float(refit.losses[-1]) == pytest.approx(float(rest.square().mean() / 2), abs=1e-12)
+        assert float(relaxed.losses[-1]) == pytest.approx(float(rest.square().mean() / 2), abs=1e-12)
 
 
 def test_gradients_of_a_fit_without_coefficients_are_those_of_the_mean():

@@ -15,6 +15,7 @@ from torchreg.linear import (
     SparseGroupLasso,
     fit_cv,
     fit_path,
+    refit,
     solve,
 )
 
@@ -184,7 +185,7 @@ GROUPED = Group(L1(1.0), by=labels(torch.tensor([0, 0, 1])))
 TWO = Y > 0.0
 THREE = np.digitize(Y, [-0.5, 0.5])
 ANYWHERE = {
-    "L1": lambda: fit_path(X, Y, L1(1.0), alphas=4).relax().criterion(),
+    "L1": lambda: refit(fit_path(X, Y, L1(1.0), alphas=4), X, Y).criterion(),
     "weights": lambda: fit_path(X, Y, WEIGHTED, alphas=4, sample_weight=WEIGHTS, standardize=True).predict(X),
     "groups": lambda: fit_path(X, Y, GROUPED, alphas=4, fit_intercept=False).at(0.1).coef,
     "concave": lambda: fit_path(X, Y, MCP(1.0), alphas=4).coefs,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import KFold
 
 from torchreg import L1, Group, rows
-from torchreg.linear import LassoCV, fit_cv, fit_path, solve
+from torchreg.linear import LassoCV, LogisticRegressionCV, RidgeCV, fit_cv, fit_path, refit, solve
 from torchreg.linear.datafits import Datafit, Huber, Logistic, Multinomial, Poisson, Quadratic, SquaredHinge
+from torchreg.linear.folds import packed_folds, unpacked_folds
 from torchreg.linear.path_result import summary
 
 F64 = torch.float64
@@ -157,7 +161,7 @@ def unpickled(path):
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
-def test_a_pickled_path_does_all_but_relax(outputs):
+def test_a_pickled_path_does_all_that_a_path_does(outputs):
     X, y = drawn(outputs=outputs)
     path = fit_path(X, y, L1(1.0), alphas=6)
     loaded = unpickled(path)
@@ -165,9 +169,8 @@ def test_a_pickled_path_does_all_but_relax(outputs):
     assert torch.equal(loaded.criterion(), path.criterion())
     assert torch.equal(loaded.predict(X), path.predict(X))
     assert torch.equal(loaded.at(float(path.alphas[2])).coef, path.coef(2))
-    with pytest.raises(RuntimeError, match=r"pickles hold no data.*relax\(\) before pickling, or fit_path"):
-        loaded.relax()
-    assert same(unpickled(path.relax()), path.relax())
+    assert same(refit(loaded, X, y), refit(path, X, y))
+    assert same(unpickled(refit(path, X, y)), refit(path, X, y))
 
 
 def test_pickles_do_not_hold_the_training_data():
@@ -176,23 +179,116 @@ def test_pickles_do_not_hold_the_training_data():
     estimator = LassoCV(alphas=10, cv=[(np.arange(100), np.arange(100, 200))]).fit(X, y)
     chosen = fit_cv(X, y, L1(1.0), alphas=10, cv=[(np.arange(100), np.arange(100, 200))] * 2)
     assert hasattr(estimator, "path_")
-    for fitted in (estimator, chosen, chosen.path, chosen.path.relax()):
+    for fitted in (estimator, chosen, chosen.path, refit(chosen.path, X, y)):
         held = pickle.dumps(fitted)
         assert len(held) < 60_000  # y alone is 160 000 bytes; paths of 10 points in 30 features are 10 000
         assert y[5000:5002].tobytes() not in held
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X[:5]), estimator.predict(X[:5]))
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-def test_copies_refer_to_the_same_data(copied):
+@pytest.mark.parametrize(("cv", "most"), [(5, 40_000), (KFold(5, shuffle=True, random_state=0), 140_000)], ids=str)
+def test_a_pickle_is_kilobytes_however_many_rows_there_are(cv, most):
+    """Row numbers alone are 2 MB as they are. Of drawn folds there are 36 kB to be told, the entropy of their draw."""
+    n = 50_000
+    X = np.random.default_rng(0).standard_normal((n, 12))
+    model = LassoCV(alphas=10, cv=cv).fit(X, X[:, 0])
+    held = pickle.dumps(model)
+    assert len(held) < most < X.nbytes / 30
+    loaded = pickle.loads(held)
+    for before, after in zip(model.path_.folds, loaded.path_.folds, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("make", [LassoCV, RidgeCV, LogisticRegressionCV], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("kind", ["splitter", "masks"])
+def test_folds_of_estimators_are_row_numbers_and_come_back(make, kind):
     X, y = drawn()
-    path = fit_path(X, y, L1(1.0), alphas=6)
-    other = copied(path)
-    assert other is not path
-    assert other._frame is path._frame
-    assert same(other, path)
-    assert same(other.relax(), path.relax())
-    assert copied(unpickled(path))._frame is None
+    pairs = list(KFold(3).split(X))
+    masks = [tuple(np.isin(np.arange(N), part) for part in pair) for pair in pairs]
+    cv = KFold(3) if kind == "splitter" else masks
+    options = {"use_legacy_attributes": False} if make is LogisticRegressionCV else {}
+    model = make(cv=cv, **options).fit(X, labels(y) if options else y)
+    for fitted in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        for found, expected in zip(fitted.path_.folds, pairs, strict=True):
+            assert all(torch.equal(one, torch.from_numpy(other)) for one, other in zip(found, expected, strict=True))
+
+
+def test_rows_left_out_in_turn_are_no_folds():
+    model = RidgeCV().fit(*drawn())
+    assert model.path_.folds == pickle.loads(pickle.dumps(model)).path_.folds == ()
+
+
+@pytest.mark.parametrize(
+    "rows_of", [[3, 1, 1, 0], [], [5], list(range(7)), [6, 0, 6]], ids=["twice", "none", "one", "all", "down"]
+)
+def test_folds_of_any_order_are_unpacked_as_they_were(rows_of):
+    fold = torch.tensor(rows_of, dtype=torch.long), torch.arange(3)
+    for before, after in zip(fold, unpacked_folds(packed_folds([fold]))[0], strict=True):
+        assert after.dtype == torch.long
+        assert torch.equal(before, after)
+
+
+def test_results_do_not_keep_the_data_in_memory():
+    X, y = drawn()
+    kept = [weakref.ref(X), weakref.ref(y)]
+    results = [fit_path(X, y, L1(1.0), alphas=6), fit_cv(X, y, L1(1.0), alphas=6), LassoCV(alphas=6, cv=3).fit(X, y)]
+    results += [refit(results[0], X, y)]
+    del X, y
+    gc.collect()
+    assert results
+    assert [held() for held in kept] == [None, None]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_are_the_same_path(copied):
+    X, y = drawn()
+    path, cv = fit_path(X, y, L1(1.0), alphas=6), fit_cv(X, y, L1(1.0), alphas=6)
+    for one, other in ((path, copied(path)), (cv.path, copied(cv).path)):
+        assert same(other, one)
+        assert same(refit(other, X, y), refit(one, X, y))
+    assert copied(path) is not path
+    assert all(torch.equal(*pair) for pair in zip(copied(cv).folds[1], cv.folds[1], strict=True))
+
+
+def test_what_a_refit_asks_for_is_what_the_path_was_fitted_to():
+    X, y = drawn()
+    path = fit_path(X, y, L1(1.0), alphas=3)
+    assert not hasattr(path, "relax")
+    with pytest.raises(AttributeError, match=r"holds no data.*refit\(path, X, y\)"):
+        path.relax()
+    with pytest.raises(ValueError, match="X has 5 features, but the fit is expecting 6"):
+        refit(path, X[:, :5], y)
+    with pytest.raises(ValueError, match=r"outputs of shape \(\), but y asks for \(2,\)"):
+        refit(path, X, np.column_stack([y, y]))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        refit(path, X, y[:-1])
+    with pytest.raises(TypeError, match=r"refit takes a Path.*CVPath\.path.*got CVPath"):
+        refit(fit_cv(X, y, L1(1.0), alphas=3), X, y)
+    with pytest.raises(ValueError, match=r"max_iter must be an int >= 1.*got 0"):
+        refit(path, X, y, max_iter=0)
+    classes = fit_path(X, np.arange(N) % 3, L1(1.0), datafit=Multinomial(), alphas=3)
+    with pytest.raises(ValueError, match="all the classes"):
+        refit(classes, X, np.arange(N) % 2)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_refit_to_other_rows_with_weights_and_an_offset_is_their_least_squares(standardize):
+    """Columns chosen on one half, estimated on the other."""
+    X, y = drawn()
+    path = fit_path(X[:30], y[:30], L1(1.0), alphas=4, eps=0.05, standardize=standardize)
+    weights, offset = np.linspace(0.0, 2.0, 30), np.linspace(-1.0, 1.0, 30)
+    other = refit(path, X[30:], y[30:], sample_weight=weights, offset=offset)
+    assert other.converged.all()
+    assert (other.n_samples, other.n_weighted, other.alphas.tolist()) == (30, 29, path.alphas.tolist())
+    root = np.sqrt(weights / weights.sum())
+    for k, coef in enumerate(other.coefs.numpy()):
+        chosen = path.coef(k).numpy() != 0
+        table = np.column_stack([np.ones(30), X[30:, chosen]])
+        answer = np.linalg.lstsq(root[:, None] * table, root * (y[30:] - offset), rcond=None)[0]
+        np.testing.assert_allclose(coef[chosen], answer[1:], atol=1e-9)
+        np.testing.assert_allclose(other.intercepts[k], answer[0], atol=1e-9)
+        loss = 0.5 * np.square(root * (y[30:] - offset - table @ answer)).sum()
+        np.testing.assert_allclose(other.losses[k], loss, rtol=1e-9)
 
 
 def test_deep_copies_share_no_results():
@@ -204,7 +300,7 @@ def test_deep_copies_share_no_results():
     assert path.coef(5).any()
     assert twice[0] is twice[1]  # one object in, one object out
     estimator = LassoCV(alphas=5, cv=3).fit(*drawn())
-    assert same(copy.deepcopy(estimator).path_.path.relax(), estimator.path_.path.relax())
+    assert same(copy.deepcopy(estimator).path_.path, estimator.path_.path)
 
 
 def test_dense_coefficients_are_not_kept():
@@ -235,7 +331,7 @@ def test_a_refit_has_converged_where_the_gradient_vanishes(datafit):
     X, _ = drawn()
     y = overlapping(datafit, X)
     path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=5, eps=1e-2)
-    relaxed = path.relax()
+    relaxed = refit(path, X, y)
     assert relaxed.converged.all()
     for coef, intercept in zip(relaxed.coefs, relaxed.intercepts, strict=True):
         gradient = datafit.grad(torch.from_numpy(X) @ coef + intercept, datafit.prepare(torch.from_numpy(y)))
@@ -243,11 +339,11 @@ def test_a_refit_has_converged_where_the_gradient_vanishes(datafit):
 
 
 @each_datafit
-def test_a_refit_that_was_stopped_has_not_converged(datafit, monkeypatch):
+def test_a_refit_that_was_stopped_has_not_converged(datafit):
     X, _ = drawn()
-    path = fit_path(X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=[0.05], tol=1e-9)
-    monkeypatch.setattr("torchreg.linear.unpenalised._MAX_ITER", 1)
-    stopped = path.relax()
+    y = overlapping(datafit, X)
+    path = fit_path(X, y, L1(1.0), datafit=datafit, alphas=[0.05], tol=1e-9)
+    stopped = refit(path, X, y, max_iter=1)
     assert path.converged.all()
     assert not stopped.converged.any()
 
@@ -271,7 +367,7 @@ def test_a_loss_without_a_minimum_is_never_converged(kind, scale):
     X, _ = drawn()
     datafit, X, y = separated(kind, X)
     path = fit_path(scale * X, y, L1(1.0), datafit=datafit, alphas=4, eps=1e-4)
-    relaxed = path.relax()
+    relaxed = refit(path, scale * X, y)
     full = path.n_nonzero == X.shape[1]
     assert path.converged.all()
     assert full.any()
@@ -284,21 +380,23 @@ def test_a_loss_without_a_minimum_is_never_converged(kind, scale):
 def test_units_do_not_decide_whether_a_refit_converged(scale):
     X, _ = drawn()
     for datafit in (Logistic(), Poisson()):
-        path = fit_path(scale * X, overlapping(datafit, X), L1(1.0), datafit=datafit, alphas=4, eps=1e-2)
-        assert path.relax().converged.all()
+        y = overlapping(datafit, X)
+        path = fit_path(scale * X, y, L1(1.0), datafit=datafit, alphas=4, eps=1e-2)
+        assert refit(path, scale * X, y).converged.all()
 
 
 def test_rows_of_weight_zero_do_not_keep_a_refit_from_converging():
     X, _ = drawn()
     y, weights = overlapping(Logistic(), X), np.ones(N)
     X[0], weights[0] = 1e3, 0.0
-    assert fit_path(X, y, L1(1.0), datafit=Logistic(), alphas=3, sample_weight=weights).relax().converged.all()
+    path = fit_path(X, y, L1(1.0), datafit=Logistic(), alphas=3, sample_weight=weights)
+    assert refit(path, X, y, sample_weight=weights).converged.all()
 
 
 def test_results_lie_on_one_device(accelerator):
     X, y = (torch.from_numpy(part).to(accelerator) for part in drawn())
     path = fit_path(X, y, L1(1.0), alphas=4)
-    for one in (path, path.relax()):
+    for one in (path, refit(path, X, y)):
         found = one.n_nonzero, one.n_iters, one.converged, one.criterion(), one.coefs, one.dual_gaps
         assert all(part.device == one.alphas.device for part in found)
 
@@ -314,7 +412,7 @@ def test_results_lie_where_the_alphas_lie():
 def test_a_refit_is_that_of_least_squares():
     X, y = drawn()
     path = fit_path(X, y, L1(1.0), alphas=5, eps=0.05)
-    relaxed = path.relax()
+    relaxed = refit(path, X, y)
     assert relaxed.converged.all()
     assert (relaxed.losses <= path.losses + 1e-12).all()
     for k, coef in enumerate(relaxed.coefs.numpy()):

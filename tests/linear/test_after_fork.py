@@ -18,7 +18,7 @@ SETUP = """
     import numpy as np
     import torch
     from torchreg import L1, L2
-    from torchreg.linear import Lasso, Logistic, LogisticRegression, fit_path
+    from torchreg.linear import Lasso, Logistic, LogisticRegression, fit_path, refit
 
     warnings.filterwarnings("ignore", message=".*fork.*")
     torch.set_num_threads(2)
@@ -121,10 +121,10 @@ def test_what_the_parent_has_fitted_serves_the_child():
         several = fit_path(X[:, :3], X.repeat(1, 400), L2(1.0), alphas=[1.0, 0.5])
         model = LogisticRegression(l1_ratio=1.0).fit(X.numpy(), y.numpy() > 0)
         many = np.tile(X.numpy(), (20, 1))
-        known = path.predict(X), path.relax().coefs, several.coefs, torch.as_tensor(model.predict_proba(many))
+        known = path.predict(X), refit(path, X, y).coefs, several.coefs, torch.as_tensor(model.predict_proba(many))
         for k, work in enumerate([
             lambda: path.predict(X),
-            lambda: path.relax().coefs,
+            lambda: refit(path, X, y).coefs,
             lambda: several.coefs,
             lambda: torch.as_tensor(model.predict_proba(many)),
         ]):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torchreg import L1
-from torchreg.linear import Fit, Lasso, Path, fit_cv, fit_path, solve
+from torchreg.linear import Fit, Lasso, Path, fit_cv, fit_path, refit, solve
 from torchreg.linear.designs.tables import column_names, table_numbers
 
 pd = pytest.importorskip("pandas")
@@ -69,13 +69,14 @@ def test_columns_of_several_types_of_a_frame_that_gives_only_an_array():
 def doors() -> dict[str, object]:
     """All that predicts, of the same fit."""
     path, cv = fit_path(FRAME, Y, L1(1.0), **ASKED), fit_cv(FRAME, pd.Series(Y), L1(1.0), cv=3, **ASKED)
-    doors = {"path": path, "at": path.at(0.2), "between": path.at(0.1), "relax": path.relax(), "cv": cv.best}
+    relaxed = refit(path, FRAME, Y)
+    doors = {"path": path, "at": path.at(0.2), "between": path.at(0.1), "refit": relaxed, "cv": cv.best}
     weights = (np.arange(30) > 4).astype(float)
     doors["weighted"] = fit_path(FRAME, Y, L1(1.0), sample_weight=weights, **ASKED)
     return doors | {"pickled": pickle.loads(pickle.dumps(path))}
 
 
-@pytest.mark.parametrize("door", ["path", "at", "between", "relax", "cv", "weighted", "pickled"])
+@pytest.mark.parametrize("door", ["path", "at", "between", "refit", "cv", "weighted", "pickled"])
 def test_columns_of_another_order_or_name_are_refused_as_scikit_learn_does(door):
     fitted = doors()[door]
     assert isinstance(fitted, Path | Fit)

@@ -1,3 +1,4 @@
+# ruff: noqa: F405  # estimators come with a star for type checkers, by name for all others
 """Penalised linear models: whole paths, cross-validation, a duality gap for every answer.
 
 The estimators need scikit-learn, the extra ``sklearn``; they are imported when they are first named.
@@ -20,30 +21,11 @@ from torchreg.linear.datafits import (
 )
 from torchreg.linear.path import fit_path
 from torchreg.linear.path_result import Fit, Path
+from torchreg.linear.refit import refit
 from torchreg.linear.solve import Solved, solve
 
 if TYPE_CHECKING:
-    from torchreg.linear.estimators import (
-        ElasticNet,
-        ElasticNetCV,
-        GroupLasso,
-        GroupLassoCV,
-        Lasso,
-        LassoCV,
-        LogisticRegression,
-        LogisticRegressionCV,
-        MultiTaskLasso,
-        MultiTaskLassoCV,
-        PoissonRegressor,
-        Ridge,
-        RidgeCV,
-        SparseClassifier,
-        SparseClassifierCV,
-        SparseGroupLasso,
-        SparseGroupLassoCV,
-        SparseRegressor,
-        SparseRegressorCV,
-    )
+    from torchreg.linear.estimators import *  # noqa: F403  # all that `__all__` has there
 
 __all__ = [
     "CVPath",
@@ -81,6 +63,7 @@ __all__ = [
     "SquaredHinge",
     "fit_cv",
     "fit_path",
+    "refit",
     "solve",
 ]
 

@@ -20,9 +20,9 @@ from torchreg.linear.designs.gram_blocks import mirrored
 from torchreg.linear.frame import Coordinates, Frame
 from torchreg.linear.moments import Moments
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.linear_algebra import safe_cholesky
 
 _ROUNDING = 1e-15  # of the product of two norms: a mean product so small may be that of constants
-_EPS = torch.finfo(torch.float64).eps
 _PIVOT = 1e-7  # least diagonal entry of the factor of a matrix with ones on its diagonal: the root of its rounding
 
 
@@ -106,21 +106,10 @@ def _rows(gram: Tensor, cross: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
     unit = as_scale(size)
     rows = gram.new_zeros(p + 1, p)
     square = torch.div(gram, unit[:, None], out=rows[:p]).div_(unit).fill_diagonal_(1.0)
-    factor = _factor(square)
+    factor = safe_cholesky(square, least=_PIVOT, growth=10.0)[0].T
     table = divided(cross, unit).reshape(p, -1)
     explained = torch.linalg.solve_triangular(factor.T, table, upper=False)
     left = (energy.reshape(-1) - explained.square().sum(0)).clamp(min=0.0).sqrt()
     torch.mul(factor, size, out=rows[:p])
     target = torch.cat([explained, left[None]]).reshape(p + 1, *cross.shape[1:])
     return rows.mul_((p + 1) ** 0.5), target.mul_((p + 1) ** 0.5)
-
-
-def _factor(square: Tensor) -> Tensor:
-    """Upper triangular R with ``R' R = square``, (p, p), whose diagonal is raised, in place, until R is regular."""
-    lift = 0.0
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(square, upper=True)
-        if not bool(failed) and bool(factor.diagonal().min() >= _PIVOT):
-            return factor
-        lift = max(10.0 * lift, len(square) * _EPS)
-        square.fill_diagonal_(1.0 + lift)

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.fold_paths import Verdict, fold_verdict, training_paths
-from torchreg.linear.folds import Fold, counted_folds, drawn_folds, warn_of_missing_classes
+from torchreg.linear.folds import (
+    Fold,
+    counted_folds,
+    drawn_folds,
+    packed_folds,
+    unpacked_folds,
+    warn_of_missing_classes,
+)
 from torchreg.linear.frame import framed
 from torchreg.linear.held_out import Metric, held_out, refuse_nan
 from torchreg.linear.kinks import Start
@@ -56,12 +63,12 @@ class Missed:
 
 @dataclass(frozen=True, eq=False)
 class CVPath:
-    """A path on all rows, and what its strengths lose on held-out rows.
+    """A path on all rows, and what its strengths lose on held-out rows; none of the data, only the numbers of rows.
 
     Attributes:
         path: fitted to all rows.
         losses: held-out loss of each fold at each strength, (folds, a).
-        folds: (train, test) row numbers.
+        folds: (train, test) row numbers; none where `RidgeCV` leaves out each row in turn.
         converged: whether each fold's fit at each strength met the tolerance, (folds, a).
         rule: how to choose: "min", "1se", or a function of this object that gives an index.
         missed: the fits that did not, of `fit_cv`; estimators with scores of their own keep none.
@@ -89,6 +96,12 @@ class CVPath:
     converged: Tensor
     rule: Rule = "min"
     missed: tuple[Missed, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"folds": packed_folds(self.folds)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"folds": unpacked_folds(state["folds"])})
 
     @property
     def alphas(self) -> Tensor:

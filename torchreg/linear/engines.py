@@ -168,7 +168,7 @@ class ProximalEngine(Engine):
         problem = self._problem
         coef, intercept = self._start or (problem.no_coef(), problem.null_intercept())
         null = problem.null_loss()
-        scale = problem.gradient(problem.null_eta()).abs().max()
+        scale = problem.null_slope()
         unexplained = self._tol * scale + _ROUNDING * _reach(problem)
         step: Tensor | None = None
         for penalty in penalties:

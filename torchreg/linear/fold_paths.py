@@ -113,7 +113,7 @@ def fold_verdict(frame: Frame, train: Tensor, points: Sequence[PathPoint], *, to
         enough = gaps <= _SLACK * allowed + _ROUNDING * frame.problem.null_loss()
         return Verdict(gaps, violations, allowed, enough)
     problem = frame.subset(rows).problem
-    gap, slope = tol * problem.null_loss(), tol * problem.gradient(problem.null_eta()).abs().max()
+    gap, slope = tol * problem.null_loss(), tol * problem.null_slope()
     allowed, reached = torch.where(known, gap, slope), torch.where(known, gaps, violations)
     return Verdict(gaps, violations, allowed, reached <= _SLACK * allowed)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, NoHessian
+from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
 
 _STEPS = 200  # Newton steps; a handful suffices, but from exp(eta) far too large each lowers eta by 1
 _HALVINGS = 60  # of one step
-_DECREASE = 1e-4  # Armijo's constant
 _FLOOR = 4e-16  # rounding: of eta, relative to its largest; of a mean derivative, to that of absolute values times eta
 _BUMP = 1e-5  # for central differences: error of the order of bump^2
 _FLAT = 1e-9  # curvature, relative to the largest, below which a direction counts as flat
@@ -34,8 +34,7 @@ def best_shift(datafit: Datafit, eta: Tensor, y: Tensor, weights: Tensor, start:
         A 0-d tensor, or (K,).
 
     Source:
-        Armijo, Pacific J. Mathematics 16, 1966; curvature in absolute value: Nocedal and Wright,
-        Numerical Optimization, 2006, section 3.4.
+        Curvature in absolute value: Nocedal and Wright, Numerical Optimization, 2006, section 3.4.
 
     Example:
         >>> import torch
@@ -119,10 +118,10 @@ def _searched(
 ) -> Tensor | None:
     """The longest of the step's halvings with less loss or, where rounding hides that, less slope."""
     before, descent, steepness = loss(shift), (slope * step).sum(), slope.abs().max()
-    for k in range(_HALVINGS):
-        moved = shift + 0.5**k * step
-        if bool(loss(moved) <= before + _DECREASE * 0.5**k * descent):
-            return moved
-        if bool(derivative(moved).abs().max() <= 0.5 * steepness):
-            return moved
-    return None
+
+    def trial(share: float) -> Tensor | None:
+        moved = shift + share * step
+        falls = bool(loss(moved) <= before + ARMIJO * share * descent)
+        return moved if falls or bool(derivative(moved).abs().max() <= 0.5 * steepness) else None
+
+    return line_search(trial, _HALVINGS)

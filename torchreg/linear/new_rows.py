@@ -19,9 +19,18 @@ def new_rows(X: Any, device: torch.device, features: int, names: tuple[str, ...]
     """
     check_names(names, column_names(X))
     design = as_design(X, device)
-    if design.p != features:
+    check_width(features, design.p)
+    return design
+
+
+def check_width(fitted: int, given: int) -> None:
+    """Refuse another number of columns than at the fit.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    if given != fitted:
         raise ValueError(
-            f"X has {design.p} features, but the fit is expecting {features} features as input; give the columns that "
+            f"X has {given} features, but the fit is expecting {fitted} features as input; give the columns that "
             "it was fitted to, in their order."
         )
-    return design

@@ -153,13 +153,13 @@ def assembled(
     objectives = torch.stack([point.loss + value for point, value in zip(points, values, strict=True)])
     outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
-    null = float(problem.null_loss())
-    converged = is_converged(problem, columns["dual_gaps"], columns["violations"], tol)
+    null, slope = float(problem.null_loss()), float(problem.null_slope())
+    converged = is_converged(columns["dual_gaps"], columns["violations"], gap=tol * null, violation=tol * slope)
     return Path(
         alphas=torch.tensor(grid, dtype=torch.float64, device=problem.design.device), **columns, converged=converged,
-        null_objective=null, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
-        n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, _points=outward, _frame=frame,
-        feature_names=frame.names,
+        null_objective=null, null_slope=slope, alpha_max=alpha_max, tol=tol, datafit=problem.datafit, penalty=penalty,
+        n_samples=frame.n, n_features=problem.design.p, n_weighted=frame.n_weighted, fit_intercept=frame.fit_intercept,
+        standardize=frame.standardize, _points=outward, feature_names=frame.names,
     )  # fmt: skip
 
 

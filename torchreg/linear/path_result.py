@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,11 +13,8 @@ from torch import Tensor
 
 from torchreg.linear.criteria import Criterion, information
 from torchreg.linear.datafits import Datafit
-from torchreg.linear.frame import Frame
 from torchreg.linear.new_rows import new_rows
 from torchreg.linear.points import PathPoint
-from torchreg.linear.problem import Problem
-from torchreg.linear.unpenalised import unpenalised
 from torchreg.penalties import Penalty
 
 
@@ -76,8 +72,7 @@ class Fit:
 class Path:
     """Solutions for descending strengths, as `fit_path` returns them.
 
-    A path refers to the data that it was fitted to, for `relax`. Pickles leave the data out: what is loaded does all
-    but `relax`. Copies, deep ones too, refer to the same data, which nothing writes to.
+    A path holds results alone and none of the data; `refit` takes them anew.
 
     Attributes:
         alphas: (a,), float64, descending.
@@ -88,10 +83,12 @@ class Path:
         n_iters: iterations since the strength before, (a,). converged: gap <= tol * null_objective, (a,); where there
             is no gap, the violation <= tol * the null model's largest gradient.
         null_objective: the loss with all coefficients zero, above the least that any predictor could have.
+        null_slope: the largest gradient with all coefficients zero.
         alpha_max: the least strength with all penalised coefficients zero; inf where there is none.
         tol: the tolerance that was asked for.
         datafit, penalty: what was fitted; the penalty's own alpha plays no role.
         n_samples, n_features: shape of X. n_weighted: rows whose weight is not zero; of chunks, all.
+        fit_intercept, standardize: as asked for.
         feature_names: of the columns, where X was a data frame with names; frames to predict must have the same.
 
     Source:
@@ -109,8 +106,6 @@ class Path:
         0.75 [1, 2] [True, True]
         >>> path.at(0.375).coef  # between two strengths: the line between their solutions
         tensor([ 1.5000, -0.5000,  0.0000,  0.0000], dtype=torch.float64)
-        >>> path.relax().coef(1)
-        tensor([ 3., -2.,  0.,  0.], dtype=torch.float64)
     """
 
     alphas: Tensor
@@ -122,6 +117,7 @@ class Path:
     n_iters: Tensor
     converged: Tensor
     null_objective: float
+    null_slope: float
     alpha_max: float
     tol: float
     datafit: Datafit
@@ -129,19 +125,10 @@ class Path:
     n_samples: int
     n_features: int
     n_weighted: int
+    fit_intercept: bool
+    standardize: bool
     _points: tuple[PathPoint, ...] = field(repr=False)
-    _frame: Frame | None = field(repr=False)
     feature_names: tuple[str, ...] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_frame": None}
-
-    def __copy__(self) -> Path:
-        return replace(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Path:
-        copied = {name: copy.deepcopy(part, memo) for name, part in self.__getstate__().items()}
-        return replace(self, **copied | {"_frame": self._frame})
 
     def __len__(self) -> int:
         return len(self.alphas)
@@ -211,30 +198,13 @@ class Path:
             return design.times(self.coefs.T).T + self.intercepts[:, None]
         return torch.stack([design.times(c) + b for c, b in zip(self.coefs, self.intercepts, strict=True)])
 
-    def relax(self) -> Path:
-        """The same supports refitted without a penalty: the relaxed path (Meinshausen, CSDA 52, 2007).
-
-        A refit has converged as a point of `fit_path` has; never where the loss has no minimum without a penalty, as
-        for classes that the support separates. Its objective is its loss. X and y are looked at again: they must not
-        have changed.
-
-        Raises:
-            RuntimeError: if this path was unpickled, since pickles hold no data.
-        """
-        frame = self._frame
-        if frame is None:
-            raise RuntimeError(
-                "This path was unpickled, and pickles hold no data to refit on; call relax() before pickling, or "
-                "fit_path(...) again with the same data and relax that."
-            )
-        keys = [tuple(point.index.tolist()) for point in self._points]
-        supports = {key: point.index for key, point in zip(keys, self._points, strict=True)}
-        refits = {key: unpenalised(frame, index) for key, index in supports.items()}
-        points = tuple(refits[key].point for key in keys)
-        columns = summary(points, torch.stack([point.loss for point in points]))
-        attained = torch.tensor([refits[key].attained for key in keys], device=self.alphas.device)
-        converged = attained & is_converged(frame.problem, columns["dual_gaps"], columns["violations"], self.tol)
-        return replace(self, **columns, converged=converged, _points=points)
+    @property
+    def relax(self) -> NoReturn:
+        """No longer there; the error says what to do."""
+        raise AttributeError(
+            "A path holds no data to be fitted again: instead of path.relax() call torchreg.linear.refit(path, X, y), "
+            "with the sample_weight and offset of the fit, where it had any."
+        )
 
     def criterion(self, kind: Criterion = "bic", *, gamma: float = 1.0) -> Tensor:
         """An information criterion of each point; the least is the best.
@@ -244,7 +214,7 @@ class Path:
         ``log(n) df + 2 gamma log(binomial(p K, df))`` (ebic).
 
         df is the number of coefficients that are not zero, and n that of the rows with a weight (of chunks, all rows).
-        That df is right for L1, whose shrinkage pays for its choice, weighted or not, and after `relax` only if the
+        That df is right for L1, whose shrinkage pays for its choice, weighted or not, and after `refit` only if the
         support was not chosen by y. It is more than the degrees of freedom of what shrinks further (L2, L1L2, Group,
         SLOPE, Nuclear), and a guess for concave penalties. Least squares without residuals has -inf.
 
@@ -283,7 +253,6 @@ def summary(points: Sequence[PathPoint], objectives: Tensor) -> dict[str, Any]:
     }
 
 
-def is_converged(problem: Problem, gaps: Tensor, violations: Tensor, tol: float) -> Tensor:
+def is_converged(gaps: Tensor, violations: Tensor, *, gap: float, violation: float) -> Tensor:
     """Whether each point is as near to the minimum as asked for; without a gap, as near to being stationary."""
-    slope = problem.gradient(problem.null_eta()).abs().max()
-    return torch.where(gaps.isfinite(), gaps <= tol * problem.null_loss(), violations <= tol * slope)
+    return torch.where(gaps.isfinite(), gaps <= gap, violations <= violation)

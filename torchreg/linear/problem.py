@@ -114,6 +114,10 @@ class Problem:
         except NoConjugate:
             return self.null_value()
 
+    def null_slope(self) -> Tensor:
+        """The largest derivative of `value` by a coefficient with all of them zero, 0-d."""
+        return self.gradient(self.null_eta()).abs().max()
+
     def has_gaps(self) -> bool:
         """Whether the datafit knows its conjugate, so that there are duality gaps."""
         eta = self.null_eta()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.linear_algebra import largest_eigenvalue
 
 _ROUNDING = 1e-14  # of a sum, relative to the sum of absolute values, generously
-_POWER_STEPS = 15  # gives the largest eigenvalue to some percent; the engine corrects it
 _BUMP = 1e-5  # for central differences: error of the order of bump^2
 
 
@@ -117,7 +116,7 @@ class GramTerm(Smooth):
         return _ratio((move * (there.image - here.image)).sum(), move)
 
     def steepest(self, point: Point) -> Tensor:
-        return _power(lambda v: self.gram @ v, self.cross)
+        return largest_eigenvalue(lambda v: self.gram @ v, self.cross)
 
     def floor(self, point: Point, steepest: Tensor) -> Tensor:
         return _ROUNDING * (largest(point.image) + largest(self.cross))
@@ -203,7 +202,7 @@ class RowTerm(Smooth):
 
     def steepest(self, point: Point) -> Tensor:
         bend = self.problem.weights * self._row_bend(point.eta)
-        return _power(lambda v: self._transposed(bend * self.image(v)), self.no_coef)
+        return largest_eigenvalue(lambda v: self._transposed(bend * self.image(v)), self.no_coef)
 
     def _row_bend(self, eta: Tensor) -> Tensor | float:
         """The second derivative of each row: the datafit's bound, or what it is about at ``eta``."""
@@ -232,15 +231,3 @@ def largest(x: Tensor) -> Tensor:
 def _ratio(rise: Tensor, move: Tensor) -> Tensor:
     size = move.square().sum()
     return torch.where(size > 0, rise / size, 0.0)
-
-
-def _power(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """About the largest eigenvalue of a positive semidefinite matrix, from below, 0-d."""
-    v = torch.randn(len(like), dtype=like.dtype, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
-        like.device
-    )
-    size = v.norm()
-    for _ in range(_POWER_STEPS):
-        v = product(v / size.clamp(min=torch.finfo(v.dtype).tiny))
-        size = v.norm()
-    return size

@@ -161,7 +161,4 @@ def _reached(path: Path, i: int) -> str:
     gap = float(path.dual_gaps[i])
     if math.isfinite(gap):
         return f"duality gap {gap:.3e}, tolerance {path.tol * path.null_objective:.3e}"
-    assert path._frame is not None  # it was fitted just now
-    problem = path._frame.problem
-    slope = float(problem.gradient(problem.null_eta()).abs().max())
-    return f"optimality violation {float(path.violations[i]):.3e}, tolerance {path.tol * slope:.3e}"
+    return f"optimality violation {float(path.violations[i]):.3e}, tolerance {path.tol * path.null_slope:.3e}"

@@ -9,6 +9,7 @@ import torch
 
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import group_factors, grouped_by
 from torchreg.linear.estimators.regressor import SingleFit
@@ -43,6 +44,7 @@ def sparse_group_lasso(alpha: float, l1_ratio: float, model: Grouped, data: Data
     return NonNegative(penalty) if model.positive else penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class GroupLasso(SingleFit):
     """Least squares with groups of features that are used together or not at all.
@@ -53,26 +55,10 @@ class GroupLasso(SingleFit):
     Group weights are the square roots of the groups' sizes unless given, as in Yuan and Lin, adelie
     and grpreg; ``group_weights=1.0`` is the objective of celer and skglm.
 
-    Args:
-        alpha: strength, >= 0.
-        groups: None, each feature alone; an integer, blocks of so many neighbouring features; or a
-            label for each feature, (p,), numbers or strings.
-        group_weights: v, >= 0; None for the square root of the group's size, a number, or one for
-            each group in the order of the sorted labels; 0 = unpenalised, inf = forced to zero.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        device: where to compute, "cuda" say; None for where X is.
-
     Attributes:
         coef_: w, (p,); of X's kind and precision.
         intercept_: b; 0 without one.
-        dual_gap_: by how much the objective may exceed its minimum.
-        n_iter_: iterations of the solver.
         alpha_max_: the least alpha at which all penalised groups are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
@@ -112,6 +98,7 @@ class GroupLasso(SingleFit):
         return group_lasso(self.alpha, self, data)
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseGroupLasso(SingleFit):
     """Least squares with groups that vanish whole, and zeros within the groups that stay.
@@ -122,27 +109,9 @@ class SparseGroupLasso(SingleFit):
 
     At ``l1_ratio=1`` it is `Lasso`, at 0 `GroupLasso`.
 
-    Args:
-        alpha: strength, >= 0.
-        l1_ratio: share of L1, between 0 and 1.
-        groups: None, each feature alone; an integer, blocks of so many neighbouring features; or a
-            label for each feature, (p,), numbers or strings.
-        group_weights: v, >= 0; None for the square root of the group's size, a number, or one for
-            each group in the order of the sorted labels; 0 = unpenalised, inf = forced to zero.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        device: where to compute, "cuda" say; None for where X is.
-
     Attributes:
         coef_: w, (p,); of X's kind and precision.
         intercept_: b; 0 without one.
-        dual_gap_: by how much the objective may exceed its minimum.
-        n_iter_: iterations of the solver.
-        alpha_max_: the least alpha at which all penalised coefficients are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or

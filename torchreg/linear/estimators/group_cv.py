@@ -8,42 +8,20 @@ from typing import Any
 import torch
 
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.group import group_lasso, sparse_group_lasso
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.quadratic_cv import SquaredErrorCV
 from torchreg.penalties import Penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class GroupLassoCV(SquaredErrorCV):
     """`GroupLasso` with alpha chosen by cross-validation along its path.
 
     ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2 + alpha * sum_g v_g |w_g|`` with the
     Euclidean norm of each group's coefficients, sample weights s and group weights v.
-
-    Args:
-        groups: None, each feature alone; an integer, blocks of so many neighbouring features; or a
-            label for each feature, (p,), numbers or strings.
-        group_weights: v, >= 0; None for the square root of the group's size, a number, or one for
-            each group in the order of the sorted labels; 0 = unpenalised, inf = forced to zero.
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        positive: whether coefficients must be >= 0.
-        device: where to compute, "cuda" say; None for where X is.
-
-    Attributes:
-        alpha_: the alpha that was chosen.
-        alphas_: the grid, descending, (a,).
-        mse_path_: mean squared errors on the test rows, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `GroupLasso`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
@@ -82,6 +60,7 @@ class GroupLassoCV(SquaredErrorCV):
         return [group_lasso(1.0, self, data)]
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseGroupLassoCV(SquaredErrorCV):
     """`SparseGroupLasso` with alpha chosen by cross-validation along its path.
@@ -89,31 +68,6 @@ class SparseGroupLassoCV(SquaredErrorCV):
     ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2
     + alpha * (l1_ratio * sum_j |w_j| + (1 - l1_ratio) * sum_g v_g |w_g|)`` with the Euclidean norm of
     each group's coefficients, sample weights s and group weights v.
-
-    Args:
-        l1_ratio: share of L1, between 0 and 1.
-        groups: None, each feature alone; an integer, blocks of so many neighbouring features; or a
-            label for each feature, (p,), numbers or strings.
-        group_weights: v, >= 0; None for the square root of the group's size, a number, or one for
-            each group in the order of the sorted labels; 0 = unpenalised, inf = forced to zero.
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        positive: whether coefficients must be >= 0.
-        device: where to compute, "cuda" say; None for where X is.
-
-    Attributes:
-        alpha_: the alpha that was chosen.
-        alphas_: the grid, descending, (a,).
-        mse_path_: mean squared errors on the test rows, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `SparseGroupLasso`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or

@@ -12,6 +12,7 @@ import torch
 from torchreg.linear.datafits import Datafit, Logistic, Multinomial
 from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.classifier import Labelled, SingleClassifier
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import NONE, RULES, check_parameters, one_of
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.penalties import L1L2, Penalty
@@ -37,6 +38,7 @@ def strength(C: float, total: float) -> float:
     return 0.0 if np.isinf(C) else 1.0 / (float(C) * total)
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class LogisticRegression(SingleClassifier):
     """Logistic regression with an elastic net penalty; multinomial for more than two classes.
@@ -54,29 +56,13 @@ class LogisticRegression(SingleClassifier):
         penalty: scikit-learn's older way to say l1_ratio ("l1", "l2") or ``C=inf`` (None).
         C: inverse strength, > 0; inf for no penalty.
         l1_ratio: share of L1, between 0 and 1; only with a share there are exact zeros.
-        dual, intercept_scaling, random_state, solver, verbose, n_jobs: scikit-learn's, checked,
-            without effect: one solver serves all penalties.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        fit_intercept: whether there is an intercept, which is not penalised.
-        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
-        max_iter: most iterations of the solver; None for its own limit.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        classes_: the labels, sorted, (K,).
         coef_: w, (1, p) for two classes, else (K, p); of X's kind and precision.
         intercept_: (1,) or (K,), in the latter case with mean 0; zeros without one.
-        dual_gap_: by how much the objective may exceed its minimum.
         n_iter_: iterations of the solver, (1,).
         alpha_max_: the least ``1 / (C * sum_i s_i)`` at which all penalised coefficients are zero;
             inf for ``l1_ratio=0``.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Friedman, Hastie and Tibshirani, J. Statistical Software 33, 2010.

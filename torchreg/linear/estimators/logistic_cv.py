@@ -15,12 +15,14 @@ from torchreg.linear.estimators.arrays import Matrix, to_numpy
 from torchreg.linear.estimators.base import warn_unless_converged
 from torchreg.linear.estimators.classifier import Classifier, Labelled
 from torchreg.linear.estimators.cross_validated import CrossValidated, folds_of, score_metadata, split_metadata
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.logistic import PENALTIES, SOLVERS, likelihood, share_of_l1
 from torchreg.linear.estimators.logistic_grid import Grid, fitted_at, legacy, search_grid
 from torchreg.linear.estimators.parameters import CALLABLE, NONE, WORDS, check_parameters, one_of
 from torchreg.linear.estimators.scored import cross_validated_path
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class LogisticRegressionCV(CrossValidated, Classifier):
     """`LogisticRegression` with C, and l1_ratio where several are given, chosen by cross-validation.
@@ -37,27 +39,17 @@ class LogisticRegressionCV(CrossValidated, Classifier):
     Args:
         Cs: number of values between 1e-4 and 1e4, or the values; inf for no penalty.
         l1_ratios: shares of L1 to be tried, between 0 and 1; None or "warn" for 0 alone.
-        fit_intercept: whether there is an intercept, which is not penalised.
         cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds of
             alike shares of classes, not shuffled.
-        dual, intercept_scaling, random_state, solver, verbose, n_jobs: scikit-learn's, checked,
-            without effect: one solver serves all penalties.
         penalty: scikit-learn's older way to say l1_ratios: "l1", "l2" or "elasticnet".
         scoring: a scikit-learn scorer or its name; None or "warn" for accuracy.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        max_iter: most iterations of the solver for each C; None for its own limit.
-        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
         refit: whether coefficients are those of all rows at the best mean score, or the mean over
             the folds of those at each fold's best score.
         use_legacy_attributes: whether attributes have scikit-learn's shapes before 1.10; "warn" for True.
         rule: "min" for the best mean score; "1se" for the least C whose score is within one standard
             error of it; or a function of the `torchreg.linear.CVPath`, whose losses are minus the scores.
-        positive: whether coefficients must be >= 0.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        classes_: the labels, sorted, (K,).
         Cs_: the values that were tried; l1_ratios_: the shares.
         C_, l1_ratio_: those that were chosen; (K,), or (1,) for two classes, where legacy.
         scores_: of each fold, (folds, l1_ratios, Cs); where legacy, a dictionary with the same array
@@ -67,10 +59,6 @@ class LogisticRegressionCV(CrossValidated, Classifier):
         n_iter_: (folds, l1_ratios, Cs); where legacy, (1, folds, Cs), or (1, folds, Cs, l1_ratios).
         path_: the `torchreg.linear.CVPath` at the share that was chosen; its losses are minus the scores.
         coef_, intercept_, dual_gap_, alpha_max_: as in `LogisticRegression`; the gap is NaN without refit.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Friedman, Hastie and Tibshirani, J. Statistical Software 33, 2010.

@@ -11,6 +11,7 @@ from sklearn.utils import Tags
 from torchreg.groups import rows
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import feature_weights
 from torchreg.linear.estimators.regressor import SingleFit
@@ -30,6 +31,7 @@ def several_targets(data: Data, instead: str) -> Data:
     return data
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class MultiTaskLasso(SingleFit):
     """Least squares of several targets, with features that are used by all of them or by none.
@@ -40,24 +42,9 @@ class MultiTaskLasso(SingleFit):
 
     ``tol`` bounds the duality gap by ``tol`` times the objective of the model without features.
 
-    Args:
-        alpha: strength, >= 0.
-        fit_intercept: whether there are intercepts b, which are not penalised.
-        copy_X, random_state, selection: scikit-learn's, checked, without effect: X is never copied
-            or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: relative duality gap at which the solver stops.
-        warm_start: whether to start from the coefficients of the last fit.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
-
     Attributes:
         coef_: W, (K, p); of X's kind and precision.
         intercept_: b, (K,); 0 without one.
-        dual_gap_: by how much the objective may exceed its minimum.
-        n_iter_: iterations of the solver.
-        alpha_max_: the least alpha at which all penalised coefficients are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y (two-dimensional) or the weights are not allowed, in

@@ -12,12 +12,14 @@ from sklearn.utils import Tags
 
 from torchreg.linear.datafits import Datafit, Poisson
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import check_parameters, one_of
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import SingleFit
 from torchreg.penalties import L1L2, Penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class PoissonRegressor(SingleFit):
     """Poisson regression of counts with a log link and an elastic net penalty.
@@ -33,24 +35,12 @@ class PoissonRegressor(SingleFit):
     Predictions are means, ``exp(eta)``; ``score`` is D^2, the share of the deviance explained.
 
     Args:
-        alpha: strength, >= 0.
         l1_ratio: share of L1, between 0 and 1; only with a share there are exact zeros.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        solver, verbose: scikit-learn's, checked, without effect.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
         coef_: w, (p,); of X's kind and precision.
         intercept_: b; 0 without one.
-        dual_gap_: by how much the objective may exceed its minimum.
-        n_iter_: iterations of the solver.
         alpha_max_: the least alpha at which all penalised coefficients are zero; inf for ``l1_ratio=0``.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y (>= 0) or the weights are not allowed, in scikit-learn's words.

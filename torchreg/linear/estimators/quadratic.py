@@ -14,6 +14,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, lifted, regression_data, to_numpy
 from torchreg.linear.estimators.base import iterations, warn_unless_converged
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import Regressor
@@ -90,6 +91,7 @@ class _EachTarget(Regressor):
         return paths
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class Lasso(_EachTarget):
     """Least squares with an L1 penalty: the coefficients of useless features are exactly zero.
@@ -100,28 +102,9 @@ class Lasso(_EachTarget):
     ``tol`` bounds the duality gap by ``tol`` times the objective of the model without features;
     scikit-learn's bound is up to twice as large. Targets of a two-dimensional y are fitted one by one.
 
-    Args:
-        alpha: strength, >= 0; 0 is least squares.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        precompute, copy_X, random_state, selection: scikit-learn's, checked, without effect: X is
-            never copied or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: relative duality gap at which the solver stops.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
-
     Attributes:
-        coef_: w, (p,), or (K, p) for K targets; of X's kind and precision.
-        intercept_: b, one or (K,); 0 without one.
         dual_gap_: by how much the objective may exceed its minimum, one or (K,).
         n_iter_: iterations of the solver, one or K.
-        alpha_max_: the least alpha at which all penalised coefficients are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Tibshirani, JRSS B 58, 1996.
@@ -153,6 +136,7 @@ class Lasso(_EachTarget):
         return L1(self.alpha)
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class ElasticNet(_EachTarget):
     """Least squares with an L1 and an L2 penalty: exact zeros, and correlated features share their weight.
@@ -165,28 +149,12 @@ class ElasticNet(_EachTarget):
     scikit-learn's bound is up to twice as large. Targets of a two-dimensional y are fitted one by one.
 
     Args:
-        alpha: strength, >= 0; 0 is least squares.
         l1_ratio: share of L1, between 0 and 1; at 0 it is ``Ridge(sum_i s_i * alpha)``.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        precompute, copy_X, random_state, selection: scikit-learn's, checked, without effect: X is
-            never copied or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: relative duality gap at which the solver stops.
-        warm_start: whether to start from the coefficients of the last fit.
-        positive: whether coefficients must be >= 0.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        coef_: w, (p,), or (K, p) for K targets; of X's kind and precision.
-        intercept_: b, one or (K,); 0 without one.
         dual_gap_: by how much the objective may exceed its minimum, one or (K,).
         n_iter_: iterations of the solver, one or K.
         alpha_max_: the least alpha at which all penalised coefficients are zero; inf for ``l1_ratio=0``.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Zou and Hastie, JRSS B 67, 2005.

@@ -14,6 +14,7 @@ from sklearn.utils import Tags, column_or_1d
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, regression_data, to_numpy
 from torchreg.linear.estimators.cross_validated import PathCV
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.multitask import of_features, several_targets
 from torchreg.linear.estimators.parameters import ARRAY, RULES, check_parameters
 from torchreg.linear.estimators.penalised import entrywise
@@ -39,6 +40,7 @@ def one_target(data: Data) -> Data:
     return replace(data, y=column_or_1d(data.y, warn=True))
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class LassoCV(SquaredErrorCV):
     """`Lasso` with alpha chosen by cross-validation along its path.
@@ -46,32 +48,6 @@ class LassoCV(SquaredErrorCV):
     ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2 + alpha * sum_j c_j |w_j|``, with sample
     weights s and feature weights c. Objective, grid, folds and mean squared errors are those of
     scikit-learn's class of the same name.
-
-    Args:
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        precompute, copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without
-            effect: X is never copied or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        positive: whether coefficients must be >= 0.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
-
-    Attributes:
-        alpha_: the alpha that was chosen.
-        alphas_: the grid, descending, (a,).
-        mse_path_: mean squared errors on the test rows, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `Lasso`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Breiman et al., Classification and Regression Trees, 1984, section 3.4 (one standard error).
@@ -111,6 +87,7 @@ class LassoCV(SquaredErrorCV):
         return [entrywise(L1(1.0), self, data)]
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class ElasticNetCV(SquaredErrorCV):
     """`ElasticNet` with alpha, and l1_ratio where several are given, chosen by cross-validation.
@@ -124,30 +101,13 @@ class ElasticNetCV(SquaredErrorCV):
 
     Args:
         l1_ratio: share of L1, between 0 and 1, one or several; at 0 ``alphas`` must be given.
-        eps: least alpha of the grid over the largest.
         alphas: number of alphas in the grid of each l1_ratio, or the alphas.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        precompute, copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without
-            effect: X is never copied or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        positive: whether coefficients must be >= 0.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
         alpha_, l1_ratio_: those that were chosen.
         alphas_: the grid, descending, (a,), or (l1_ratios, a) where several l1_ratio have a grid each.
         mse_path_: mean squared errors on the test rows, (a, folds), or (l1_ratios, a, folds).
         path_: the whole `torchreg.linear.CVPath` at l1_ratio_.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `ElasticNet`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Zou and Hastie, JRSS B 67, 2005.
@@ -203,6 +163,7 @@ class ElasticNetCV(SquaredErrorCV):
         self.l1_ratio_ = self._l1_ratios[best]
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class MultiTaskLassoCV(SquaredErrorCV):
     """`MultiTaskLasso` with alpha chosen by cross-validation along its path.
@@ -211,27 +172,8 @@ class MultiTaskLassoCV(SquaredErrorCV):
     ``w_j`` are the K coefficients of feature j, with sample weights s and feature weights c.
     Objective, grid, folds and mean squared errors are those of scikit-learn's class of the same name.
 
-    Args:
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there are intercepts b, which are not penalised.
-        copy_X, verbose, n_jobs, random_state, selection: scikit-learn's, checked, without effect: X is
-            never copied or changed, and there is no coordinate descent.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
-
     Attributes:
-        alpha_: the alpha that was chosen.
-        alphas_: the grid, descending, (a,).
         mse_path_: squared errors on the test rows, averaged over rows and targets, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `MultiTaskLasso`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
 
     Raises:
         ValueError: if a parameter, X, y (two-dimensional) or the weights are not allowed, in

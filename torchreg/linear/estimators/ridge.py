@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number, one_of
 from torchreg.linear.estimators.penalised import Entrywise, entrywise, feature_weights
 from torchreg.linear.estimators.regressor import SingleFit
@@ -54,6 +55,7 @@ def _of_each_target(alphas: Tensor, model: Entrywise, data: Data) -> Penalty:
     return NonNegative(penalty) if model.positive else penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class Ridge(SingleFit):
     """Least squares with an L2 penalty, which shrinks all coefficients and sets none to zero.
@@ -67,26 +69,10 @@ class Ridge(SingleFit):
 
     Args:
         alpha: strength, >= 0, one or one for each target.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        copy_X, solver, random_state: scikit-learn's, checked, without effect: X is never copied or
-            changed, and one solver serves all data.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
         positive: whether coefficients must be >= 0; those that would be negative are exactly zero.
-        warm_start: whether to start from the coefficients of the last fit.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        coef_: w, (p,), or (K, p) for K targets; of X's kind and precision.
-        intercept_: b, one or (K,); 0 without one.
-        dual_gap_: by how much the objective may exceed its minimum.
-        n_iter_: iterations of the solver.
         alpha_max_: inf, since no alpha sets the coefficients to zero; 0 where there is nothing to fit.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Hoerl and Kennard, Technometrics 12, 1970.

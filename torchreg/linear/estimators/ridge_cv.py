@@ -25,6 +25,7 @@ from torchreg.linear.estimators.cross_validated import (
     score_metadata,
     split_metadata,
 )
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.leave_one_out import left_out, smoother
 from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number
 from torchreg.linear.estimators.penalised import entrywise, feature_weights
@@ -34,6 +35,7 @@ from torchreg.linear.estimators.scored import Ordered, cross_validated_path, fit
 from torchreg.penalties import L2
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class RidgeCV(CrossValidated, Regressor):
     """`Ridge` with alpha chosen by cross-validation, by default by leaving out each row in turn.
@@ -47,18 +49,13 @@ class RidgeCV(CrossValidated, Regressor):
 
     Args:
         alphas: > 0 (>= 0 where ``cv`` is given), one or several.
-        fit_intercept: whether there is an intercept b, which is not penalised.
         scoring: a scikit-learn scorer or its name; None for the squared error of rows that are left
             out, or for R^2 where ``cv`` is given.
         cv: None to leave out each row in turn; a number of folds, a splitter, or (train, test) index arrays.
-        gcv_mode: scikit-learn's, checked, without effect.
         store_cv_results: whether to keep ``cv_results_``; not with ``cv``.
         alpha_per_target: whether each target has its own alpha; not with ``cv``.
-        tol: duality gap at which the solver stops, relative to the objective of the model without features.
         rule: "min" for the best score; "1se" for the largest alpha whose score is within one standard
             error of it; or a function of the `torchreg.linear.CVPath`.
-        penalty_weights: c, one for each feature, >= 0; 0 = unpenalised, inf = forced to zero; None for 1.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
         alpha_: the alpha that was chosen, or (K,) for ``alpha_per_target``.
@@ -66,11 +63,6 @@ class RidgeCV(CrossValidated, Regressor):
         cv_results_: squared errors, or predictions where ``scoring`` is given, of rows that are left
             out, (n, a) or (n, K, a); only for ``store_cv_results``.
         path_: the whole `torchreg.linear.CVPath`; its alphas are ``alpha / (2 sum_i s_i)``.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `Ridge`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Golub, Heath and Wahba, Technometrics 21, 1979.

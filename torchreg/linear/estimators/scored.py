@@ -57,7 +57,12 @@ def cross_validated_path(fitted: Ordered, losses: np.ndarray, converged: np.ndar
     """The path with losses and verdicts (folds, a), which are in the order in which the alphas were asked for."""
     order = np.argsort(fitted.places)
     sorted_losses, verdicts = torch.from_numpy(losses[:, order]), torch.from_numpy(converged[:, order])
-    return CVPath(path=fitted.path, losses=sorted_losses, folds=folds, converged=verdicts, rule=rule)
+    numbers = np.arange(fitted.path.n_samples)
+    pairs = tuple(
+        (torch.from_numpy(numbers[np.asarray(train)]), torch.from_numpy(numbers[np.asarray(test)]))
+        for train, test in folds or ()
+    )
+    return CVPath(path=fitted.path, losses=sorted_losses, folds=pairs, converged=verdicts, rule=rule)
 
 
 def takes_weights(scorer: Scorer) -> bool:

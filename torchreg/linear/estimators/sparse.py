@@ -12,6 +12,7 @@ from sklearn.utils import Tags
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
 from torchreg.linear.estimators.classifier import Labelled, SingleClassifier
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.logistic import likelihood
 from torchreg.linear.estimators.parameters import NONE, Rule, check_parameters
 from torchreg.linear.estimators.regressor import SingleFit
@@ -29,6 +30,7 @@ def targets_for(model: Any, X: Matrix, y: Any, sample_weight: Any) -> Data:
     return replace(data, y=data.y[:, 0]) if data.y.shape[1:] == (1,) else data
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseRegressor(SingleFit):
     """A regression with a penalty and a data term of your choice, such as MCP, SCAD or Huber's loss.
@@ -46,24 +48,10 @@ class SparseRegressor(SingleFit):
 
     Args:
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
-        datafit: a `torchreg.linear.Datafit`; None for half the squared error.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: at which the solver stops: duality gap relative to the objective of the model without
-            features, or violation of the optimality conditions where there is no gap.
-        warm_start: whether to start from the coefficients of the last fit.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        coef_: w, (p,), or (K, p) for K targets; of X's kind and precision.
-        intercept_: b, one or (K,); 0 without one.
         dual_gap_: by how much the objective may exceed its minimum, or NaN.
-        n_iter_: iterations of the solver.
         alpha_max_: the least alpha of the penalty at which all penalised coefficients are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Fan and Li, JASA 96, 2001 (SCAD); Zhang, Annals of Statistics 38, 2010 (MCP).
@@ -103,6 +91,7 @@ class SparseRegressor(SingleFit):
         return self.penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseClassifier(SingleClassifier):
     """A classifier with a penalty and a data term of your choice.
@@ -120,25 +109,12 @@ class SparseClassifier(SingleClassifier):
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
         datafit: a `torchreg.linear.Datafit` of classes, Logistic(), SquaredHinge() or Multinomial(); None for
             the likelihood.
-        fit_intercept: whether there is an intercept, which is not penalised.
-        max_iter: most iterations of the solver; None for its own limit.
-        tol: at which the solver stops: duality gap relative to the objective of the model without
-            features, or violation of the optimality conditions where there is no gap.
-        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
-        warm_start: whether to start from the coefficients of the last fit.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        classes_: the labels, sorted, (K,).
         coef_: w, (1, p) for two classes, else (K, p); of X's kind and precision.
         intercept_: (1,) or (K,); zeros without one.
         dual_gap_: by how much the objective may exceed its minimum, or NaN.
-        n_iter_: iterations of the solver.
         alpha_max_: the least alpha of the penalty at which all penalised coefficients are zero.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Breheny and Huang, Annals of Applied Statistics 5, 2011.

@@ -13,12 +13,14 @@ from torchreg.linear.estimators.arrays import Array, Data, Matrix
 from torchreg.linear.estimators.base import warn_unless_converged
 from torchreg.linear.estimators.classifier import Accurate
 from torchreg.linear.estimators.cross_validated import CrossValidated, PathCV, folds_of, search, split_metadata
+from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.logistic import likelihood
 from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.sparse import CLASSES_DATAFIT, DATAFIT, PENALTY, targets_for
 from torchreg.penalties import Penalty
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseRegressorCV(PathCV):
     """`SparseRegressor` with the penalty's alpha chosen by cross-validation along its path.
@@ -30,31 +32,12 @@ class SparseRegressorCV(PathCV):
 
     Args:
         penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
-        datafit: a `torchreg.linear.Datafit`; None for half the squared error.
         metric: what is averaged over the test rows, lower is better: a function of (prepared y,
             prediction, weights) that returns a 0-d tensor; None for the mean squared error, or the
             mean loss of another datafit.
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there is an intercept b, which is not penalised.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: at which the solver stops: duality gap relative to the objective of the model without
-            features, or violation of the optimality conditions where there is no gap.
-        cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds, not shuffled.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        alpha_: the alpha that was chosen.
-        alphas_: the grid, descending, (a,).
         loss_path_: losses on the test rows, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `SparseRegressor`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Breheny and Huang, Annals of Applied Statistics 5, 2011.
@@ -101,6 +84,7 @@ class SparseRegressorCV(PathCV):
         self.loss_path_ = losses
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class SparseClassifierCV(CrossValidated, Accurate):
     """`SparseClassifier` with the penalty's alpha chosen by cross-validation along its path.
@@ -118,30 +102,13 @@ class SparseClassifierCV(CrossValidated, Accurate):
             the likelihood.
         metric: what is averaged over the test rows, lower is better: a function of (prepared y,
             prediction, weights) that returns a 0-d tensor; None for the mean loss.
-        eps: least alpha of the grid over the largest.
-        alphas: number of alphas in the grid, or the alphas.
-        fit_intercept: whether there is an intercept, which is not penalised.
-        max_iter: most iterations of the solver at each alpha; None for its own limit.
-        tol: at which the solver stops: duality gap relative to the objective of the model without
-            features, or violation of the optimality conditions where there is no gap.
-        class_weight: a dictionary of weights, "balanced" for ``n / (K * count of the class)``, or None.
         cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds of
             alike shares of classes, not shuffled.
-        rule: "min" for the least mean loss; "1se" for the largest alpha whose mean loss is within one
-            standard error of it; or a function of the `torchreg.linear.CVPath`.
-        device: where to compute, "cuda" say; None for where X is.
 
     Attributes:
-        classes_: the labels, sorted, (K,).
         alpha_: the alpha that was chosen.
         alphas_: the grid, descending, (a,).
         loss_path_: losses on the test rows, (a, folds).
-        path_: the whole `torchreg.linear.CVPath`.
-        coef_, intercept_, dual_gap_, n_iter_, alpha_max_: as in `SparseClassifier`, at alpha_ on all rows.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words.
 
     Source:
         Breheny and Huang, Annals of Applied Statistics 5, 2011.

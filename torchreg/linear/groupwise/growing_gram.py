@@ -28,8 +28,8 @@ class Gram(ABC):
         """The products of the columns of a piece with each other, (k, k)."""
 
     @abstractmethod
-    def times(self, v: Tensor, out: Tensor | None = None) -> Tensor:
-        """The product with a vector of any shape, in its shape; written to the flat ``out`` if that is given."""
+    def times(self, v: Tensor) -> Tensor:
+        """The product with a vector of any shape, in its shape, contiguous."""
 
     @abstractmethod
     def times_some(self, columns: Tensor, v: Tensor) -> Tensor:
@@ -71,10 +71,10 @@ class FullGram(Gram):
     def corner(self, piece: Tensor) -> Tensor:
         return piece[len(piece) - piece.shape[1] :]
 
-    def times(self, v: Tensor, out: Tensor | None = None) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         if self._outputs == 1:
-            return torch.mv(self.matrix, v.view(-1), out=out).view(v.shape)
-        return _kept((v.view(-1, self._outputs).T @ self.matrix).T, out).view(v.shape)
+            return torch.mv(self.matrix, v.view(-1)).view(v.shape)
+        return (v.view(-1, self._outputs).T @ self.matrix).T.reshape(-1).view(v.shape)
 
     def times_some(self, columns: Tensor, v: Tensor) -> Tensor:
         part = self.matrix.index_select(0, columns)
@@ -109,10 +109,10 @@ class ThinGram(Gram):
     def corner(self, piece: Tensor) -> Tensor:
         return piece @ piece.T
 
-    def times(self, v: Tensor, out: Tensor | None = None) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         if self._outputs == 1:
-            return torch.mv(self._rows, torch.mv(self._rows.T, v.view(-1)), out=out).view(v.shape)
-        return _kept(self._rows @ (v.view(-1, self._outputs).T @ self._rows).T, out).view(v.shape)
+            return torch.mv(self._rows, torch.mv(self._rows.T, v.view(-1))).view(v.shape)
+        return (self._rows @ (v.view(-1, self._outputs).T @ self._rows).T).reshape(-1).view(v.shape)
 
     def times_some(self, columns: Tensor, v: Tensor) -> Tensor:
         part = self._rows.index_select(0, columns)
@@ -123,8 +123,3 @@ class ThinGram(Gram):
     def some(self, columns: Tensor) -> Tensor:
         part = self._rows.index_select(0, columns)
         return part @ part.T
-
-
-def _kept(product: Tensor, out: Tensor | None) -> Tensor:
-    """(columns, outputs) laid flat, in ``out`` if that is given."""
-    return product.reshape(-1) if out is None else out.view(product.shape).copy_(product)

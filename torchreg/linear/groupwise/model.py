@@ -14,12 +14,13 @@ from torch import Tensor
 from torchreg.linear.groupwise.growing_gram import Gram
 from torchreg.linear.groupwise.partition import Partition
 from torchreg.linear.groupwise.strengths import Strengths
+from torchreg.linear.solvers.linear_algebra import conjugate_gradients, safe_cholesky
 
 _TINY = 1e-300
 _STEEPEST = 1e30  # curvature of a group: single precision holds it
 _LEAST = 1e-14  # of a group's curvature along u, relative to that across: less is rounding
 _BARRED = 1e30  # curvature of entries that may not move
-_RIDGES = (1e-13, 1e-9)  # of the largest diagonal entry, for singular matrices
+_RIDGE = 1e-13  # of the largest diagonal entry, for singular matrices
 _STEPS = 500  # of conjugate gradients
 
 
@@ -79,17 +80,12 @@ def dense_direction(gram: Tensor, same: Tensor, strengths: Strengths, at: Model)
     bent = (at.unit * spread(at.stiffness.sqrt())).view(-1)
     matrix = torch.addcmul(gram, same * bent, bent[:, None], value=-1.0)
     shift = torch.where(at.free > 0.0, spread(at.shift), _BARRED)
-    diagonal, largest = matrix.diagonal(), gram.diagonal().max()
-    diagonal.add_(shift.expand_as(at.slope).reshape(-1))
-    for ridge in _RIDGES:
-        diagonal.add_(largest, alpha=ridge)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if not int(failed):
-            return torch.cholesky_solve(at.slope.view(-1, 1), factor).view(at.slope.shape)
-    return None
+    ridge = shift.expand_as(at.slope).reshape(-1) + _RIDGE * gram.diagonal().max()
+    factor, regular = safe_cholesky(matrix, ridge)
+    return torch.cholesky_solve(at.slope.view(-1, 1), factor).view(at.slope.shape) if regular else None
 
 
-def conjugate_gradients(gram: Gram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float) -> Tensor:
+def inexact_direction(gram: Gram, diagonal: Tensor, strengths: Strengths, at: Model, tol: float) -> Tensor:
     """Newton's direction up to a relative error, by conjugate gradients in the precision of ``gram``.
 
     Args:
@@ -100,24 +96,8 @@ def conjugate_gradients(gram: Gram, diagonal: Tensor, strengths: Strengths, at: 
         tol: error relative to the direction, in the norm of the preconditioner.
     """
     hessian = _Hessian(gram, diagonal, strengths, at)
-    r = at.slope.to(gram.dtype, copy=True)
-    p, x, z, image = r.clone(), torch.zeros_like(r), torch.empty_like(r), torch.empty_like(r)
-    rest, way, found, image_flat, z_flat = (v.view(-1) for v in (r, p, x, image, z))
-    hessian.precondition(r, p)
-    size = torch.dot(rest, way)
-    stop = tol * tol * float(size)
-    for _ in range(_STEPS):
-        hessian.multiply(p, way, image, image_flat)
-        step = size / torch.dot(way, image_flat)
-        found.addcmul_(step, way)
-        rest.addcmul_(step, image_flat, value=-1.0)
-        hessian.precondition(r, z)
-        fresh = torch.dot(rest, z_flat)
-        if not float(fresh) > stop:
-            break
-        torch.addcmul(z_flat, way, fresh / size, out=way)
-        size = fresh
-    return x.to(at.slope)
+    side = at.slope.to(gram.dtype)
+    return conjugate_gradients(hessian.times, hessian.precondition, side, tol=tol, limit=_STEPS).x.to(at.slope)
 
 
 class _Hessian:
@@ -136,16 +116,15 @@ class _Hessian:
         self._stiff = (at.unit * self._spread(at.stiffness)).to(dtype)
         self._inverse, self._bent, self._back = inverse.to(dtype), bent.to(dtype), (bent * self._spread(lost)).to(dtype)
 
-    def multiply(self, p: Tensor, flat: Tensor, out: Tensor, flat_out: Tensor) -> None:
-        """``out = H p``; the flat tensors are the same memory."""
+    def times(self, p: Tensor) -> Tensor:
+        """``H p``."""
         along = self._spread(self._sums(self._unit * p))
-        self._gram.times(flat, out=flat_out)
-        out.addcmul_(self._shift, p).addcmul_(self._stiff, along, value=-1.0)
+        return self._gram.times(p).addcmul_(self._shift, p).addcmul_(self._stiff, along, value=-1.0)
 
-    def precondition(self, r: Tensor, out: Tensor) -> None:
-        """``out = M r``, M nearly the inverse of H."""
+    def precondition(self, r: Tensor) -> Tensor:
+        """``M r``, M nearly the inverse of H."""
         along = self._spread(self._sums(self._bent * r))
-        torch.mul(self._inverse, r, out=out).addcmul_(self._back, along)
+        return (self._inverse * r).addcmul_(self._back, along)
 
 
 def moved(strengths: Strengths, w: Tensor, way: Tensor) -> Tensor:

@@ -12,13 +12,16 @@ JRSS B 68, 2006.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from torchreg.linear.groupwise.model import conjugate_gradients, dense_direction, model_at, moved, same_group
+from torchreg.linear.groupwise.model import dense_direction, inexact_direction, model_at, moved, same_group
 from torchreg.linear.groupwise.proximal_point import proximal_point
 from torchreg.linear.groupwise.strengths import Strengths
 from torchreg.linear.groupwise.system import ROUNDING, GroupSystem
+from torchreg.linear.solvers.linear_algebra import line_search
 
 _DENSE = 160  # entries up to which a factorisation is cheaper than conjugate gradients
 _YOUNG = 60  # entries of groups that settle among themselves
@@ -121,12 +124,12 @@ class GroupNewton:
         if 0 < int(young.sum()) * width <= _YOUNG:
             self._among(young, _INNER_YOUNG)
         at = model_at(strengths, self.w, self._norms, self.g)
-        way = conjugate_gradients(system.quick, system.diagonal, strengths, at, error)
-        for _ in range(_HALVINGS):
-            if self._try(moved(strengths, self.w, way) - self.w):
-                return True
-            way = 0.5 * way
-        return False
+        way = inexact_direction(system.quick, system.diagonal, strengths, at, error)
+
+        def trial(step: float) -> bool | None:
+            return self._try(moved(strengths, self.w, step * way) - self.w) or None
+
+        return bool(line_search(trial, _HALVINGS))
 
     def _among(self, chosen: Tensor, steps: int) -> bool:
         """Newton steps in some groups, the others held; whether they led anywhere."""
@@ -152,16 +155,22 @@ def _few_steps(gram: Tensor, strengths: Strengths, w: Tensor, g: Tensor, slip: f
         way = dense_direction(gram, same, strengths, model_at(strengths, w, norms, g))
         if way is None:
             return w
-        for _ in range(_HALVINGS):
-            fresh = moved(strengths, w, way)
-            gone = fresh - w
-            taken = torch.mv(gram, gone.view(-1)).view(gone.shape)
-            if float((gone * (0.5 * taken - g)).sum() + strengths.change(w, norms, fresh)) <= slip:
-                break
-            way = 0.5 * way
-        else:
+        found = line_search(partial(_moved_down, gram, strengths, w, g, norms, way, slip), _HALVINGS)
+        if found is None:
             return w
+        fresh, gone, taken = found
         if bool((parts.norms(gone) <= _CLOSE * norms).all()):
             return fresh
         w, g, norms = fresh, g - taken, parts.norms(fresh)
     return w
+
+
+def _moved_down(
+    gram: Tensor, strengths: Strengths, w: Tensor, g: Tensor, norms: Tensor, way: Tensor, slip: float, step: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Coefficients a step along ``way``, their change and what it takes from g; None if the objective grows."""
+    fresh = moved(strengths, w, step * way)
+    gone = fresh - w
+    taken = torch.mv(gram, gone.view(-1)).view(gone.shape)
+    change = (gone * (0.5 * taken - g)).sum() + strengths.change(w, norms, fresh)
+    return (fresh, gone, taken) if float(change) <= slip else None

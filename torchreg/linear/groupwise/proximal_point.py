@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.groupwise.model import conjugate_gradients, model_at
+from torchreg.linear.groupwise.model import inexact_direction, model_at
 from torchreg.linear.groupwise.strengths import Strengths
 from torchreg.linear.groupwise.system import ROUNDING, GroupSystem
+from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
 
 _STEPS = 50  # of Newton's method for one step
 _INEXACT = 1e-2  # of the way: the error of a step
 _FACTORED = 1500  # entries of the largest matrix to be factored
 _ERROR = 1e-6  # of directions by conjugate gradients
-_ARMIJO = 1e-4  # of the fall that the slope promises
 _HALVINGS = 30
 _TINY = 1e-300
 
@@ -86,16 +86,17 @@ class _Step:
         taken = self._system.gram.times(way)
         rest = self._correction(at, taken)
         slope = taken + self._system.gram.times(rest)
-        fall, step = float((slope * way).sum()), 1.0
+        fall = float((slope * way).sum())
         if not fall > 0.0:  # by rounding: the proximal step alone is a direction of descent
             fall, rest, slope = float((taken * way).sum()), torch.zeros_like(way), taken
         way = way + rest
-        for _ in range(_HALVINGS):
+
+        def trial(step: float) -> _Dual | None:
             found = self._dual(at.v + step * way, at.image + step * slope)
-            if found.height <= at.height - _ARMIJO * step * fall + ROUNDING * self._system.energy:
-                return found
-            step *= 0.5
-        return at
+            falls = found.height <= at.height - ARMIJO * step * fall + ROUNDING * self._system.energy
+            return found if falls else None
+
+        return line_search(trial, _HALVINGS) or at
 
     def _correction(self, at: _Dual, taken: Tensor) -> Tensor:
         """What Newton's direction adds to the proximal step, in groups where that is not zero."""
@@ -108,4 +109,4 @@ class _Step:
             found = self._system.exact_direction(self._steep, model, groups)
             if found is not None:
                 return found
-        return conjugate_gradients(self._system.gram, self._system.diagonal, self._steep, model, _ERROR)
+        return inexact_direction(self._system.gram, self._system.diagonal, self._steep, model, _ERROR)

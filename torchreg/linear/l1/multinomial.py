@@ -26,6 +26,7 @@ from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.smooth.charts import centred
+from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
 from torchreg.penalties import L1Form, NoConjugate
 
 _KEEP = 1.0  # of its strength: a correlation predicted to reach it joins the working set
@@ -33,8 +34,7 @@ _NEAR = 0.9  # of its strength: a correlation that does not reach it may be forg
 _MANY = 0.7  # of the working set: more than this is not worth a smaller one
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
 _WELL = 0.2  # of the violation at most is left by a step, while the model is kept
-_DECREASE = 1e-4  # Armijo's constant
-_SHARES = tuple(0.5**k for k in range(30))  # of a step, tried in turn
+_HALVINGS = 30  # of a step
 _CURVED = 1e-9  # least curvature of a row relative to the largest, so that the model is regular
 _STIFFER, _SOFTER = 100.0, 0.1  # what it is multiplied by after a step that had to be cut, or had not
 _INSIDE = 0.2  # of the tolerance, for the gap on the working set
@@ -241,15 +241,18 @@ class MultinomialPath:
         expected = inside.value(target) - inside.value(state.w) - (g * way).sum() - (top * shift).sum()
         if self._decrement > 0.0:
             self._decrement = -float(expected) / 2.0
-        for share in _SHARES:
-            w = target.clone() if share == 1.0 else state.w + share * way
-            eta = state.eta + share * change
-            if bool(problem.value(eta) + inside.value(w) <= before + _DECREASE * share * expected + noise):
-                self._state = State(w, state.shift + share * shift, eta)
-                self._floor = min(_STIFFER * self._floor, 1.0) if share < 0.5 else max(_SOFTER * self._floor, _CURVED)
-                return True
-        self._floor = min(_STIFFER * self._floor, 1.0)
-        return False
+
+        def trial(step: float) -> tuple[State, float] | None:
+            w = target.clone() if step == 1.0 else state.w + step * way
+            eta = state.eta + step * change
+            falls = bool(problem.value(eta) + inside.value(w) <= before + ARMIJO * step * expected + noise)
+            return (State(w, state.shift + step * shift, eta), step) if falls else None
+
+        found = line_search(trial, _HALVINGS)
+        stiffer = found is None or found[1] < 0.5
+        self._floor = min(_STIFFER * self._floor, 1.0) if stiffer else max(_SOFTER * self._floor, _CURVED)
+        self._state = state if found is None else found[0]
+        return found is not None
 
     def _correlations(self, eta: Tensor) -> Tensor:
         return -self._design.transposed(self._problem.row_grad(eta)).reshape(-1)

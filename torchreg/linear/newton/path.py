@@ -23,14 +23,14 @@ from torchreg.linear.intercept import best_shift
 from torchreg.linear.newton.working_model import C, WorkingModel
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
 from torchreg.penalties import NoConjugate
 
 _KEEP = 1.0  # of its strength: a correlation predicted to reach it joins the working set
 _BLOCK = 8  # strengths for one look at all columns
 _REACH = 0.8  # of the last strength: a block goes no farther
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
-_DECREASE = 1e-4  # Armijo's constant
-_SHARES = tuple(0.5**k for k in range(30))  # of a step, tried in turn
+_HALVINGS = 30  # of a step
 _IDLE = 5  # steps that neither halve the violation nor lower the objective: rounding
 _FALL = 0.1  # of the tolerance: a fall of the objective that counts
 _INNER = 0.5  # of the tolerance, for the gap on the working set
@@ -236,17 +236,22 @@ class NewtonPath(Generic[C]):
         way, coef = target - state.w, self._coef(state)
         moved = self._model.times(way)
         expected = inside.change(coef, target[head:]) - g @ way
-        for share in _SHARES:
-            w = target if share == 1.0 else state.w + share * way
-            fresh = self._at(w, state.eta + share * moved)
+
+        def trial(step: float) -> tuple[_State, Tensor, float] | None:
+            w = target if step == 1.0 else state.w + step * way
+            fresh = self._at(w, state.eta + step * moved)
             fall = state.loss - fresh.loss - inside.change(coef, w[head:])
-            if bool(fall >= -_DECREASE * share * expected - _NOISE * state.size):
-                self._state = fresh
-                bent = self._problem.weights * (fresh.slopes - state.slopes)
-                self._model.learn(moved, bent, share, ridge=ridge)
-                return max(float(fall), 0.0)
-        self._model.stiffen()
-        return -1.0
+            falls = bool(fall >= -ARMIJO * step * expected - _NOISE * state.size)
+            return (fresh, fall, step) if falls else None
+
+        found = line_search(trial, _HALVINGS)
+        if found is None:
+            self._model.stiffen()
+            return -1.0
+        self._state, fall, step = found
+        bent = self._problem.weights * (self._state.slopes - state.slopes)
+        self._model.learn(moved, bent, step, ridge=ridge)
+        return max(float(fall), 0.0)
 
     def _centred(self) -> _State:
         """The present state at its best intercept; its linear predictor anew, without the rounding of many steps."""

@@ -1,8 +1,8 @@
 """Descent on small penalised quadratics where exchanges of columns lead nowhere.
 
-`accelerated` is rough. `descended` is for matrices that are singular to rounding: Newton's way for the present signs
-and the column that violates optimality most, followed to the least value on it, kinks included; where that way does
-not go down, the column alone. Nothing is ever worse than the start, or than zero.
+For matrices that are singular to rounding: Newton's way for the present signs and the column that violates optimality
+most, followed to the least value on it, kinks included; where that way does not go down, the column alone. Nothing is
+ever worse than the start, or than zero.
 
 Source: feature-sign search (Lee, Battle, Raina and Ng, NeurIPS 2006).
 """
@@ -12,13 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.shrinkage import soft
+from torchreg.linear.solvers.linear_algebra import safe_cholesky
 
 _ENOUGH = 1e-14  # of the largest correlation: a violation that is left
 _ROUNDING = 1e-15  # of the terms of a slope: what a descent must be steeper than
-_RIDGES = (0.0, 1e-15, 1e-13, 1e-11, 1e-9)  # relative to the diagonal, until the factorisation succeeds
 _STEPS = 10  # for each column
-_ROUGH_STEPS = 200
 
 
 def descended(matrix: Tensor, c: Tensor, l1: Tensor, bounded: Tensor, w: Tensor) -> Tensor:
@@ -61,12 +59,8 @@ def descended(matrix: Tensor, c: Tensor, l1: Tensor, bounded: Tensor, w: Tensor)
 
 def _newton(matrix: Tensor, slope: Tensor) -> Tensor:
     """``matrix^-1 slope``, with the least ridge that makes it possible."""
-    diagonal = matrix.diagonal()
-    for ridge in _RIDGES:
-        factor, info = torch.linalg.cholesky_ex(matrix + torch.diag(ridge * diagonal))
-        if not info:
-            return torch.cholesky_solve(slope[:, None], factor)[:, 0]
-    return slope / diagonal
+    factor, regular = safe_cholesky(matrix.clone())
+    return torch.cholesky_solve(slope[:, None], factor)[:, 0] if regular else slope / matrix.diagonal()
 
 
 def _lowest(matrix: Tensor, l1: Tensor, bounded: Tensor, w: Tensor, way: Tensor, g: Tensor, noise: Tensor) -> Tensor:
@@ -90,20 +84,3 @@ def _lowest(matrix: Tensor, l1: Tensor, bounded: Tensor, w: Tensor, way: Tensor,
     end = torch.minimum(torch.minimum(flat, at[kink] if kink < len(at) else flat), torch.ones_like(flat))
     moved = w + end * way
     return torch.where(crosses & (-w / torch.where(crosses, way, 1.0) == end), 0.0, moved)
-
-
-def accelerated(square: Tensor, c: Tensor, l1: Tensor, lower: float, w: Tensor) -> Tensor:
-    """A rough minimiser of ``w' square w / 2 - c' w + sum_j l1_j |w_j|``, ``w >= lower``, from ``w``, all (m,).
-
-    Source: Beck and Teboulle, SIAM J. Imaging Sci. 2, 2009; restart: O'Donoghue and Candes, Found. Comput. Math. 15,
-    2015.
-    """
-    step = 1.0 / torch.linalg.matrix_norm(square, 1)
-    ahead, t = w, 1.0
-    for _ in range(_ROUGH_STEPS):
-        fresh = soft(ahead - step * (square @ ahead - c), step * l1).clamp(min=lower)
-        if bool(((ahead - fresh) * (fresh - w)).sum() > 0):
-            t = 1.0
-        longer = (1.0 + (1.0 + 4.0 * t * t) ** 0.5) / 2.0
-        ahead, w, t = fresh + (t - 1.0) / longer * (fresh - w), fresh, longer
-    return w

@@ -7,9 +7,9 @@ coefficient of the wrong sign, or a correlation beyond l1, change sides together
 from a neighbouring solution takes one or two exchanges. A column that is a combination of active ones enters only
 in exchange for the first of them that its growth brings to zero, as in the simplex method. If the number of
 violations stops falling, only the worst quarter change. If that cycles, the way from the last solution to this one is
-followed from kink to kink (as least angle regression follows a path); where rounding ends that, accelerated steps
-guess the signs anew. What rounding leaves wrong descends from the last solution. Where the tableau's ridge is a little
-larger than the one asked for, proximal point steps take the difference off.
+followed from kink to kink (as least angle regression follows a path). What rounding leaves wrong descends from the last
+solution. Where the tableau's ridge is a little larger than the one asked for, proximal point steps take the difference
+off.
 
 Source: Kim and Park, AISTATS 2010 (block pivoting for L1); Osborne, Presnell and Turlach, IMA J. Numer. Anal. 20, 2000
 (homotopy); Rockafellar, SIAM J. Control Optim. 14, 1976 (proximal point).
@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.pivoting.descent import accelerated, descended
+from torchreg.linear.pivoting.descent import descended
 from torchreg.linear.pivoting.exchanges import Exchanges
 from torchreg.linear.pivoting.limits import ASTRAY, DEPENDENT, ROUNDING, SLACK, SPARE
 from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
@@ -158,7 +158,7 @@ class PivotSolver(Exchanges):
 
     def _exchange(self, problem: Subproblem, c: Tensor) -> Tensor:
         """Block pivoting, then its fallbacks; the coefficients."""
-        for attempt in (self._blocks, self._follow, self._guess_and_blocks):
+        for attempt in (self._blocks, self._follow):
             w = attempt(problem, c)
             if w is not None:
                 self._anchor = (w, self.signs.clone())
@@ -244,15 +244,6 @@ class PivotSolver(Exchanges):
                 self._swap(column, product, problem)
                 return
         self._pivot(column[None])
-
-    def _guess_and_blocks(self, problem: Subproblem, c: Tensor) -> Tensor | None:
-        """Signs from accelerated proximal steps, then block pivoting."""
-        square = self.tableau.gram + torch.diag(self.tableau.ridge)
-        w = accelerated(square, c, problem.l1, problem.lower, self.w)
-        size = w.abs()
-        least = size.topk(min(self._rank, len(size))).values[-1]
-        self.begin(torch.where(size >= least, w, 0.0))
-        return self._blocks(problem, c)
 
     def _is_exact(self, problem: Subproblem, g: Tensor) -> bool:
         """Whether correlations that are right to rounding confirm the signs: then nothing needs refinement."""

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from torchreg.linear.solvers.linear_algebra import safe_cholesky
+
 _CUT = 4.0 * torch.finfo(torch.float64).eps  # of the largest eigenvalue, for each row: less is rounding
 _MANY = 12  # Cholesky factorisations that cost as much as one eigendecomposition; measured
 _LIFT = 1e-9  # of the mean diagonal: a ridge for columns that have none; refinement takes it off again
-_HIGHER = 100.0
 
 
 class Shifted(ABC):
@@ -71,27 +72,8 @@ class Factor(Shifted):
             ridge = torch.full_like(self._square[0], strength)
             if self._ridged is not None:
                 ridge = strength * self._ridged + torch.where(self._ridged > 0, 0.0, self._lift)
-            self._last = (strength, cholesky(self._square, ridge))
+            self._last = (strength, safe_cholesky(self._square.clone(), ridge)[0])
         return self._last[1]
-
-
-def cholesky(square: Tensor, ridge: Tensor) -> Tensor:
-    """The factor of ``square + diag(ridge)``; where that is singular to rounding, of one with more ridge.
-
-    Args:
-        square: symmetric, (..., m, m).
-        ridge: (..., m).
-    """
-    diagonal = square.diagonal(dim1=-2, dim2=-1)
-    extra = _CUT * square.shape[-1] * diagonal
-    for _ in range(8):
-        shifted = square.clone()
-        shifted.diagonal(dim1=-2, dim2=-1).add_(ridge)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if not bool(info.any()):
-            break
-        ridge, extra = ridge + extra.clamp(min=torch.finfo(extra.dtype).tiny), _HIGHER * extra
-    return factor
 
 
 def shifted(square: Tensor, ridged: Tensor | None, strengths: int, least: float) -> Shifted:

@@ -12,9 +12,9 @@ from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.problem import Problem
 from torchreg.linear.smooth.features import Features
 from torchreg.linear.smooth.systems import Curve, System, newton_direction
+from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
 
-_DECREASE = 1e-4  # Armijo's constant
-_SHARES = (8, 16, 32)  # halvings of a step that are looked at together
+_HALVINGS = 33  # of a step
 _ROUNDING = 1e-15  # of an objective, relative to the sum of its absolute terms
 _LOOSE = 0.3  # of the residual at most is left by conjugate gradients, less as the gap shrinks
 _MARGIN = 0.1  # of the goal: what the residual left may cost
@@ -180,15 +180,9 @@ class Descent:
         losses, strain = problem.datafit.value(state.eta, problem.y), (ridge * state.theta.square()).sum() / 2.0
         before = mean_of(losses, problem.weights) + strain
         noise = _ROUNDING * (mean_of(losses.abs(), problem.weights) + strain)
-        whole = self.objective(state.theta + step, state.eta + image, ridge)
-        if bool(whole <= before + _DECREASE * expected + noise):
-            return 1.0
-        first = 1
-        for last in _SHARES:
-            shares = 0.5 ** torch.arange(first, last + 1, dtype=step.dtype, device=step.device)
-            after = torch.stack([self.objective(state.theta + t * step, state.eta + t * image, ridge) for t in shares])
-            good = after <= before + _DECREASE * shares * expected + noise
-            if bool(good.any()):
-                return float(shares[good.long().argmax()])
-            first = last + 1
-        return 0.0
+
+        def trial(share: float) -> float | None:
+            after = self.objective(state.theta + share * step, state.eta + share * image, ridge)
+            return share if bool(after <= before + ARMIJO * share * expected + noise) else None
+
+        return line_search(trial, _HALVINGS) or 0.0

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.linear.ridge.shifted import cholesky
 from torchreg.linear.smooth.features import Features
+from torchreg.linear.solvers.linear_algebra import conjugate_gradients, safe_cholesky
 
 _GRAM_COST = 12  # columns for which a Gram matrix costs as much as two products with a vector; measured
 _WORTH = 3  # steps of conjugate gradients below which a factor is not worth keeping
@@ -96,10 +96,10 @@ class Factors(System):
         fresh = self._factors is None or steps > self._patience
         self.exact = fresh and curve.bend.dim() == 1
         if fresh and self.exact:
-            self._factors = cholesky(self._features.gram(curve.bend), curve.ridge)
+            self._factors, _ = safe_cholesky(self._features.gram(curve.bend), curve.ridge)
         elif fresh:
             squares = torch.stack([self._features.gram(bend) for bend in curve.bend.T])
-            self._factors = cholesky(squares, curve.ridge.T)
+            self._factors, _ = safe_cholesky(squares, curve.ridge.T)
 
     def solve(self, side: Tensor) -> Tensor:
         if self._first is not None:
@@ -129,7 +129,7 @@ class JointFactor(System):
             spread = rows[start : start + chunk, :, :, None] * part[:, None, None, :]
             square.addmm_(part.T, spread.reshape(len(part), -1))
         joined = square.view(width, outputs, outputs, width).transpose(2, 3).reshape(width * outputs, -1)
-        self._factor = cholesky(0.5 * (joined + joined.T), curve.ridge.reshape(-1))
+        self._factor, _ = safe_cholesky(0.5 * (joined + joined.T), curve.ridge.reshape(-1))
 
     def solve(self, side: Tensor) -> Tensor:
         return torch.cholesky_solve(side.reshape(-1, 1), self._factor).view_as(side)
@@ -177,38 +177,28 @@ def newton_direction(
         mask: 1 where theta may move, of its shape, or None.
         share: of the residual, in the system's norm, that may be left, < 1.
         limit: steps at most.
-
-    Source:
-        Hestenes and Stiefel, J. Res. NBS 49, 1952; truncation: Dembo and Steihaug, Math. Programming 26, 1983.
     """
     solve = system.solve if mask is None else lambda r: mask * system.solve(r)
     if system.exact and mask is None:
         step = solve(side)
-        found = Direction(step, features.times(step), 0)
-        if _solves(found, curve, side):
-            return found
+        exact = Direction(step, features.times(step), 0)
+        if _solves(exact, curve, side):
+            return exact
         solve = torch.clone  # the Hessian is singular to rounding: go without its factor
-    step, residual = torch.zeros_like(side), side.clone()
     image = torch.zeros_like(curve.bend)
-    way = z = solve(residual)
-    size = first = float((residual * z).sum())
-    for k in range(1, limit + 1):
+    along = image
+
+    def times(way: Tensor) -> Tensor:
+        nonlocal along
         along = features.times(way)
         product = features.transposed(curve.times(along)) + curve.ridge * way
-        product = product if mask is None else mask * product
-        steepness = float((way * product).sum())
-        if not steepness > 0.0:
-            return Direction(step + way if k == 1 else step, image + along if k == 1 else image, k)
-        length = size / steepness
-        step.add_(way, alpha=length)
-        image.add_(along, alpha=length)
-        residual.sub_(product, alpha=length)
-        z = solve(residual)
-        before, size = size, float((residual * z).sum())
-        if size <= share * share * first:
-            break
-        way = z + size / before * way
-    return Direction(step, image, k)
+        return product if mask is None else mask * product
+
+    def follow(length: Tensor) -> None:
+        image.addcmul_(length, along)
+
+    found = conjugate_gradients(times, solve, side, tol=share, limit=limit, follow=follow)
+    return Direction(found.x, image, found.steps)
 
 
 def _solves(found: Direction, curve: Curve, side: Tensor) -> bool:

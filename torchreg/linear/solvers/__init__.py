@@ -1,0 +1,1 @@
+"""What solvers of penalised linear models share."""
