@@ -491,6 +491,10 @@ REFUSED = {
         {"optimizer_fn": lambda m, p: ProxOptimizer(adam(m, p).base, attach(p, m), mode="dual_averaging")},
         "with mode='dual_averaging'",
     ),
+    "fused": (
+        {"optimizer_fn": lambda m, p: ProxOptimizer(adam(m, p).base, attach(p, m), fused=True)},
+        "with fused=True cannot step many models",
+    ),
 }
 
 
