@@ -92,11 +92,10 @@ class TargetSparsity(StepCount):
 
     Notes:
         Where ``opt.step`` is compiled, or replayed as a CUDA graph, call `step` after it, before ``zero_grad``. A graph
-        is for "projection" with ``every=1`` alone, and must be captured anew when ``phase`` has changed (written, not
-        run). A parameter that never gets a gradient is not pruned, and the others make up for it. A weight that has met
-        none but zeros (a dead input's) goes first; more weights than asked for that are zero by themselves stay so.
-        ``term.alpha = ...`` holds until "feedback" sets it again. Groups count one each: "parameter" spares layers of
-        few or short ones.
+        is for "projection" with ``every=1`` alone, and captured anew when ``phase`` has changed (written, not run). A
+        parameter that never gets a gradient is not pruned, and the others make up for it. A weight that has met none
+        but zeros (a dead input's) goes first; more weights than asked for that are zero by themselves stay so.
+        ``term.alpha = ...`` holds until "feedback" sets it again. Groups count one each: "parameter" spares short ones.
 
         ``shrinkage`` of 0.1 to 0.4 serves where pruning costs much: of an autoencoder at 95 % zeros R2 .917 for .859.
         Where nets fit their data with few weights it takes accuracy: choose it on validation data, as ``method`` for a
