@@ -14,11 +14,12 @@ from pathlib import Path
 import ablation_runs
 import pytest
 import torch
-from ablation_runs import MISCHIEF, gone, mischief, noted, process, quick, warm, workers_of
+from ablation_runs import MISCHIEF, gone, mischief, noted, process, quick, until, warm, workers_of
 
 from torchreg import L1
 from torchreg.ablation import CellsFailed, WorkerError, ablate
 from torchreg.ablation.engines.processes import Processes
+from torchreg.ablation.engines.worker import Worker
 from torchreg.cli import main
 
 ablate = partial(ablate, progress=False)
@@ -104,6 +105,29 @@ def test_a_worker_that_dies_idle_costs_no_cell(out):
             with suppress(ChildProcessError):  # dead with all its threads, as the kernel says it
                 os.waitid(os.P_PID, pids[-1], os.WEXITED | os.WNOWAIT)
         assert len(set(pids)) == 2
+    finally:
+        engine.close()
+
+
+def test_a_worker_that_dies_between_a_look_and_its_cell_loses_that_cell_alone(out, monkeypatch):
+    """Whatever the moment, a future is lost as that of any worker that died; nothing is raised at the driver."""
+    engine = Processes(1)
+    (out / "rows").mkdir(parents=True)
+    engine.open(out)
+    try:
+        first = engine.submit(_pid, None)
+        assert first.result(60)
+        engine.settle(first)
+        monkeypatch.setattr(Worker, "alive", True)  # as it was a moment ago
+        os.kill(first.result(), signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{first.result()}").exists())  # the pool knows
+        lost = engine.submit(_pid, None)
+        assert engine.lost(lost.exception(60))
+        engine.settle(lost)
+        assert any("killed by signal 9" in note for note in lost.exception().__notes__)
+        again = engine.submit(_pid, None)
+        assert again.result(60) != first.result()
+        engine.settle(again)
     finally:
         engine.close()
 

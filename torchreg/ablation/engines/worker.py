@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -63,9 +63,14 @@ class Worker:
             self._ready_at = time.monotonic()
 
     def submit(self, sent: bytes) -> Future[Any]:
-        """Give it a pickled function and argument; one at a time."""
+        """Give it a pickled function and argument; one at a time. Of one that has died, the future says so."""
         self._given_at = time.monotonic()
-        return self._pool.submit(_call, sent)
+        try:
+            return self._pool.submit(_call, sent)
+        except BrokenExecutor as error:  # whoever looked a moment ago saw it alive
+            lost: Future[Any] = Future()
+            lost.set_exception(error)
+            return lost
 
     @property
     def alive(self) -> bool:
