@@ -8,9 +8,9 @@ from pathlib import Path
 from harness import medians, options, save, verdict
 
 from torchreg.ablation import Ablation
+from torchreg.ablation.json_values import dumps
 from torchreg.ablation.ledger.manifest import empty, write_manifest
 from torchreg.ablation.ledger.shard import ROWS
-from torchreg.ablation.plain import dumps
 
 PENALTIES = ("L1", "L2", "MCP", "SCAD")
 ALPHAS = (0.0, *(10.0 ** (-k / 10) for k in range(49)))

@@ -18,14 +18,14 @@ import torch
 from harness import medians, options, save, verdict
 
 from torchreg import L1
-from torchreg.ablation.function import arguments
+from torchreg.ablation.execute import Task, execute
+from torchreg.ablation.json_values import dumps
 from torchreg.ablation.ledger.ledger import Ledger
 from torchreg.ablation.ledger.rows import read
 from torchreg.ablation.ledger.shard import ROWS, append
-from torchreg.ablation.plain import dumps
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.session import Session
-from torchreg.ablation.work import Task, execute
+from torchreg.ablation.user_function import arguments
 
 CELLS, LONG = 200, 100_000
 SECONDS = 20.0  # of a cell that computes

@@ -141,7 +141,7 @@ def version(package: str) -> str:
 def device(name: str) -> torch.device:
     """A device by its name; "fake" is the pretended one of the tests, on which launches and waits are counted."""
     if name == "fake":
-        sys.path.append(str(ROOT / "tests"))
+        sys.path.append(str(ROOT / "tests" / "support"))
         try:
             from fake_device import PRETENDS, install
         except ImportError as error:

@@ -18,7 +18,11 @@ import torch
 from gpu_record import ROOT, NotRunError, Record, Row, arguments, row, run_part
 
 # The shortest and most telling first; then every other file that has such tests.
-FIRST = ["tests/test_compiled_step.py", "tests/training/test_sparse_layers.py", "tests/training/test_devices.py"]
+FIRST = [
+    "tests/training/test_compiled_step.py",
+    "tests/training/test_sparse_layers.py",
+    "tests/training/test_devices.py",
+]
 MARKED = re.compile(r"pytest\.mark\.gpu|def test_\w+\([^)]*\b(?:accelerator|device)\b")
 MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 LONGEST = 100  # seconds of a test; one that hangs ends this part, not the others

@@ -3,10 +3,10 @@
     python benchmarks/peers_torchao.py [--device cuda] [--quick]
 
 Speed: 100 tensors of 64x64, and the matrices of the 95.8 million parameters of `harness.shapes`; each step divided by
-the bare base's. Correctness: the lasso of tests/optimizers.py, 200x30, as every optimizer of torchreg is judged by it:
-distance of the objective to scikit-learn's, and entries in which the support differs. torchao's threshold is the sum of
-learning rates times ``reg_lambda``, on a second copy of the weights (dual averaging); so it runs with constant and with
-falling learning rates, and its best is shown too: plain SGD.
+the bare base's. Correctness: the lasso of tests/oracles/optimizer_catalog.py, 200x30, as every optimizer of torchreg is
+judged by it: distance of the objective to scikit-learn's, and entries in which the support differs. torchao's threshold
+is the sum of learning rates times ``reg_lambda``, on a second copy of the weights (dual averaging); so it runs with
+constant and with falling learning rates, and its best is shown too: plain SGD.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torchao.prototype.pat.optim import PruneOptimizer
 
 from torchreg import L1, Group, ProxOptimizer, attach, rows
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from optimizers import L1_ALPHA, least_squares
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "oracles"))
+from optimizer_catalog import L1_ALPHA, least_squares
 
 BASES: dict[str, Callable[..., Optimizer]] = {
     "SGD with momentum": lambda p: SGD(p, lr=1e-5, momentum=0.9),

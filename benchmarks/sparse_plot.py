@@ -8,7 +8,7 @@ from sparse_report import OURS, Group, Table, load
 from sparse_tasks import TASKS
 from sparse_trial import METHODS
 
-from torchreg.plots.canvas import FAINT, INK, MARKERS, PALETTE
+from torchreg.plots.style import FAINT, INK, MARKERS, PALETTE
 
 LEFT_OUT = ("target-projection", "target-feedback", "target-magnitude")  # the default is one of them
 

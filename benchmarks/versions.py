@@ -23,10 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "scikit-learn", "hypothesis", "pytest")
 # About 4 minutes of one core: formulas and gradients of all penalties, fits against scikit-learn and oracles,
 # terms, schedules, steps in torch's own tests of optimizers, torch.compile, tables of ablations.
-FAST = """test_value_laws test_schedules test_textbook test_terms test_penalty_scheduler test_spec test_lr_schedulers
-    test_forms test_violation test_sparsity training/test_torch_optimizers training/test_common_step test_autograd
-    test_fit_cv test_smooth_path test_compiled_step test_ablation_results functional/test_isotonic
-    architecture/test_front_door""".split()  # noqa: SIM905
+FAST = """laws/test_value_laws training/test_schedules laws/test_textbook training/test_terms
+    training/test_penalty_scheduler penalties/test_spec training/test_lr_schedulers
+    penalties/test_structure training/test_violation training/test_sparsity
+    training/test_torch_optimizers training/test_common_step laws/test_autograd linear/test_fit_cv
+    linear/test_smooth_path training/test_compiled_step ablation/test_ablation_results
+    functional/test_isotonic architecture/test_front_door""".split()  # noqa: SIM905
 
 
 class Outcomes:

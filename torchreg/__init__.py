@@ -3,11 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from torchreg import schedules
 from torchreg.ablation import Ablation, ablate, ablate_batched
+from torchreg.functional.groups import Groups, columns, filters, labels, rows, whole
+from torchreg.functional.output_channels import transposed_filters
 from torchreg.functional.unit_groups import blocks, heads
-from torchreg.groups import Groups, columns, filters, labels, rows, whole
-from torchreg.output_channels import transposed_filters
 from torchreg.penalties import (
     L0,
     L1,
@@ -44,7 +43,8 @@ from torchreg.penalties import (
     Weighted,
 )
 from torchreg.release import installed_version
-from torchreg.select import matching, of_type, weights
+from torchreg.selection.selectors import matching, of_type, weights
+from torchreg.selection.weight_rules import register_weights
 from torchreg.training import (
     ActivityTerm,
     Attachment,
@@ -66,12 +66,12 @@ from torchreg.training import (
     freeze_zeros,
     penalty_metrics,
     register_effective_step,
+    schedules,
     sparsity,
     thaw,
     to_sparse,
     violation,
 )
-from torchreg.weight_rules import register_weights
 
 __version__ = installed_version()
 __all__ = [

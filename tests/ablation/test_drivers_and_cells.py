@@ -25,13 +25,13 @@ from torchreg.ablation.ledger import lock
 from torchreg.ablation.session import Session
 
 ablate = partial(ablate, progress=False)
-TESTS = Path(__file__).parents[1]
+SUPPORT, ROOT = Path(ablation_runs.__file__).parent, Path(__file__).parents[2]
 ALPHAS = [k / 8 for k in range(6)]
 
 
 def script(text, *arguments):
     """A program of its own that can import what the tests import, started in a session of its own."""
-    paths = os.pathsep.join((str(TESTS), str(Path(__file__).parent), str(TESTS.parent)))
+    paths = os.pathsep.join((str(SUPPORT), str(Path(__file__).parent), str(ROOT)))
     command = [sys.executable, "-c", text, *map(str, arguments)]
     return subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, start_new_session=True

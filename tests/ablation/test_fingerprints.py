@@ -106,8 +106,8 @@ def test_rows_of_one_binding_are_not_returned_for_another(out):
 
 HASHED = """
 from functools import partial
-import sys; sys.path.insert(0, {tests!r})
-from ablation.test_fingerprints import *
+import sys; sys.path[:0] = {folders!r}
+from test_fingerprints import *
 values = [{{"b", "a", "c"}}, {{"x": 1, "y": [2.5, None]}}, Trainer(width={{"q", "r"}})]
 values.append(torch.nn.Linear(1, 1, bias=False))
 values[-1].weight.data.fill_(0.5)
@@ -121,7 +121,7 @@ def quick_of():
 
 def test_hashes_are_the_same_in_every_process():
     """Whatever the order of sets and keywords, and wherever objects lie."""
-    code = HASHED.format(tests=str(Path(__file__).parents[1]))
+    code = HASHED.format(folders=[str(Path(__file__).parent), str(Path(ablation_runs.__file__).parent)])
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, stdout=subprocess.PIPE
@@ -410,9 +410,9 @@ def test_a_path_of_another_source_starts_afresh(out):
 def test_worker_errors_are_no_loss_of_a_borrowed_executor(out, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from torchreg.ablation import work
+    from torchreg.ablation import execute
 
-    monkeypatch.setattr(work, "_seen", set())
-    monkeypatch.setattr(work, "Fingerprint", lambda run: Fingerprint(lambda penalty: 0))
+    monkeypatch.setattr(execute, "_seen", set())
+    monkeypatch.setattr(execute, "Fingerprint", lambda run: Fingerprint(lambda penalty: 0))
     with ThreadPoolExecutor(1) as pool, pytest.raises(WorkerError, match="other code"):
         ablate(run, L1(1.0), [0.1], out=out, executor=pool)

@@ -170,7 +170,7 @@ def test_logs_of_workers_go_nowhere_else(kind, finished, tmp_path, outside):
 
 
 def test_a_log_is_not_written_through_a_link(out, outside):
-    from torchreg.ablation.engines import worker
+    from torchreg.ablation.executors import worker
 
     (out / "logs").mkdir(parents=True)
     (out / "logs" / worker._log_name(os.getpid())).symlink_to(outside / "diary")

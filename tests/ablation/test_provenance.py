@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from ablations import ablation, row
 
-from torchreg.ablation.ledger.record import git_state, run_record, without_secrets
+from torchreg.ablation.ledger.provenance import git_state, run_record, without_secrets
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

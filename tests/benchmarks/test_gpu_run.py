@@ -199,7 +199,11 @@ def test_waits_and_launches_are_counted(accelerator):
 
 def test_where_there_is_a_gpu_the_mark_chooses_tests_on_any_accelerator(tmp_path):
     (tmp_path / "pretended.py").write_text("import torch\ntorch.cuda.is_available = lambda: True\n")
-    files = ["tests/test_path_result.py", "tests/training/test_devices.py", "tests/test_compiled_step.py"]
+    files = [
+        "tests/linear/test_path_result.py",
+        "tests/training/test_devices.py",
+        "tests/training/test_compiled_step.py",
+    ]
     command = [
         sys.executable,
         "-m",

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from torch.nn.utils.parametrize import register_parametrization
 
 from torchreg import L1, ProxOptimizer, attach, matching, sparsity, weights
-from torchreg.layers import layer_weights
+from torchreg.selection.layers import layer_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from optimizers import same
+from optimizer_catalog import same
 from trainers import BATCHES, MAKES, batches, moved, net, plain
 
 from torchreg import L1, ProxOptimizer, attach, attach_to

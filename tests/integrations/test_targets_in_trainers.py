@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from optimizers import same
+from optimizer_catalog import same
 from torch import nn
 from trainers import BATCHES, MAKES, batches, net
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from optimizers import RECIPES
+from optimizer_catalog import RECIPES
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, SparseAdam
 

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from optimizers import LeastSquares, give_gradients, least_squares, matrix, same
+from optimizer_catalog import LeastSquares, give_gradients, least_squares, matrix, same
 from test_compiled_step import Counting
 from torch import nn
 from torch.nn import Parameter

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import F64, generator, normal
-from optimizers import RECIPES, Recipe, give_gradients, values
+from optimizer_catalog import RECIPES, Recipe, give_gradients, values
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import lsq_linear
 from torch import Tensor, nn

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from optimizers import FEATURES, INDEX, LeastSquares, least_squares
+from optimizer_catalog import FEATURES, INDEX, LeastSquares, least_squares
 from torch.nn import Parameter
 
 from torchreg import (

@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 import torch
 from fake_device import watch
-from optimizers import give_gradients, same, values
+from optimizer_catalog import give_gradients, same, values
 from sklearn.datasets import load_digits
 from test_checkpoints import through_disk, weights_of
 from test_compiled_step import Counting

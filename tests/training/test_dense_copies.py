@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from controls import LargerHalf
-from optimizers import give_gradients, matrix, same, values
+from optimizer_catalog import give_gradients, matrix, same, values
 from test_checkpoints import equal_states, through_disk
 from test_grad_scaler import BASES, LAYOUTS, scaled_step, scaler, three
 from test_interrupts import At

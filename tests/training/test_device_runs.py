@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from optimizers import FEATURES, GROUP_ALPHA, INDEX, L1_ALPHA, MCP_GAMMA, SAMPLES, LeastSquares
+from optimizer_catalog import FEATURES, GROUP_ALPHA, INDEX, L1_ALPHA, MCP_GAMMA, SAMPLES, LeastSquares
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW
 

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from optimizers import (
+from optimizer_catalog import (
     FEATURES,
     L1_ALPHA,
     RECIPES,

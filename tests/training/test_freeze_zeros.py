@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from optimizers import give_gradients, matrix, same, values
+from optimizer_catalog import give_gradients, matrix, same, values
 from test_checkpoints import through_disk
 from torch import Tensor
 from torch.nn import Parameter

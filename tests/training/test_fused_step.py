@@ -17,7 +17,7 @@ import pytest
 import torch
 from catalog import CATALOG, OwnLogSum
 from fake_device import watch
-from optimizers import RECIPES, Lion, Recipe, every_recipe
+from optimizer_catalog import RECIPES, Lion, Recipe, every_recipe
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -48,8 +48,8 @@ from torchreg import (
     rows,
     schedules,
 )
-from torchreg.groups import rows as by_rows
-from torchreg.penalties.metric import norm_prox
+from torchreg.functional.groups import rows as by_rows
+from torchreg.penalties.diagonal_metric import norm_prox
 from torchreg.training.fused import candidates, compiled_step, fused_halves, row_inputs
 
 SHAPES = ((33, 7), (5,), (2, 3, 4))
@@ -913,7 +913,7 @@ class TestSizes:
 
 class TestDecisive:
     def test_reaches_the_minimiser(self, no_compiler):
-        from optimizers import L1_ALPHA, least_squares
+        from optimizer_catalog import L1_ALPHA, least_squares
 
         problem = least_squares()
         w = Parameter(torch.zeros(30, dtype=torch.float64))

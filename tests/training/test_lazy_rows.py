@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from optimizers import RECIPES, every_recipe, give_gradients, matrix
+from optimizer_catalog import RECIPES, every_recipe, give_gradients, matrix
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, SparseAdam

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from optimizers import give_gradients, matrix, same, values
+from optimizer_catalog import give_gradients, matrix, same, values
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.optim import SGD, Adam

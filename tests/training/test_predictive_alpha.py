@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from optimizers import give_gradients, matrix
+from optimizer_catalog import give_gradients, matrix
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, NAdam
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from optimizers import Lion, least_squares, matrix
+from optimizer_catalog import Lion, least_squares, matrix
 from torch.nn import Parameter
 from torch.optim import SGD, Adafactor, Muon
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from optimizers import give_gradients, matrix, same, values
+from optimizer_catalog import give_gradients, matrix, same, values
 from sklearn.datasets import load_digits
 from test_checkpoints import through_disk, weights_of
 from torch import Tensor, nn

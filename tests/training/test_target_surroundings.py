@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from fake_device import watch
-from optimizers import give_gradients, matrix, same, values
+from optimizer_catalog import give_gradients, matrix, same, values
 from test_checkpoints import through_disk
 from test_compiled_step import Counting
 from test_grad_scaler import LAYOUTS, Waits, scaled_step, scaler

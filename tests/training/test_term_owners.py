@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from optimizers import every_recipe, give_gradients, matrix, same, values
+from optimizer_catalog import every_recipe, give_gradients, matrix, same, values
 from test_checkpoints import equal_states
 from torch import nn
 from torch.optim import SGD, Adam

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from optimizers import RECIPES, Recipe, least_squares, with_layout
+from optimizer_catalog import RECIPES, Recipe, least_squares, with_layout
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW

@@ -3,12 +3,12 @@
 from torchreg.ablation.ablate import CellsFailed, ablate
 from torchreg.ablation.ablate_batched import ablate_batched
 from torchreg.ablation.cell import Cell
-from torchreg.ablation.engines.ray import RayExecutor
-from torchreg.ablation.engines.worker import WorkerError
+from torchreg.ablation.executors.ray import RayExecutor
+from torchreg.ablation.executors.worker import WorkerError
+from torchreg.ablation.grid import logspace
 from torchreg.ablation.ledger.files import LedgerError
 from torchreg.ablation.ledger.lock import LedgerBusy
 from torchreg.ablation.merge import merge
-from torchreg.ablation.naming import logspace
 from torchreg.ablation.optuna_search import search_study
 from torchreg.ablation.refused import BatchingError
 from torchreg.ablation.results.ablation import Ablation

@@ -8,11 +8,11 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from torchreg.ablation.engines.base import Engine
-from torchreg.ablation.function import Run, arguments
+from torchreg.ablation.executors.base import Engine
 from torchreg.ablation.plan import Direction, Plan
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
+from torchreg.ablation.user_function import Run, arguments
 from torchreg.penalties import Penalty
 from torchreg.text_table import printable
 

@@ -11,12 +11,12 @@ from torch.nn import Module
 
 from torchreg.ablation.ablate import warn_of_failures
 from torchreg.ablation.batched_run import BatchedRun
-from torchreg.ablation.function import takes
 from torchreg.ablation.plan import CellSpec, Plan
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
 from torchreg.ablation.solo_check import check_against_solo
 from torchreg.ablation.stacked_models import Randomness, Recipe
+from torchreg.ablation.user_function import takes
 from torchreg.penalties import Penalty
 
 

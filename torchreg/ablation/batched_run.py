@@ -10,9 +10,9 @@ from torch import nn
 from tqdm import tqdm
 
 from torchreg.ablation.cell import Cell
-from torchreg.ablation.function import takes
 from torchreg.ablation.plan import CellSpec
 from torchreg.ablation.stacked_models import Recipe, StackedModels
+from torchreg.ablation.user_function import takes
 from torchreg.penalties import Penalty
 
 Score = Callable[..., Mapping[str, Any]]

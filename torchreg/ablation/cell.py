@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchreg.ablation.grid import TAKEN
+from torchreg.ablation.json_values import dumps, plain
 from torchreg.ablation.ledger.files import LedgerError, check_contents, make_folder, open_file, read_bytes, replace
-from torchreg.ablation.naming import TAKEN
-from torchreg.ablation.plain import dumps, plain
 from torchreg.penalties import Penalty
 
 CURVE = "curve.jsonl"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from torchreg.ablation.engines.base import Engine
-from torchreg.ablation.function import Run, arguments
-from torchreg.ablation.naming import rounded
+from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.grid import rounded
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
 from torchreg.ablation.trials import Trials, checked_range, failure, mean, warn_of_test
+from torchreg.ablation.user_function import Run, arguments
 from torchreg.penalties import Penalty
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from torchreg.ablation.naming import checked_alphas, checked_grid, checked_seeds, named_penalties
-from torchreg.ablation.plain import unified
+from torchreg.ablation.grid import checked_alphas, checked_grid, checked_seeds, named_penalties
+from torchreg.ablation.json_values import unified
 from torchreg.penalties import Penalty
 from torchreg.penalties.spec import canonical
 

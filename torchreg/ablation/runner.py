@@ -12,12 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from torchreg.ablation.engines.base import Engine
-from torchreg.ablation.function import Run
+from torchreg.ablation.execute import Done, Task, execute, failed_row
+from torchreg.ablation.executors.base import Engine
 from torchreg.ablation.ledger.ledger import Ledger
 from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import CellSpec
-from torchreg.ablation.work import Done, Task, execute, failed_row
+from torchreg.ablation.user_function import Run
 
 _LOOK = 0.1  # seconds between looks at what may have run too long
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from torchreg.ablation.crossing import Point, crossing
-from torchreg.ablation.engines.base import Engine
-from torchreg.ablation.function import Run, arguments
+from torchreg.ablation.bisection import Point, crossing
+from torchreg.ablation.executors.base import Engine
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
 from torchreg.ablation.trials import Trials, checked_range, failure, mean, warn_of_test
+from torchreg.ablation.user_function import Run, arguments
 from torchreg.penalties import Penalty
 
 

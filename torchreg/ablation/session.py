@@ -10,15 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from torchreg.ablation.engines.base import Engine
-from torchreg.ablation.engines.borrowed import Borrowed
-from torchreg.ablation.engines.processes import Processes
-from torchreg.ablation.engines.serial import Serial
-from torchreg.ablation.function import Run, check_travels, title
+from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.executors.borrowed import Borrowed
+from torchreg.ablation.executors.processes import Processes
+from torchreg.ablation.executors.serial import Serial
 from torchreg.ablation.ledger.ledger import Ledger
 from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.runner import Runner
+from torchreg.ablation.user_function import Run, check_travels, title
 
 OnChange = Literal["error", "new"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torchreg.ablation.grid import checked_grid, checked_seeds, named_penalties
 from torchreg.ablation.ledger.reader import Row
-from torchreg.ablation.naming import checked_grid, checked_seeds, named_penalties
 from torchreg.ablation.plan import Plan
 from torchreg.ablation.results.splits import is_test
 from torchreg.penalties import Penalty

@@ -1,6 +1,7 @@
 """Elementwise proximal maps of concave penalties, for every step, and the values that belong to them.
 
-As the maps of `torchreg.shrinkage` each is the identity at step 0, keeps NaN where it is and returns +0.0, never -0.0.
+As the maps of `torchreg.functional.shrinkage` each is the identity at step 0, keeps NaN where it is and returns +0.0,
+never -0.0.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchreg.shrinkage import Scalar, filled, hard, scaled, soft
+from torchreg.functional.shrinkage import Scalar, filled, hard, scaled, soft
 
 
 def firm(w: Tensor, strength: Scalar, gamma: float, step: Scalar) -> Tensor:

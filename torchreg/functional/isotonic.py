@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.sums import asks_freely, wide
+from torchreg.functional.reductions import asks_freely, wide
 
 _RUNS = 40  # passes of step 1, which end before in any data that has been met
 _FEW = 64  # blocks for each that rises, from where on step 2 goes on

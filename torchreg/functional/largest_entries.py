@@ -12,9 +12,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut
-from torchreg.shrinkage import Scalar, filled
-from torchreg.sums import widened
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.reductions import widened
+from torchreg.functional.shrinkage import Scalar, filled
 
 
 def metric_size(w: Tensor, step: Scalar) -> Tensor:

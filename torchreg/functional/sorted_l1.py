@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from torchreg.functional.isotonic import non_increasing
-from torchreg.shrinkage import Scalar, moves, scaled
-from torchreg.sums import asks_freely, wide
+from torchreg.functional.reductions import asks_freely, wide
+from torchreg.functional.shrinkage import Scalar, moves, scaled
 
 _CUTS = 24  # more than 2 log2(n), for values spread over all magnitudes
 _ASIDE = 8.0  # roundings from a block's value where it is cut, above and below in turn: an entry of step 0 is at it

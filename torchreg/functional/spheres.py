@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups, root
-from torchreg.shrinkage import Scalar
-from torchreg.sums import asks_freely, wide
+from torchreg.functional.groups import Groups, root
+from torchreg.functional.reductions import asks_freely, wide
+from torchreg.functional.shrinkage import Scalar
 
 _STEPS = 20  # of Newton: relative error 1e-14 at a condition of 1e12, 1e-12 at that of an endless step
 _STILL = 1e-8  # of a multiplier: Newton's next step would move it by the square of that

@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
-from torchreg.shrinkage import Scalar
-from torchreg.sums import wide
+from torchreg.functional.groups import Groups
+from torchreg.functional.reductions import wide
+from torchreg.functional.shrinkage import Scalar
 
 
 def nearest_of_sum(x: Tensor, step: Scalar, radius: Scalar, by: Groups, *, within: bool) -> Tensor:

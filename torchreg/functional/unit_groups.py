@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
 
 Factors = list[tuple[int, bool]]  # of one dimension: sizes, and whether the index there numbers groups
 

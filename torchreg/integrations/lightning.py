@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchreg.integrations.terms import terms_of
 from torchreg.training import Term, clip_grad_norm_
-from torchreg.training.metrics import penalty_metrics
+from torchreg.training.logging import penalty_metrics
 
 _AVERAGES = (StochasticWeightAveraging, WeightAveraging)  # EMAWeightAveraging is one of the latter
 

@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 
 from torchreg.integrations.terms import terms_of
 from torchreg.penalties import Penalty
-from torchreg.select import weights
+from torchreg.selection.selectors import weights
 from torchreg.training import ProxOptimizer, Term, attach, clip_grad_norm_
 from torchreg.training.attach import PenaltyFor
-from torchreg.training.metrics import penalty_metrics
+from torchreg.training.logging import penalty_metrics
 
 
 class ProxFactory:

@@ -28,10 +28,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import soft
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.problem import Problem
 from torchreg.penalties import GroupForm, L1Form, NoConjugate, Penalty
-from torchreg.shrinkage import soft
 
 _HALVINGS = 60  # of the interval of dual scales: exact in float64
 

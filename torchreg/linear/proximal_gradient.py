@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import filled
 from torchreg.linear.problem import Problem
 from torchreg.linear.smooth_part import GramTerm, Point, RowTerm, Smooth, largest
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import filled
 
 _CHECK = 10  # iterations between two looks of the host
 _SAFE = 0.95  # a new step, relative to the inverse of the steepness seen

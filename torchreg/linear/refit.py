@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
@@ -20,8 +21,7 @@ from torchreg.linear.path_result import Path, is_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.settings import checked
 from torchreg.penalties import L1Form, Penalty
-from torchreg.penalties.forms import Form
-from torchreg.shrinkage import Scalar
+from torchreg.penalties.structure import Form
 
 _TOL = 1e-12
 _ROUGH = 1e-8

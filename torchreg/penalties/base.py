@@ -11,18 +11,18 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
-from torchreg.output_channels import by_output_channel
-from torchreg.parts import Cut
-from torchreg.penalties.forms import Form, ProxForm
-from torchreg.penalties.joint import form_of_sum, joint_step, ordered
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.groups import Groups
+from torchreg.functional.output_channels import by_output_channel
+from torchreg.functional.reductions import narrowed, refuse_unreal, widened
+from torchreg.functional.shrinkage import Scalar, ridge_step, scaled
+from torchreg.penalties.alpha import NoConjugate, check_values, least_alpha, strength, zeros_decide
+from torchreg.penalties.composition import form_of_sum, joint_step, ordered
 from torchreg.penalties.normalised import is_normalised, refuse_several
+from torchreg.penalties.sharded_value import whole_value
 from torchreg.penalties.spec import canonical, describe, short
-from torchreg.penalties.strength import NoConjugate, check_values, least_alpha, strength, zeros_decide
-from torchreg.penalties.whole import whole_value
-from torchreg.select import Target, by_name
-from torchreg.shrinkage import Scalar, ridge_step, scaled
-from torchreg.sums import narrowed, refuse_unreal, widened
+from torchreg.penalties.structure import Form, ProxForm
+from torchreg.selection.selectors import Target, by_name
 
 Grain = Literal["entry", "row", "tensor"]
 

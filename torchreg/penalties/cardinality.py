@@ -15,13 +15,13 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.groups import Groups
 from torchreg.functional.largest_entries import decimal_ratio, keep_largest, metric_size
-from torchreg.groups import Groups
-from torchreg.parts import Cut
+from torchreg.functional.reductions import refuse_unreal, widened
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.constraint import Constraint, Rounding
-from torchreg.shrinkage import Scalar
-from torchreg.sums import refuse_unreal, widened
 
 
 class Cardinality(Constraint):

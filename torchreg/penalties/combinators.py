@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut, is_cut, whole
+from torchreg.functional.dtensor import Cut, is_cut, whole
+from torchreg.functional.reductions import narrowed, widened
+from torchreg.functional.shrinkage import Scalar, moves
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.forms import Form, ProxForm
+from torchreg.penalties.structure import Form, ProxForm
 from torchreg.penalties.weighted import check_fit
 from torchreg.penalties.wrapped import Wrapped
-from torchreg.shrinkage import Scalar, moves
-from torchreg.sums import narrowed, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from torchreg.functional.concave_shrinkage import firm, half, log_sum, mcp_value, scad, scad_value, two_thirds
+from torchreg.functional.reductions import widened
+from torchreg.functional.shrinkage import Scalar, hard, scaled
+from torchreg.penalties.alpha import strength
 from torchreg.penalties.separable import Separable, largest
-from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, hard, scaled
-from torchreg.sums import widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
+from torchreg.functional.reductions import narrowed, refuse_unreal, wide, wide_dtype, widened
+from torchreg.functional.shrinkage import Scalar, moves
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.shrinkage import Scalar, moves
-from torchreg.sums import narrowed, refuse_unreal, wide, wide_dtype, widened
 
 _ROUNDINGS = 4.0  # of the dtype: half of one for each entry of a result, and those of the norm that is compared
 

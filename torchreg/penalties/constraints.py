@@ -8,14 +8,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.groups import Groups, whole
+from torchreg.functional.reductions import narrowed, widened
+from torchreg.functional.shrinkage import Scalar, filled, moves
 from torchreg.functional.thresholds import nearest_of_sum
-from torchreg.groups import Groups, whole
-from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.constraint import Constraint, GroupConstraint, Rounding
 from torchreg.penalties.weighted import check_fit
-from torchreg.shrinkage import Scalar, filled, moves
-from torchreg.sums import narrowed, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,19 +9,19 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from torchreg.functional.blocking import LONG, row_blocks
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.groups import Groups
+from torchreg.functional.reductions import narrowed, refuse_unreal, wide_dtype, widened
+from torchreg.functional.shrinkage import Scalar, filled, moves, ridge_step
 from torchreg.functional.torch_private import is_mapped
-from torchreg.groups import Groups
-from torchreg.parts import Cut
 from torchreg.penalties.base import Grain, Penalty
 from torchreg.penalties.cardinality import Cardinality, projected, value_of_groups
-from torchreg.penalties.forms import Form, GroupForm, L1Form, ProxForm
-from torchreg.penalties.metric import norm_prox, radial_prox
+from torchreg.penalties.diagonal_metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.spec import short
+from torchreg.penalties.structure import Form, GroupForm, L1Form, ProxForm
 from torchreg.penalties.weighted import Weighing, check_device, factors_for
-from torchreg.pieces import LONG, row_blocks
-from torchreg.shrinkage import Scalar, filled, moves, ridge_step
-from torchreg.sums import narrowed, refuse_unreal, wide_dtype, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchreg.functional.groups import Groups, rows, whole
+from torchreg.functional.reductions import wide_dtype
+from torchreg.functional.shrinkage import Scalar
 from torchreg.functional.spheres import nearest_of_norm
-from torchreg.groups import Groups, rows, whole
 from torchreg.penalties.constraint import GroupConstraint, Rounding
-from torchreg.shrinkage import Scalar
-from torchreg.sums import wide_dtype
 
 
 class _NormBall(GroupConstraint):

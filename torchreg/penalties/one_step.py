@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from torchreg.penalties.strength import NoExactProx
-from torchreg.shrinkage import Scalar
+from torchreg.functional.shrinkage import Scalar
+from torchreg.penalties.alpha import NoExactProx
 
 if TYPE_CHECKING:
     from torchreg.penalties.base import Penalty

@@ -9,14 +9,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from torchreg.functional.groups import Groups, whole
+from torchreg.functional.reductions import narrowed, wide, wide_dtype, widened
+from torchreg.functional.shrinkage import Scalar, moves, scaled
 from torchreg.functional.sorted_l1 import sorted_l1_prox
 from torchreg.functional.thresholds import level_of
-from torchreg.groups import Groups, whole
+from torchreg.penalties.alpha import strength
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.strength import strength
 from torchreg.penalties.weighted import check_device
-from torchreg.shrinkage import Scalar, moves, scaled
-from torchreg.sums import narrowed, wide, wide_dtype, widened
 
 
 @dataclass(frozen=True, eq=False, repr=False)

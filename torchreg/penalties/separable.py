@@ -11,12 +11,22 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from torchreg.functional.blocking import LONG, entry_pieces
+from torchreg.functional.reductions import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
+from torchreg.functional.shrinkage import (
+    Scalar,
+    multiply_,
+    ridge_step,
+    ridge_steps,
+    scaled,
+    scaled_many,
+    soft,
+    soft_,
+    soft_many_,
+)
+from torchreg.penalties.alpha import strength
 from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.forms import Form, L1Form
-from torchreg.penalties.strength import strength
-from torchreg.pieces import LONG, entry_pieces
-from torchreg.shrinkage import Scalar, multiply_, ridge_step, ridge_steps, scaled, scaled_many, soft, soft_, soft_many_
-from torchreg.sums import absolute_sum, narrowed, square_sum, total, wide_dtype, widened
+from torchreg.penalties.structure import Form, L1Form
 
 
 class Separable(Penalty):

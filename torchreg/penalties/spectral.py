@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from torchreg.functional.reductions import narrowed, widened
+from torchreg.functional.shrinkage import Scalar, filled, scaled
 from torchreg.functional.singular_values import as_matrix, shrunk, singular_values, smallest, truncated
+from torchreg.penalties.alpha import strength
 from torchreg.penalties.base import Penalty
 from torchreg.penalties.constraint import Constraint, Rounding
 from torchreg.penalties.one_step import no_prox, one_step
-from torchreg.penalties.strength import strength
-from torchreg.shrinkage import Scalar, filled, scaled
-from torchreg.sums import narrowed, widened
 
 
 def _check_matrix(owner: str, w: Tensor) -> None:

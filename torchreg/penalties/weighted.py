@@ -9,13 +9,13 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut
+from torchreg.functional.dtensor import Cut
+from torchreg.functional.reductions import narrowed, widened
+from torchreg.functional.shrinkage import Scalar, moves
 from torchreg.penalties.base import Penalty
-from torchreg.penalties.forms import Form, L1Form, ProxForm
 from torchreg.penalties.separable import Separable
+from torchreg.penalties.structure import Form, L1Form, ProxForm
 from torchreg.penalties.wrapped import Wrapped
-from torchreg.shrinkage import Scalar, moves
-from torchreg.sums import narrowed, widened
 
 
 class Weighing:

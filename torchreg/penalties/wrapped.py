@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties.base import Penalty
-from torchreg.shrinkage import Scalar
 
 
 class Wrapped(Penalty):

@@ -2,7 +2,6 @@
 
 from torchreg.plots.ablation_data import Curve
 from torchreg.plots.boundary import BoundaryDisplay
-from torchreg.plots.canvas import panels, svg
 from torchreg.plots.cross_validation import CVDisplay
 from torchreg.plots.geometry import GeometryDisplay
 from torchreg.plots.histogram import WeightHistogramDisplay
@@ -10,6 +9,7 @@ from torchreg.plots.layers import LayerSparsityDisplay
 from torchreg.plots.learning_curves import CurvesDisplay
 from torchreg.plots.metric import MetricDisplay
 from torchreg.plots.path import PathDisplay
+from torchreg.plots.style import panels, svg
 from torchreg.plots.tradeoff import TradeoffDisplay
 
 __all__ = [

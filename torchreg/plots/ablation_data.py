@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
-from torchreg.ablation.results.lines import line_columns, lines
+from torchreg.ablation.results.curves import line_columns, lines
 from torchreg.ablation.results.summary import checked_metric
-from torchreg.plots.canvas import Array
+from torchreg.plots.style import Array
 
 if TYPE_CHECKING:
     from torchreg.ablation import Ablation

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torchreg.ablation.results.lines import lines
+from torchreg.ablation.results.curves import lines
 from torchreg.ablation.results.overview import SPARSITY, Overview
 from torchreg.plots.ablation_data import (
     both,
@@ -18,10 +18,10 @@ from torchreg.plots.ablation_data import (
     points_of,
     with_layers,
 )  # fmt: skip
-from torchreg.plots.canvas import panels
 from torchreg.plots.layers import LayerSparsityDisplay
 from torchreg.plots.learning_curves import CurvesDisplay
 from torchreg.plots.metric import MetricDisplay
+from torchreg.plots.style import panels
 from torchreg.plots.tradeoff import TradeoffDisplay
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg.plots.canvas import Array, figure_of
+from torchreg.plots.style import Array, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.plots.canvas import INK, MARKERS, PALETTE, Array, axes_or_new, figure_of, rgb
+from torchreg.plots.style import INK, MARKERS, PALETTE, Array, axes_or_new, figure_of, rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from torchreg.plots.alpha_axis import as_array, check_alphas, count_axis, limit, scale_alpha
-from torchreg.plots.canvas import FAINT, INK, PALETTE, Array, axes_or_new, figure_of, finite, many_lines
-from torchreg.plots.sources import check_cv_path, cv_path_of
+from torchreg.plots.inputs import check_cv_path, cv_path_of
+from torchreg.plots.style import FAINT, INK, PALETTE, Array, axes_or_new, figure_of, finite, many_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchreg.plots.alpha_axis import points_high, points_wide
-from torchreg.plots.canvas import Array, extent, figure_of, spread
+from torchreg.plots.style import Array, extent, figure_of, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchreg.penalties import Penalty
-from torchreg.plots.canvas import INK, MUTED, PALETTE, Array, axes_or_new, figure_of, halo
-from torchreg.plots.contact import check, constrained_minimiser, region
+from torchreg.plots.constrained_qp import check, constrained_minimiser, region
+from torchreg.plots.style import INK, MUTED, PALETTE, Array, axes_or_new, figure_of, halo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

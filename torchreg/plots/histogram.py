@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.plots.canvas import INK, MUTED, PALETTE, Array, axes_or_new, figure_of
-from torchreg.select import weights
+from torchreg.plots.style import INK, MUTED, PALETTE, Array, axes_or_new, figure_of
+from torchreg.selection.selectors import weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 
 from torchreg.plots.ablation_data import layers_of, only_line, with_layers
 from torchreg.plots.alpha_axis import points_high, points_wide
-from torchreg.plots.canvas import INK, Array, axes_or_new, figure_of
-from torchreg.plots.words import plain, write
+from torchreg.plots.labels import plain, write
+from torchreg.plots.style import INK, Array, axes_or_new, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from torchreg.plots.ablation_data import is_number, learning_of, only_line
-from torchreg.plots.canvas import INK, Array, axes_or_new, colour_steps, figure_of, finite, rgba, shades
-from torchreg.plots.words import name_axes, write
+from torchreg.plots.labels import name_axes, write
+from torchreg.plots.style import INK, Array, axes_or_new, colour_steps, figure_of, finite, rgba, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 
 from torchreg.plots.ablation_data import Curve, curves_of, means_of, narrowed
 from torchreg.plots.alpha_axis import check_alphas, limit, name_close_alphas, scale_alpha
-from torchreg.plots.canvas import INK, MARKERS, PALETTE, axes_or_new, figure_of, finite
-from torchreg.plots.words import legend, name_axes
+from torchreg.plots.labels import legend, name_axes
+from torchreg.plots.style import INK, MARKERS, PALETTE, axes_or_new, figure_of, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

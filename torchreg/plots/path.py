@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from torchreg.plots.alpha_axis import as_array, check_alphas, count_axis, limit, scale_alpha, trim_ticks
-from torchreg.plots.canvas import FAINT, MUTED, PALETTE, Array, axes_or_new, figure_of, many_lines, mark
 from torchreg.plots.curve_names import name_ends, names_that_fit, room_for
-from torchreg.plots.sources import check_path, drawn_coefs, feature_names, path_of
+from torchreg.plots.inputs import check_path, drawn_coefs, feature_names, path_of
+from torchreg.plots.style import FAINT, MUTED, PALETTE, Array, axes_or_new, figure_of, many_lines, mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

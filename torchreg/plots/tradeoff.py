@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from torchreg.plots.ablation_data import Curve, both, means_of, narrowed, points_of
-from torchreg.plots.canvas import INK, Array, axes_or_new, figure_of, finite
+from torchreg.plots.labels import legend, name_axes
 from torchreg.plots.metric import look
-from torchreg.plots.words import legend, name_axes
+from torchreg.plots.style import INK, Array, axes_or_new, figure_of, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torchreg.ablation.results.choice import Rule, best
-from torchreg.ablation.results.lines import namer
+from torchreg.ablation.results.curves import namer
 from torchreg.ablation.results.overview import SPARSITY, Overview
 from torchreg.ablation.results.splits import is_test
 

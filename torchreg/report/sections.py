@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torchreg.ablation.results.overview import Overview
-from torchreg.report import record, tables
+from torchreg.report import provenance, tables
 from torchreg.report.html import Html, element, figure, join, text
 from torchreg.report.page import Section
 
@@ -25,7 +25,7 @@ def title(ablation: Ablation) -> str:
 
 def opening(ablation: Ablation) -> Html:
     """How far the ablation has come."""
-    return join([element("p", text(ablation.status())), record.grid(ablation)])
+    return join([element("p", text(ablation.status())), provenance.grid(ablation)])
 
 
 def sections(ablation: Ablation, overview: Overview) -> Iterator[Section]:
@@ -40,8 +40,8 @@ def sections(ablation: Ablation, overview: Overview) -> Iterator[Section]:
     yield from _pictures(ablation, overview)
     failures = tables.failures_table(ablation)
     yield Section("Failed cells", _note("None failed.") if failures is None else failures)
-    yield Section("Run record", record.record(ablation))
-    yield Section("How to reproduce", record.reproduce(ablation))
+    yield Section("Run record", provenance.record(ablation))
+    yield Section("How to reproduce", provenance.reproduce(ablation))
 
 
 def _pictures(ablation: Ablation, overview: Overview) -> Iterator[Section]:

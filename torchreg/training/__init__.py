@@ -4,7 +4,7 @@ from torchreg.training.activity import ActivityTerm, attach_activity
 from torchreg.training.alpha_max import alpha_max
 from torchreg.training.attach import attach
 from torchreg.training.attach_to import attach_to
-from torchreg.training.averages import copy_zeros
+from torchreg.training.averaging import copy_zeros
 from torchreg.training.clipping import clip_grad_norm_
 from torchreg.training.compaction.compact import compact
 from torchreg.training.compaction.sparse_layers import to_sparse
@@ -12,7 +12,7 @@ from torchreg.training.coupled_groups import coupled
 from torchreg.training.effective_step import at_most, effective_step, register_effective_step
 from torchreg.training.freezing import freeze_zeros, thaw
 from torchreg.training.hooks import Attachment
-from torchreg.training.metrics import penalty_metrics
+from torchreg.training.logging import penalty_metrics
 from torchreg.training.optimizer import ProxOptimizer
 from torchreg.training.scheduler import PenaltyScheduler
 from torchreg.training.sparsity import Sparsity, sparsity

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.functional.torch_private import in_backward
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import Scalar
 
 _MANY = 1000  # outputs that nobody has asked for
 

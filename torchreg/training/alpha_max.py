@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.parts import Cut, any_entry, here, is_cut, read, whole
+from torchreg.functional.dtensor import Cut, any_entry, here, is_cut, read, whole
 from torchreg.penalties import Penalty
 from torchreg.training.one_shape import of_one_shape
 from torchreg.training.term import Term

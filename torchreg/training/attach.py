@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.output_channels import by_output_channel
+from torchreg.functional.output_channels import by_output_channel
 from torchreg.penalties import Penalty
 from torchreg.penalties.one_step import refuse_rows
 from torchreg.penalties.spec import canonical
-from torchreg.select import Target, by_name
+from torchreg.selection.selectors import Target, by_name
 from torchreg.training.model_names import ModelNames
 from torchreg.training.term import Term
 from torchreg.training.term_part import Part, check_fit

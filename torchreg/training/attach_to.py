@@ -11,8 +11,8 @@ from torchreg.training.effective_step import Metric
 from torchreg.training.hooks import Attachment
 from torchreg.training.lazy_rows import all_lazy
 from torchreg.training.optimizer import ProxOptimizer
-from torchreg.training.refusals import refuse_base
 from torchreg.training.term import Term
+from torchreg.training.validation import refuse_base
 
 _HOOKS = (
     "_optimizer_step_pre_hooks",

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torchreg.penalties import Penalty
 from torchreg.penalties.one_step import refuse_without_prox
 from torchreg.training.attach import attach
-from torchreg.training.refusals import refuse_group
 from torchreg.training.term import Term
+from torchreg.training.validation import refuse_group
 
 
 def matrices(group: dict[str, Any], index: int) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import clip_grad_norm_ as clip_by_norm_
 from torch.optim import Optimizer
 
-from torchreg.parts import is_memory_of, memory_of, whole
-from torchreg.shrinkage import Scalar
-from torchreg.training.capture import is_capturing
+from torchreg.functional.dtensor import is_memory_of, memory_of, whole
+from torchreg.functional.shrinkage import Scalar
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.step_rules import StepRule
 from torchreg.training.term_part import Owner
 

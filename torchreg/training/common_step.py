@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import Cut, here, is_cut, whole
+from torchreg.functional.dtensor import Cut, here, is_cut, whole
+from torchreg.functional.reductions import wide, widened
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.one_step import takes_one_step
-from torchreg.shrinkage import Scalar
-from torchreg.sums import wide, widened
 from torchreg.training.group_steps import marked
 from torchreg.training.param_positions import Slot
-from torchreg.training.part_step import Place, part_of_step, whole_step
+from torchreg.training.sharded_step import Place, part_of_step, whole_step
 from torchreg.training.step_rules import StepRule
 
 Copies = list[list[Tensor]]  # for each slot, the weights from before the base's step, or nothing

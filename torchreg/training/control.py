@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import here
-from torchreg.shrinkage import Scalar
-from torchreg.training.amp import unless_skipped
+from torchreg.functional.dtensor import here
+from torchreg.functional.shrinkage import Scalar
 from torchreg.training.clipping import as_clipped
 from torchreg.training.common_step import Copies
 from torchreg.training.dual_averaging import DualAveraging
 from torchreg.training.effective_step import rule_for
+from torchreg.training.grad_scaler import unless_skipped
 from torchreg.training.group_steps import marked
 from torchreg.training.param_positions import Slot
-from torchreg.training.part_step import part_of_step
 from torchreg.training.proximal_step import prox_step
+from torchreg.training.sharded_step import part_of_step
 from torchreg.training.step_rules import StepRule
 from torchreg.training.term import Term
 from torchreg.training.term_part import Part

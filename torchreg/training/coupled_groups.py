@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from torchreg.groups import labels
-from torchreg.parts import is_cut
+from torchreg.functional.dtensor import is_cut
+from torchreg.functional.groups import labels
 from torchreg.penalties import Group, Separable
 from torchreg.text_table import text_table
 from torchreg.training.compaction.compact import as_arguments, checked

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut, here, is_cut, whole
-from torchreg.penalties.forms import GroupForm, L1Form
-from torchreg.shrinkage import Scalar, filled, ridge_step, scaled
+from torchreg.functional.dtensor import Cut, here, is_cut, whole
+from torchreg.functional.shrinkage import Scalar, filled, ridge_step, scaled
+from torchreg.penalties.structure import GroupForm, L1Form
 from torchreg.training import dual_groups
-from torchreg.training.part_step import whole_step
+from torchreg.training.sharded_step import whole_step
 
 if TYPE_CHECKING:
     from torchreg.penalties import Penalty

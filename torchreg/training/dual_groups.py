@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
+from torchreg.functional.shrinkage import Scalar, filled, ridge_step, scaled
 from torchreg.penalties import Penalty
-from torchreg.penalties.forms import GroupForm
-from torchreg.penalties.metric import norm_prox
-from torchreg.shrinkage import Scalar, filled, ridge_step, scaled
+from torchreg.penalties.diagonal_metric import norm_prox
+from torchreg.penalties.structure import GroupForm
 from torchreg.training.group_steps import settled
 
 _ROUND = 64.0  # ulps by which the norm of a unit vector may be off

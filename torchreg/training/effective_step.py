@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.shrinkage import Scalar
+from torchreg.functional.shrinkage import Scalar
 from torchreg.training.relative_rules import check_rate, known_rule
 from torchreg.training.step_rules import RULES, ParamGroup, State, StepRule
 

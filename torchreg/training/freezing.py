@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchreg.training.dense_copy import KEY as DENSE
-from torchreg.training.held import SUPPORT
+from torchreg.training.held_zeros import SUPPORT
 from torchreg.training.target_checks import refuse_constraints
 from torchreg.training.term import Term
 from torchreg.training.term_part import Owner

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from torchreg.parts import Cut, here, is_cut
-from torchreg.training.capture import is_capturing
+from torchreg.functional.dtensor import Cut, here, is_cut
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.parameter_names import names_in
 from torchreg.training.term import Term
 

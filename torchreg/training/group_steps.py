@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.one_step import takes_one_step
-from torchreg.shrinkage import Scalar
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 
 

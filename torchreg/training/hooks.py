@@ -8,12 +8,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from torchreg.training.by_name import matched
 from torchreg.training.checkpoint import KEY, Renewal, restore, saved_parts, tell
 from torchreg.training.common_step import Copies, copies_for
 from torchreg.training.control import Mode, begin, check_controls, done, proximal_half, settle
 from torchreg.training.effective_step import Metric, check_metric, rule_for
 from torchreg.training.param_positions import ParamPositions, attached_terms
+from torchreg.training.partial_load import matched
 from torchreg.training.rollback import Rollback
 from torchreg.training.step_checks import StepChecks
 from torchreg.training.term import Term

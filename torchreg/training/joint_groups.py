@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchreg.parts import is_cut
+from torchreg.functional.dtensor import is_cut
+from torchreg.functional.reductions import widened
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Group
-from torchreg.shrinkage import Scalar
-from torchreg.sums import widened
 from torchreg.training.group_steps import prox_
 from torchreg.training.term_part import Part
 from torchreg.training.unit_layers import Layers

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut, is_cut, whole
+from torchreg.functional.dtensor import Cut, is_cut, whole
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import Scalar
 from torchreg.training.group_steps import marked, prox_
-from torchreg.training.part_step import Place
+from torchreg.training.sharded_step import Place
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 from torchreg.training.term import Term
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchreg.penalties import L1, L1L2, L2, Penalty
 from torchreg.penalties.one_step import parts_of
 from torchreg.training.group_steps import settled
-from torchreg.training.part_step import Place
+from torchreg.training.sharded_step import Place
 from torchreg.training.step_rules import StepRule
 
 _OWN = "torchreg.penalties."  # a penalty of the user's may look at values, which vmap refuses

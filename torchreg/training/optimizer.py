@@ -20,13 +20,13 @@ from torchreg.training.fused.fused_halves import FusedHalves
 from torchreg.training.gradients import Skipped, not_finite, warn_of_skips
 from torchreg.training.hooks import read, through, written
 from torchreg.training.lazy_rows import all_lazy
-from torchreg.training.masters import Masters, warn_of_half
+from torchreg.training.master_weights import Masters, warn_of_half
 from torchreg.training.param_positions import ParamPositions
-from torchreg.training.refusals import refuse_base
 from torchreg.training.rollback import Rollback
 from torchreg.training.stacked import StackedOptimizer
 from torchreg.training.term import Term
-from torchreg.training.watch import Watch
+from torchreg.training.validation import refuse_base
+from torchreg.training.zero_watch import Watch
 
 _FIELDS = ("base", "terms", "metric", "foreach", "masters", "skip_nonfinite", "skipped", "mode", "fused")
 

@@ -19,11 +19,11 @@ from torch._compile import _disable_dynamo  # as torch's optimizers use it; torc
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
-from torchreg.parts import is_memory_of, memory_of
+from torchreg.functional.dtensor import is_memory_of, memory_of
 from torchreg.training.bare_terms import all_matrices
-from torchreg.training.refusals import refuse_sparse
 from torchreg.training.term import Term
 from torchreg.training.term_part import Owner, Part, check_fit
+from torchreg.training.validation import refuse_sparse
 
 Place = tuple[int, int]  # a group, and a position in it
 

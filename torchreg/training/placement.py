@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
 from torchreg.penalties import Penalty
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.functional.dtensor import Cut, here, is_cut
 from torchreg.functional.largest_entries import median_of_moved
-from torchreg.parts import Cut, here, is_cut
+from torchreg.functional.reductions import wide, wide_dtype, widened
+from torchreg.functional.shrinkage import filled
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import filled
-from torchreg.sums import wide, wide_dtype, widened
 from torchreg.training.control import Site
 from torchreg.training.group_steps import settled
-from torchreg.training.part_step import part_of_state
+from torchreg.training.sharded_step import part_of_state
 from torchreg.training.units import Bundle, Units, bundles
 
 _OCTAVES = 40  # the strength lies within 2^-40 and 2^40

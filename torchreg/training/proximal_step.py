@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import is_cut
+from torchreg.functional.blocking import ENTRIES
+from torchreg.functional.dtensor import is_cut
 from torchreg.penalties import Penalty
-from torchreg.pieces import ENTRIES
 from torchreg.training.common_step import Copies, copied, is_common, step_in_common
 from torchreg.training.group_steps import marked, prox_
 from torchreg.training.lazy_rows import lazily
 from torchreg.training.one_shape import alike, is_stacked, step_stacked
 from torchreg.training.param_positions import Slot
-from torchreg.training.part_step import Place, plain_places
+from torchreg.training.sharded_step import Place, plain_places
 from torchreg.training.step_rules import StepRule
 
 _SMALL = 1 << 15  # entries up to which launches cost a CPU more than the work

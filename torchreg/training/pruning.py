@@ -11,7 +11,7 @@
    keeps the largest ``|w|`` of those that were kept before: Zhu and Gupta, 2017. "feedback" shrinks by the penalty,
    whose alpha is set between steps (`torchreg.training.predictive_alpha`).
 3. With the last step of the ramp's hold the number of kept units is exact, whatever the method.
-4. From ``freeze`` on the kept ones are trained alone (`torchreg.training.held`).
+4. From ``freeze`` on the kept ones are trained alone (`torchreg.training.held_zeros`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from torchreg.functional.dtensor import Cut, here, is_cut
 from torchreg.functional.largest_entries import keep_largest, metric_size
-from torchreg.parts import Cut, here, is_cut
-from torchreg.sums import widened
-from torchreg.training.capture import is_capturing
+from torchreg.functional.reductions import widened
 from torchreg.training.control import Site
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.dense_copy import KEY as DENSE
 from torchreg.training.dense_copy import dense, keep, renew, take_back
 from torchreg.training.effective_step import rule_for
-from torchreg.training.held import SUPPORT, Noted, hold, noted, support
-from torchreg.training.part_step import part_of_state
+from torchreg.training.held_zeros import SUPPORT, Noted, hold, noted, support
+from torchreg.training.sharded_step import part_of_state
 from torchreg.training.step_count import moves
 from torchreg.training.step_rules import StepRule
 from torchreg.training.units import Units, bundles, shrunk

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adafactor, Optimizer
 
-from torchreg.shrinkage import Scalar
-from torchreg.sums import widened
+from torchreg.functional.reductions import widened
+from torchreg.functional.shrinkage import Scalar
 from torchreg.training.step_rules import RULES, ParamGroup, State, StepRule
 
 _NAMED: dict[str, StepRule] = {}

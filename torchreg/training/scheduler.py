@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.schedules import Schedule
+from torchreg.training.schedules import Schedule
 from torchreg.training.step_count import StepCount
 from torchreg.training.term import Term
 
@@ -35,7 +35,7 @@ class PenaltyScheduler(StepCount):
     Args:
         term: what `attach` made, with one alpha. A number is replaced at each step; a 0-d tensor is
             filled in place, so a compiled step is not compiled again and a captured one sees it.
-        schedule: int -> float, from `torchreg.schedules` or your own. A lambda cannot be pickled.
+        schedule: int -> float, from `torchreg.training.schedules` or your own. A lambda cannot be pickled.
         optimizer: whose steps to count, for a term that no ProxOptimizer owns (``loss + term()``).
 
     Attributes:

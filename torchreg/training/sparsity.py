@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torchreg.groups import Groups
-from torchreg.layers import layer_weights
-from torchreg.parts import Cut, here, is_cut, whole
+from torchreg.functional.dtensor import Cut, here, is_cut, whole
+from torchreg.functional.groups import Groups
+from torchreg.selection.layers import layer_weights
 from torchreg.text_table import text_table
 from torchreg.training.parameter_names import qualified
 from torchreg.training.term import Term

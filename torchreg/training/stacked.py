@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from torchreg.functional.reductions import wide_dtype
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
-from torchreg.shrinkage import Scalar
-from torchreg.sums import wide_dtype
 from torchreg.training.common_step import anew, is_common
 from torchreg.training.effective_step import rule_for
 from torchreg.training.group_steps import marked, settled

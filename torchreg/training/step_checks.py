@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import is_cut
+from torchreg.functional.dtensor import is_cut
 from torchreg.penalties import Penalty
-from torchreg.penalties.strength import check_values
-from torchreg.training.capture import is_capturing
+from torchreg.penalties.alpha import check_values
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.param_positions import Slot
-from torchreg.training.refusals import refuse_groups, refuse_state
 from torchreg.training.term_part import Part
+from torchreg.training.validation import refuse_groups, refuse_state
 
 _EVERY = 100  # steps from one look at a strength on a device to the next
 

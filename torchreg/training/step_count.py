@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchreg.parts import has_entries
-from torchreg.training.capture import is_capturing
+from torchreg.functional.dtensor import has_entries
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.gradients import entries
 
 

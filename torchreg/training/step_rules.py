@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, SparseAdam
 
-from torchreg.shrinkage import Scalar, multiply_
-from torchreg.sums import wide, widened
+from torchreg.functional.reductions import wide, widened
+from torchreg.functional.shrinkage import Scalar, multiply_
 
 ParamGroup = Mapping[str, Any]
 State = Mapping[str, Any]

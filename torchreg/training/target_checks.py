@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch import Tensor
 
-from torchreg.parts import Cut, here, is_cut
+from torchreg.functional.dtensor import Cut, here, is_cut
+from torchreg.functional.reductions import wide_dtype
 from torchreg.penalties import Penalty
+from torchreg.penalties.alpha import zeros_decide
 from torchreg.penalties.cardinality import ranks
-from torchreg.penalties.strength import zeros_decide
-from torchreg.sums import wide_dtype
 from torchreg.training.pruning import Method
 from torchreg.training.term import Term
 from torchreg.training.units import units_of

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from torchreg.parts import here, read
+from torchreg.functional.dtensor import here, read
 from torchreg.training.term import Term
 from torchreg.training.units import units_of
 

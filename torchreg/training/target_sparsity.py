@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from torchreg.parts import here
-from torchreg.schedules import Schedule, cubic
+from torchreg.functional.dtensor import here
 from torchreg.training.control import sites_of
-from torchreg.training.held import support
+from torchreg.training.held_zeros import support
 from torchreg.training.predictive_alpha import predictive_alpha, typical_gradient
 from torchreg.training.pruning import Act, Method, Pruning
+from torchreg.training.schedules import Schedule, cubic
 from torchreg.training.step_count import StepCount
 from torchreg.training.target_checks import (
     check_choice,
@@ -77,7 +77,7 @@ class TargetSparsity(StepCount):
             penalty shrinks the dense copy too, by an alpha that is this share of the median size of gradients, set
             each hundredth of ``steps``, and makes nothing zero. The term's own alpha acts nowhere. See Notes.
         schedule: the shape of the ramp: a function (start, end, steps, begin=...) -> schedule of the share, such as
-            those of `torchreg.schedules`.
+            those of `torchreg.training.schedules`.
 
     Attributes:
         count: optimizer steps made.

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.normalised import refuse_several
-from torchreg.penalties.whole import whole_value
-from torchreg.selected import told
-from torchreg.shrinkage import Scalar
+from torchreg.penalties.sharded_value import whole_value
+from torchreg.selection.selected import told
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell
-from torchreg.training.held import Held
+from torchreg.training.held_zeros import Held
 from torchreg.training.joint_groups import JointGroups
 from torchreg.training.model_names import ModelNames
 from torchreg.training.placement import check_placement

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchreg.penalties import Penalty
 from torchreg.training.placement import check_placement
-from torchreg.training.refusals import refuse_lazy
+from torchreg.training.validation import refuse_lazy
 
 
 class Owner(Protocol):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
-from torchreg.parts import Cut, is_cut
+from torchreg.functional.dtensor import Cut, is_cut
+from torchreg.functional.groups import Groups
 from torchreg.penalties import Penalty
 from torchreg.training.unit_layers import Layers
 

@@ -11,18 +11,18 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from torchreg.parts import Cut, any_entry, is_cut, read, whole
+from torchreg.functional.dtensor import Cut, any_entry, is_cut, read, whole
+from torchreg.functional.reductions import wide
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.one_step import takes_one_step
-from torchreg.shrinkage import Scalar
-from torchreg.sums import wide
 from torchreg.training.common_step import common
 from torchreg.training.effective_step import rule_for
 from torchreg.training.gradients import entries
 from torchreg.training.joint_groups import flat, joined_steps
 from torchreg.training.one_shape import of_one_shape
 from torchreg.training.optimizer import ProxOptimizer
-from torchreg.training.part_step import part_of_step, whole_step
+from torchreg.training.sharded_step import part_of_step, whole_step
 from torchreg.training.step_rules import StepRule
 from torchreg.training.term import Term
 

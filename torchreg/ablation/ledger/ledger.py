@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import Self
 
 from torchreg.ablation.fingerprint import Fingerprint
-from torchreg.ablation.function import Run, source_file, title
+from torchreg.ablation.ledger.directory_id import mark_anew
 from torchreg.ablation.ledger.files import LedgerError
 from torchreg.ablation.ledger.lock import DriverLock, LedgerBusy
 from torchreg.ablation.ledger.manifest import Manifest, add_function, add_penalties, open_manifest, write_manifest
-from torchreg.ablation.ledger.mark import mark_anew
+from torchreg.ablation.ledger.provenance import now, run_record
 from torchreg.ablation.ledger.reader import Reader, Row, as_line
-from torchreg.ablation.ledger.record import now, run_record
 from torchreg.ablation.ledger.rows import CELLS, cells_of, counted
 from torchreg.ablation.ledger.shard import Place, append, is_there
 from torchreg.ablation.plan import Plan
+from torchreg.ablation.user_function import Run, source_file, title
 
 
 class Ledger:

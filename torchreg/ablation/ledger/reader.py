@@ -9,10 +9,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from torchreg.ablation.grid import COLUMNS
+from torchreg.ablation.json_values import dumps, loads
 from torchreg.ablation.ledger.files import LedgerError, names, read_bytes
 from torchreg.ablation.ledger.shard import ROWS
-from torchreg.ablation.naming import COLUMNS
-from torchreg.ablation.plain import dumps, loads
 
 Row = dict[str, Any]
 Fault = Callable[[bytes, Any], str | None]  # what is wrong with a line and the object in it

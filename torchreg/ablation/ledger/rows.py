@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from torchreg.ablation.cell import CURVE
+from torchreg.ablation.json_values import dumps, unified
 from torchreg.ablation.ledger.files import LedgerError, exists
 from torchreg.ablation.ledger.manifest import Manifest, read_manifest
 from torchreg.ablation.ledger.reader import Reader, Row, rank, read_lines
-from torchreg.ablation.plain import dumps, unified
 from torchreg.ablation.plan import steps
 
 CELLS = "cells"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from torchreg.ablation.grid import COLUMNS
 from torchreg.ablation.ledger import rows as ledger
-from torchreg.ablation.naming import COLUMNS
 from torchreg.ablation.results import choice, paired, status, summary
 from torchreg.ablation.results.choice import Rule
 from torchreg.ablation.results.splits import in_order

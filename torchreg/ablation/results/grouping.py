@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreg.ablation.plain import unified
+from torchreg.ablation.json_values import unified
 
 Row = Mapping[str, Any]
 _UNEQUAL = {str, int, float}  # Python's equality is right among these, and they are hashable

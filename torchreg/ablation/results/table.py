@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torchreg.ablation.plain import dumps
+from torchreg.ablation.json_values import dumps
 from torchreg.ablation.results.layout import as_text
 from torchreg.ablation.results.spreadsheet import write_csv
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchreg.functional.blocking import LONG
 from torchreg.linear.designs.base import Design, Selection, as_scale, deviation, divided, less_mean, less_total
 from torchreg.linear.designs.compressed import Compressed
 from torchreg.linear.designs.gram_blocks import (
@@ -20,7 +21,6 @@ from torchreg.linear.designs.gram_blocks import (
     split_weights,
     strip,
 )
-from torchreg.pieces import LONG
 
 _ROOM = 1 << 22  # entries of a dense temporary: 32 MiB
 _LEAST_ROWS = 256  # of a chunk that is made dense

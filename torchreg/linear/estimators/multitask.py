@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from sklearn.utils import Tags
 
-from torchreg.groups import rows
+from torchreg.functional.groups import rows
 from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
 from torchreg.linear.estimators.documentation import documented

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups, labels, rows
+from torchreg.functional.groups import Groups, labels, rows
 from torchreg.linear.designs.arrays import tensor_of
 from torchreg.linear.estimators.arrays import Data, to_numpy
 from torchreg.penalties import NonNegative, Penalty, Separable, Weighted

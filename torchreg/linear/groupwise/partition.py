@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from torchreg.groups import Groups
+from torchreg.functional.groups import Groups
 
 
 class Partition(ABC):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import soft
 from torchreg.linear.groupwise.partition import Partition
 from torchreg.penalties import GroupForm
-from torchreg.shrinkage import soft
 
 _HUGE = 1e150  # stands for an infinite strength of an entry: its product with 0 is 0
 _NEWTON_STEPS = 4  # for the scale of a group with strengths of its entries: it is feasible after any

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.linear.l1.conditions import EntryConditions
 from torchreg.linear.newton.working_model import WorkingModel
 from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.problem import Problem
-from torchreg.shrinkage import Scalar
 
 
 class PivotModel(WorkingModel[EntryConditions]):

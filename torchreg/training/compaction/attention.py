@@ -15,7 +15,7 @@ from torch.nn import Module
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.nn.utils import skip_init
 
-from torchreg.sums import wide
+from torchreg.functional.reductions import wide
 
 
 def removable_heads(module: nn.MultiheadAttention) -> Tensor:

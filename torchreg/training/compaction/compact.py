@@ -9,7 +9,7 @@ from typing import Any
 from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
-from torchreg.parts import is_cut
+from torchreg.functional.dtensor import is_cut
 from torchreg.training.compaction.classes import Solution
 from torchreg.training.compaction.cost import measure_pair
 from torchreg.training.compaction.graph import UnitGraph, unit_graph

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module, functional
 
-from torchreg.sums import wide
+from torchreg.functional.reductions import wide
 from torchreg.training.compaction.attention import ReducedAttention, linear, removable_heads
 from torchreg.training.compaction.recurrent import ReducedRecurrent, evened, zero_units
 

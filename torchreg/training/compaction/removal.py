@@ -11,7 +11,7 @@ from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from torchreg.effective_weights import used
+from torchreg.selection.effective_weights import used
 from torchreg.training.compaction.classes import Read, Solution, needed
 from torchreg.training.compaction.graph import UnitGraph
 

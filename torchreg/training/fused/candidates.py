@@ -32,7 +32,7 @@ from torch.optim.optimizer import Optimizer
 
 from torchreg.functional.torch_private import has_global_step_hooks, has_modes
 from torchreg.penalties import Penalty
-from torchreg.training.capture import is_capturing
+from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.effective_step import BoundedMetric, rule_for
 from torchreg.training.fused.penalty_inputs import acts_on_entries
 from torchreg.training.fused.row_inputs import acts_on_rows

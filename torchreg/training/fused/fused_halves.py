@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.shrinkage import Scalar
+from torchreg.functional.shrinkage import Scalar
 from torchreg.training.clipping import clipped_by
 from torchreg.training.control import controlled
 from torchreg.training.effective_step import BoundedMetric

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.one_step import inner_penalties, parts_of
-from torchreg.shrinkage import Scalar
 
 _OWN = "torchreg.penalties."  # where the penalties are defined whose maps are known to compile
 _NUMBERS = ("alpha", "weights")  # fields that move, or differ from layer to layer; all others are part of the code

@@ -1,7 +1,7 @@
 """Convex penalties of whole rows as a function of their numbers, in a form that a compiler makes a few short loops of.
 
 With a step for each entry the prox of a norm is ``x_i = r z_i / (r + level t_i)``, where r solves
-``sum z_i^2 / (r + level t_i)^2 = 1`` (`torchreg.penalties.metric`). Here a row is divided by its norm first, so that r
+``sum z_i^2 / (r + level t_i)^2 = 1`` (`penalties.diagonal_metric`). Here a row is divided by its norm first, so that r
 lies between 0 and 1 and nothing overflows in float32; whether a row vanishes, and the last of Newton's steps, are
 reckoned from sums in float64.
 """
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchreg.functional.shrinkage import Scalar, soft
 from torchreg.penalties import Penalty
-from torchreg.penalties.forms import GroupForm
-from torchreg.shrinkage import Scalar, soft
+from torchreg.penalties.structure import GroupForm
 from torchreg.training.fused.penalty_inputs import PenaltyInputs, is_known
 
 _SECULAR_STEPS = {torch.float32: 7, torch.float64: 9}  # in the tensor's precision; as many as that can use

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.shrinkage import Scalar
+from torchreg.functional.shrinkage import Scalar
 from torchreg.training.fused.candidates import Candidate, metric_of
 from torchreg.training.fused.compiled_step import packed
 

@@ -1,0 +1,100 @@
+"""What the demo can be asked for, and its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import optim
+from torch.optim import Optimizer
+
+from torchreg.functional.groups import columns, rows
+from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Penalty
+
+DATA = {"digits": 3e-4, "breast_cancer": 1e-3, "diabetes": 1e-2}  # and the alpha at which L1 keeps the test score
+
+TARGET = 0.9  # share of zero weights of the last model in the table
+ROWS_TARGET = 0.8  # share of zero neurons of the model that is made smaller
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A penalty to choose: its name in tables, how to make it, and its default alpha relative to L1's."""
+
+    label: str
+    make: Callable[[float], Penalty]
+    factor: float = 1.0
+
+
+PENALTIES = {
+    "l1": Choice("L1", L1),
+    "l1l2": Choice("L1L2", L1L2),
+    "l0": Choice("L0", L0, 0.1),
+    "mcp": Choice("MCP", MCP, 10.0),
+    "scad": Choice("SCAD", SCAD, 10.0),
+    "group": Choice("group L1", lambda alpha: Group(L1(alpha), by=columns)),
+    "sparse_group": Choice("sparse group L1", lambda alpha: Group(L1(alpha), by=columns) + L1(alpha), 0.5),
+}
+
+OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+    "adam": (optim.Adam, {"lr": 3e-3}),
+    "adamw": (optim.AdamW, {"lr": 3e-3, "weight_decay": 0.0}),
+    "nadam": (optim.NAdam, {"lr": 3e-3}),
+    "radam": (optim.RAdam, {"lr": 3e-3}),
+    "adamax": (optim.Adamax, {"lr": 5e-3}),
+    "rmsprop": (optim.RMSprop, {"lr": 1e-3}),
+    "adagrad": (optim.Adagrad, {"lr": 2e-2}),
+    "adadelta": (optim.Adadelta, {"lr": 1.0}),
+    "sgd": (optim.SGD, {"lr": 5e-2, "momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets; alpha and lr of None mean the default of the data and the optimizer."""
+
+    data: str = "digits"
+    penalty: str = "l1"
+    alpha: float | None = None
+    optimizer: str = "adam"
+    lr: float | None = None
+    epochs: int = 80
+    out: Path = Path("torchreg-demo")
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def strength(self) -> float:
+        """The alpha that all penalties of the table have."""
+        return DATA[self.data] * PENALTIES[self.penalty].factor if self.alpha is None else self.alpha
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the models to train: a penalty, in the loss or by the proximal step, perhaps to a share of zeros."""
+
+    name: str
+    penalty: Penalty
+    prox: bool = False
+    target: float | None = None
+    hidden: bool = False  # whether the last layer, whose rows are the outputs, is left out
+
+
+def recipes(options: Options) -> list[Recipe]:
+    """The models of the table."""
+    choice, alpha = PENALTIES[options.penalty], options.strength
+    return [
+        Recipe("no penalty", L2(0.0)),
+        Recipe("L2 in the loss", L2(alpha)),
+        Recipe(f"{choice.label} in the loss", choice.make(alpha)),
+        Recipe(f"{choice.label} by ProxOptimizer", choice.make(alpha), prox=True),
+        Recipe(f"TargetSparsity({TARGET:g})", L1(alpha), prox=True, target=TARGET),
+    ]
+
+
+def row_sparse(options: Options) -> Recipe:
+    """The twin whose hidden layers lose whole neurons, for `compact`."""
+    penalty = Group(L1(options.strength), by=rows)
+    return Recipe(f"TargetSparsity({ROWS_TARGET:g}) of neurons", penalty, prox=True, target=ROWS_TARGET, hidden=True)
