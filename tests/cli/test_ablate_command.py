@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import torchreg
-from torchreg import L1, L1L2, L2, Ablation
+from torchreg import L1, L1L2, L2, Ablation, TotalVariation
 from torchreg.cli import main
 from torchreg.cli.ablate.arguments import PENALTIES, alphas, axis, penalty, seeds
 
@@ -143,6 +143,8 @@ def test_texts_mean_what_the_help_says():
     assert axis('width=64,0.5,true,text,"a,b"') == ("width", (64, 0.5, True, "text", "a,b"))
     assert penalty("ridge=l2") == ("ridge", L2(1.0))
     assert penalty("l1") == ("l1", L1(1.0))
+    assert penalty("lasso") == ("l1", L1(1.0))  # a word of an earlier version
+    assert penalty("flat=tv") == ("flat", TotalVariation(1.0))
     assert all(penalty(name) == (name, found) for name, found in PENALTIES.items())
 
 

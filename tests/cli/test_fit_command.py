@@ -93,9 +93,9 @@ def refused(capsys, *args):
 
 
 PENALTIES = {
-    "lasso": ([], L1(1.0)),
-    "ridge": ([], L2(1.0)),
-    "enet": (["--l1-ratio", 0.3], L1L2(1.0, l1_ratio=0.3)),
+    "l1": ([], L1(1.0)),
+    "l2": ([], L2(1.0)),
+    "l1l2": (["--l1-ratio", 0.3], L1L2(1.0, l1_ratio=0.3)),
     "mcp": ([], MCP(1.0)),
     "scad": ([], SCAD(1.0)),
     "group": ([], Group(L1(1.0), by=labels(torch.arange(10)))),
@@ -118,7 +118,7 @@ def test_with_alpha_coefficients_are_those_of_fit_path(name, diabetes):
     assert record["objective"] == pytest.approx(float(path.objectives[0]), rel=2e-6)
     assert record["n_nonzero"] == np.count_nonzero(found)
     assert coefs["(intercept)"][0] == record["intercept"] == pytest.approx(float(path.intercepts[0]), abs=0.5)
-    assert record["alpha_max"] == (None if name == "ridge" else pytest.approx(path.alpha_max))
+    assert record["alpha_max"] == (None if name == "l2" else pytest.approx(path.alpha_max))
 
 
 @pytest.mark.parametrize("rule", ["min", "1se"])
@@ -443,7 +443,7 @@ ERRORS = {
     "separator": ({}, ["--target", "y", "--sep", ";"], "has one column, 'a,y'; is --sep ';' right?"),
     "nothing left": ({}, ["--target", "y", "--drop", "a"], "has no features left"),
     "share": (
-        {}, ["--target", "y", "--l1-ratio", "0.5"], "--l1-ratio is for --penalty enet, but the penalty is lasso.",
+        {}, ["--target", "y", "--l1-ratio", "0.5"], "--l1-ratio is for --penalty l1l2, but the penalty is l1.",
     ),
     "rule": ({}, ["--target", "y", "--rule", "1se", "--alpha", "1"], "leave out --alpha or --rule"),
 }  # fmt: skip
@@ -494,7 +494,7 @@ def test_the_data_is_never_overwritten(folder, capsys):
         ([], "the following arguments are required: DATA.csv, --target"),
         (["--alpha", "1", "--cv", "5"], "not allowed with argument"),
         (["--features", "a", "--drop", "b"], "not allowed with argument"),
-        (["--penalty", "l1"], "choose from"),
+        (["--penalty", "l7"], "choose from"),
         (["--task", "ranking"], "choose from"),
         (["--alpha", "-1"], "must be a finite number >= 0, got '-1'"),
         (["--cv", "1"], "must be a whole number >= 2, got '1'"),
@@ -593,7 +593,7 @@ def test_help_shows_examples_files_and_every_option(capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "torchreg fit diabetes.csv --target progression --standardize" in shown
-    for name in (*FILES, "--one-hot", "--weights", "alpha sum |w|", "--penalty {lasso,ridge,enet,mcp,scad,group}"):
+    for name in (*FILES, "--one-hot", "--weights", "alpha sum |w|", "--penalty {l1,l2,l1l2,mcp,scad,group}"):
         assert name in shown
     with pytest.raises(SystemExit):
         main(["--help"])

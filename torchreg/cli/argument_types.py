@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Callable
 
 import torch
+
+from torchreg.penalties.by_name import OLD_NAMES
 
 
 def number(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
@@ -44,6 +47,14 @@ def count_or_none(text: str) -> int:
 def seed(text: str) -> int:
     """Of random generators."""
     return int(number(text, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"))
+
+
+def penalty_name(text: str) -> str:
+    """A word of `torchreg.penalties.by_name`; words of earlier versions are understood, and what they are now said."""
+    name = OLD_NAMES.get(text, text)
+    if name != text:
+        sys.stderr.write(f"torchreg: --penalty {text} is called {name} now.\n")
+    return name
 
 
 def folds(text: str) -> int:

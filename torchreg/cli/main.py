@@ -16,7 +16,7 @@ from torchreg.cli.demo import run as demo
 from torchreg.cli.demo.choices import DATA, OPTIMIZERS, Options
 from torchreg.cli.demo.choices import PENALTIES as DEMO_PENALTIES
 from torchreg.cli.fit import command as fit
-from torchreg.cli.fit.options import FOLDS, PENALTIES, RULES, TASKS, FitOptions
+from torchreg.cli.fit.options import FOLDS, FORMULAS, RULES, TASKS, FitOptions
 from torchreg.text_table import printable
 
 _EXPECTED: dict[str, tuple[type[Exception], ...]] = {
@@ -93,7 +93,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     default = Options()
     add = parser.add_argument
     add("--data", choices=DATA, default=default.data, help="scikit-learn's data set (%(default)s)")
-    add("--penalty", choices=DEMO_PENALTIES, default=default.penalty, help="the sparse penalty (%(default)s)")
+    add("--penalty", type=types.penalty_name, choices=DEMO_PENALTIES, default=default.penalty,
+        help="the sparse penalty (%(default)s)")  # fmt: skip
     add("--alpha", type=types.at_least_zero, help="strength of all penalties (by data set and penalty)")
     add("--optimizer", choices=OPTIMIZERS, default=default.optimizer, help="(%(default)s)")
     add("--lr", type=types.positive, help="first learning rate; it falls to 0 (by optimizer)")
@@ -111,14 +112,20 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     add("data", type=Path, metavar="DATA.csv", help="the table; a header names its columns")
     add("--target", required=True, metavar="COLUMN", help="what to explain")
     add("--task", choices=TASKS, help="(text, true/false and two distinct values: classification; else regression)")
-    formulas = "; ".join(f"{name}: {choice.formula}" for name, choice in PENALTIES.items())
-    add("--penalty", choices=PENALTIES, default=default.penalty, help=f"{formulas} (%(default)s)")
+    formulas = "; ".join(f"{name}: {formula}" for name, formula in FORMULAS.items())
+    add(
+        "--penalty",
+        type=types.penalty_name,
+        choices=FORMULAS,
+        default=default.penalty,
+        help=f"{formulas} (%(default)s)",
+    )
     strength = parser.add_mutually_exclusive_group()
     strength.add_argument("--alpha", type=types.at_least_zero, help="the penalty's strength (by cross-validation)")
     strength.add_argument("--cv", type=types.folds, metavar="FOLDS", help=f"folds that choose alpha ({FOLDS})")
     add("--alphas", type=types.count, metavar="N", default=default.alphas, help="strengths on the path (%(default)s)")
     add("--rule", choices=RULES, help="least held-out loss, or the largest alpha within 1 standard error of it (min)")
-    add("--l1-ratio", type=types.share, metavar="R", help="share of L1 in enet, from 0 to 1 (0.5)")
+    add("--l1-ratio", type=types.share, metavar="R", help="share of L1 in l1l2, from 0 to 1 (0.5)")
     columns = parser.add_mutually_exclusive_group()
     columns.add_argument("--features", type=types.columns, metavar="A,B,C", help="columns to use (all but the target)")
     columns.add_argument("--drop", type=types.columns, default=(), metavar="A,B,C", help="columns not to use")

@@ -2,6 +2,7 @@
 
 from torchreg.penalties.alpha import NoConjugate, NoExactProx
 from torchreg.penalties.base import Penalty, Sum
+from torchreg.penalties.by_name import by_name
 from torchreg.penalties.cardinality import NM, TopK
 from torchreg.penalties.combinators import NonNegative, Towards
 from torchreg.penalties.concave import L0, MCP, SCAD, LHalf, LogSum, LTwoThirds
@@ -52,4 +53,5 @@ __all__ = [
     "Towards",
     "UnitNorm",
     "Weighted",
+    "by_name",
 ]

@@ -13,24 +13,10 @@ from typing import Any
 from torchreg.ablation import logspace
 from torchreg.ablation.user_function import Run
 from torchreg.cli import argument_types as types
-from torchreg.functional.groups import columns, filters, rows
-from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, SLOPE, Group, LInf, Nuclear, Penalty, TotalVariation
+from torchreg.penalties import Penalty, by_name
+from torchreg.penalties.by_name import PENALTY_NAMES
 
-PENALTIES: Mapping[str, Penalty] = {
-    "l0": L0(1.0),
-    "l1": L1(1.0),
-    "l1l2": L1L2(1.0, l1_ratio=0.5),
-    "l2": L2(1.0),
-    "mcp": MCP(1.0),
-    "scad": SCAD(1.0),
-    "slope": SLOPE(1.0),
-    "rows": Group(L1(1.0), by=rows),
-    "columns": Group(L1(1.0), by=columns),
-    "filters": Group(L1(1.0), by=filters),
-    "nuclear": Nuclear(1.0),
-    "tv": TotalVariation(1.0),
-    "linf_rows": LInf(1.0, by=rows),
-}
+PENALTIES: Mapping[str, Penalty] = {name: by_name(name) for name in PENALTY_NAMES}
 
 
 def add_ablate(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +72,8 @@ def function(text: str) -> Run:
 
 def penalty(text: str) -> tuple[str, Penalty]:
     """``l1``, ``module:object``, either after ``name=``."""
-    name, sep, rest = text.rpartition("=")
+    name, sep, given = text.rpartition("=")
+    rest = types.penalty_name(given)
     if rest in PENALTIES:
         found = PENALTIES[rest]
     elif ":" in rest:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from torchreg.ablation import Ablation, Cell, ablate
 from torchreg.cli import terminal
-from torchreg.cli.demo.choices import OPTIMIZERS, PENALTIES, Options
+from torchreg.cli.demo.choices import OPTIMIZERS, PENALTIES, Options, sparse_penalty
 from torchreg.cli.demo.run import Data, load, network, one_thread, steps, train_epoch
 from torchreg.penalties import Penalty
 from torchreg.training import ProxOptimizer, attach, sparsity
@@ -34,7 +34,7 @@ def run(options: Options) -> Ablation:
     Raises:
         ImportError: if scikit-learn, which holds the data, is missing.
     """
-    choice = PENALTIES[options.penalty]
+    label, penalty = PENALTIES[options.penalty].label, sparse_penalty(options.penalty, 1.0)
     alphas = [float(f"{options.strength * factor:.6g}") for factor in _STRENGTHS]
     asked: dict[str, Any] = {
         "data": options.data, "optimizer": options.optimizer, "epochs": max(1, options.epochs // _EPOCHS),
@@ -42,7 +42,7 @@ def run(options: Options) -> Ablation:
     }  # fmt: skip
     with one_thread():
         ablation = ablate(
-            partial(train, **asked), {choice.label: choice.make(1.0)}, alphas,
+            partial(train, **asked), {label: penalty}, alphas,
             seeds=range(options.seed, options.seed + _SEEDS), out=options.out / "ablation" / options.data,
             on_change="new",
         )  # fmt: skip

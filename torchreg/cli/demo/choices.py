@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import optim
 from torch.optim import Optimizer
 
 from torchreg.functional.groups import columns, rows
-from torchreg.penalties import L0, L1, L1L2, L2, MCP, SCAD, Group, Penalty
+from torchreg.penalties import L1, L2, Group, Penalty, by_name
 
 DATA = {"digits": 3e-4, "breast_cancer": 1e-3, "diabetes": 1e-2}  # and the alpha at which L1 keeps the test score
 
@@ -21,21 +20,20 @@ ROWS_TARGET = 0.8  # share of zero neurons of the model that is made smaller
 
 @dataclass(frozen=True)
 class Choice:
-    """A penalty to choose: its name in tables, how to make it, and its default alpha relative to L1's."""
+    """A penalty to choose: its name in tables, and its default alpha relative to L1's."""
 
     label: str
-    make: Callable[[float], Penalty]
     factor: float = 1.0
 
 
 PENALTIES = {
-    "l1": Choice("L1", L1),
-    "l1l2": Choice("L1L2", L1L2),
-    "l0": Choice("L0", L0, 0.1),
-    "mcp": Choice("MCP", MCP, 10.0),
-    "scad": Choice("SCAD", SCAD, 10.0),
-    "group": Choice("group L1", lambda alpha: Group(L1(alpha), by=columns)),
-    "sparse_group": Choice("sparse group L1", lambda alpha: Group(L1(alpha), by=columns) + L1(alpha), 0.5),
+    "l1": Choice("L1"),
+    "l1l2": Choice("L1L2"),
+    "l0": Choice("L0", 0.1),
+    "mcp": Choice("MCP", 10.0),
+    "scad": Choice("SCAD", 10.0),
+    "group": Choice("group L1"),
+    "sparse_group": Choice("sparse group L1", 0.5),
 }
 
 OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
@@ -82,14 +80,19 @@ class Recipe:
     hidden: bool = False  # whether the last layer, whose rows are the outputs, is left out
 
 
+def sparse_penalty(name: str, alpha: float) -> Penalty:
+    """A penalty of the table; groups are the inputs of each layer."""
+    return by_name(name, alpha, by=columns if "group" in name else None)
+
+
 def recipes(options: Options) -> list[Recipe]:
     """The models of the table."""
-    choice, alpha = PENALTIES[options.penalty], options.strength
+    label, alpha = PENALTIES[options.penalty].label, options.strength
     return [
         Recipe("no penalty", L2(0.0)),
         Recipe("L2 in the loss", L2(alpha)),
-        Recipe(f"{choice.label} in the loss", choice.make(alpha)),
-        Recipe(f"{choice.label} by ProxOptimizer", choice.make(alpha), prox=True),
+        Recipe(f"{label} in the loss", sparse_penalty(options.penalty, alpha)),
+        Recipe(f"{label} by ProxOptimizer", sparse_penalty(options.penalty, alpha), prox=True),
         Recipe(f"TargetSparsity({TARGET:g})", L1(alpha), prox=True, target=TARGET),
     ]
 

@@ -6,7 +6,7 @@ columns, with --standardize too. Those that are zero are exactly zero.
 
   torchreg fit diabetes.csv --target progression --standardize
   torchreg fit titanic.csv --target survived --drop name,ticket --one-hot --penalty group --rule 1se
-  torchreg fit visits.csv --target visits --task count --penalty enet --l1-ratio 0.8 --cv 10
+  torchreg fit visits.csv --target visits --task count --penalty l1l2 --l1-ratio 0.8 --cv 10
   torchreg fit genes.csv --target response --alpha 0.1 --device cuda --out run1
 
 Written to --out, over its own files of an earlier run:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from torchreg.functional.groups import labels
-from torchreg.penalties import L1, L1L2, L2, MCP, SCAD, Group, Penalty
+from torchreg.penalties import Penalty, by_name
 
 TASKS = ("regression", "classification", "count")
 RULES = ("min", "1se")
@@ -18,28 +17,13 @@ FOLDS = 5
 _L1_RATIO = 0.5
 
 
-@dataclass(frozen=True)
-class PenaltyChoice:
-    """A penalty to choose: its formula, and how to make it from the L1 share and each feature's group."""
-
-    formula: str
-    make: Callable[[float, Tensor], Penalty]
-
-
-PENALTIES = {
-    "lasso": PenaltyChoice("alpha sum |w|", lambda share, groups: L1(1.0)),
-    "ridge": PenaltyChoice("alpha sum w^2", lambda share, groups: L2(1.0)),
-    "enet": PenaltyChoice(
-        "alpha sum (r |w| + (1 - r)/2 w^2), r = --l1-ratio", lambda share, groups: L1L2(1.0, l1_ratio=share)
-    ),
-    "mcp": PenaltyChoice(
-        "minimax concave, gamma 3: large coefficients keep their size", lambda share, groups: MCP(1.0)
-    ),
-    "scad": PenaltyChoice("smoothly clipped, gamma 3.7: likewise", lambda share, groups: SCAD(1.0)),
-    "group": PenaltyChoice(
-        "alpha sum sqrt(size) ||w_g||, a group being what one column of the file became",
-        lambda share, groups: Group(L1(1.0), by=labels(groups)),
-    ),
+FORMULAS = {
+    "l1": "alpha sum |w| (lasso)",
+    "l2": "alpha sum w^2 (ridge)",
+    "l1l2": "alpha sum (r |w| + (1 - r)/2 w^2), r = --l1-ratio (elastic net)",
+    "mcp": "minimax concave, gamma 3: large coefficients keep their size",
+    "scad": "smoothly clipped, gamma 3.7: likewise",
+    "group": "alpha sum sqrt(size) ||w_g||, a group being what one column of the file became",
 }
 
 
@@ -51,12 +35,12 @@ class FitOptions:
         data: the CSV file.
         target: its column to explain.
         task: one of `TASKS`; None tells it from the target.
-        penalty: one of `PENALTIES`.
+        penalty: one of `FORMULAS`.
         alpha: the penalty's strength; None chooses it by cross-validation.
         cv: folds; None for 5, where alpha is None.
         alphas: on the path.
         rule: which alpha cross-validation chooses, one of `RULES`.
-        l1_ratio: share of L1 in enet; None for 0.5.
+        l1_ratio: share of L1 in l1l2; None for 0.5.
         features: columns to use; None for all others.
         drop: columns not to use.
         one_hot: whether text columns become columns of 0 and 1.
@@ -74,7 +58,7 @@ class FitOptions:
     data: Path
     target: str
     task: str | None = None
-    penalty: str = "lasso"
+    penalty: str = "l1"
     alpha: float | None = None
     cv: int | None = None
     alphas: int = 100
@@ -91,8 +75,8 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.l1_ratio is not None and self.penalty != "enet":
-            raise ValueError(f"--l1-ratio is for --penalty enet, but the penalty is {self.penalty}.")
+        if self.l1_ratio is not None and self.penalty != "l1l2":
+            raise ValueError(f"--l1-ratio is for --penalty l1l2, but the penalty is {self.penalty}.")
         if self.rule is not None and self.alpha is not None:
             raise ValueError("--rule chooses among cross-validated alphas; leave out --alpha or --rule.")
         if self.weights == self.target:
@@ -111,8 +95,9 @@ class FitOptions:
     @property
     def sparse(self) -> bool:
         """Whether the penalty sets coefficients to zero."""
-        return self.penalty != "ridge" and (self.penalty != "enet" or self.share > 0)
+        return self.penalty != "l2" and (self.penalty != "l1l2" or self.share > 0)
 
     def penalty_for(self, groups: Tensor) -> Penalty:
         """The penalty, of alpha 1, for features of these groups, shape (p,)."""
-        return PENALTIES[self.penalty].make(self.share, groups)
+        options: dict[str, dict[str, Any]] = {"l1l2": {"l1_ratio": self.share}, "group": {"by": labels(groups)}}
+        return by_name(self.penalty, **options.get(self.penalty, {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from torchreg.cli.fit.data import Table
-from torchreg.cli.fit.options import PENALTIES, FitOptions
+from torchreg.cli.fit.options import FORMULAS, FitOptions
 from torchreg.cli.fit.result import FitResult
 from torchreg.cli.fit.task import Task
 from torchreg.linear.cv import CVPath
@@ -25,7 +25,7 @@ def start_lines(options: FitOptions, table: Table, task: Task) -> list[str]:
     lines = [
         f"data       {options.data}: {n} rows, {p} features{came}{weights}{scale}",
         f"target     {options.target}: {task.described}",
-        f"penalty    {options.penalty}: {PENALTIES[options.penalty].formula}; alpha {choice}",
+        f"penalty    {options.penalty}: {FORMULAS[options.penalty]}; alpha {choice}",
     ]
     return lines if options.standardize else [*lines, *_units(table)]
 
