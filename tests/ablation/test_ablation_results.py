@@ -14,7 +14,7 @@ from scipy import stats
 
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.results.intervals import t_quantile
-from torchreg.ablation.results.splits import in_order, is_test
+from torchreg.ablation.results.metric_names import in_order, is_test
 
 NAN, INF = math.nan, math.inf
 

@@ -7,7 +7,7 @@ import pytest
 from ablations import ablation, grid, row
 
 from torchreg.ablation.results.curves import lines, namer
-from torchreg.ablation.results.directions import less_is_better
+from torchreg.ablation.results.metric_names import less_is_better
 from torchreg.ablation.results.overview import Overview
 
 

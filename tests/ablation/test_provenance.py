@@ -8,6 +8,7 @@ import pytest
 from ablations import ablation, row
 
 from torchreg.ablation.ledger.provenance import git_state, run_record, without_secrets
+from torchreg.report import write_report
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -169,7 +170,7 @@ def test_a_report_quotes_for_a_shell_and_hides_what_an_old_ledger_recorded(tmp_p
         "git": {"commit": "abc; touch y", "dirty": False, "tracked": False},
     }  # fmt: skip
     path = tmp_path / "report.html"
-    ablation([row(loss=0.5)], manifest={"sessions": [session]}).report(path)
+    write_report(ablation([row(loss=0.5)], manifest={"sessions": [session]}), path)
     page = path.read_text()
     assert "K3Y" not in page
     for quoted in (

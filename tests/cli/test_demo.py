@@ -15,6 +15,7 @@ pytest.importorskip("sklearn")
 from sklearn.linear_model import Lasso, Ridge
 
 from torchreg.cli import main
+from torchreg.cli.demo import data as demo_data
 from torchreg.cli.demo import run as demo
 from torchreg.cli.demo.choices import DATA, OPTIMIZERS, PENALTIES, Options, recipes
 from torchreg.cli.demo.linear import LINEAR_ALPHA, linear_table
@@ -26,7 +27,7 @@ CARRIED = [name for name in OPTIMIZERS if name not in ("rmsprop", "adagrad", "ad
 
 
 def train_all(options):
-    data = demo.load(options)
+    data = demo_data.load(options)
     with demo.one_thread():
         return [demo.train(recipe, data, options, say=lambda line: None) for recipe in recipes(options)]
 
@@ -119,7 +120,7 @@ def test_a_seed_decides_everything_and_the_callers_state_stays():
 def test_no_row_is_in_both_sets_and_constant_columns_are_gone():
     X = torch.arange(40.0).reshape(20, 2).double()
     X = torch.cat([X, torch.ones(20, 1).double()], 1)
-    data = demo.split(X, torch.arange(20), 5, Options())
+    data = demo_data.split(X, torch.arange(20), 5, Options())
     assert sorted(torch.cat([data.y, data.y_test]).tolist()) == list(range(20))
     assert data.X.shape == (15, 2)
     assert data.X_test.shape == (5, 2)
@@ -135,7 +136,7 @@ def test_default_alpha_is_the_data_sets_and_the_penaltys():
 
 
 def test_linear_weights_are_scikit_learns():
-    problem = demo.diabetes()
+    problem = demo_data.diabetes()
     X, y = problem.X.double(), problem.y.double()
     lasso = Lasso(LINEAR_ALPHA, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(X, y)
     ridge = Ridge(2 * len(X) * LINEAR_ALPHA, fit_intercept=False).fit(X, y)
@@ -146,7 +147,7 @@ def test_linear_weights_are_scikit_learns():
 
 
 def test_the_path_is_every_fit_at_once():
-    problem, alphas = demo.diabetes(), torch.tensor([0.01, LINEAR_ALPHA, 1.0])
+    problem, alphas = demo_data.diabetes(), torch.tensor([0.01, LINEAR_ALPHA, 1.0])
     path = problem.path(alphas)
     for alpha, coefs in zip(alphas.double(), path, strict=True):
         assert torch.allclose(coefs, problem.fit(L1(float(alpha)))[:, 0], atol=1e-12)
@@ -154,7 +155,7 @@ def test_the_path_is_every_fit_at_once():
 
 
 def test_printed_linear_weights_are_zero_where_they_are_zero():
-    problem = demo.diabetes()
+    problem = demo_data.diabetes()
     l1 = problem.fit(L1(LINEAR_ALPHA))[:, 0]
     rows = [line.split() for line in linear_table(problem).splitlines()[1:]]
     assert [row[0] for row in rows] == list(problem.names)

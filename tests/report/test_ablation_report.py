@@ -341,7 +341,7 @@ def test_who_reads_the_earlier_report_meanwhile_reads_all_of_it(tmp_path):
 
 
 def test_equal_results_give_equal_files_with_usual_rights(tmp_path):
-    one, two = (ablation(grid(("L1",), seeds=2)).report(tmp_path / name) for name in ("a.html", "b.html"))
+    one, two = (write_report(ablation(grid(("L1",), seeds=2)), tmp_path / name) for name in ("a.html", "b.html"))
     assert one.read_bytes() == two.read_bytes()
     (tmp_path / "usual").touch()
     assert one.stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -355,7 +355,8 @@ def test_a_missing_directory_is_an_error(tmp_path):
 def test_without_matplotlib_there_are_tables_and_a_word_about_figures(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.path.insert(0, sys.argv[1])\n"
-        "from ablations import ablation, grid; ablation(grid()).report(sys.argv[2])"
+        "from ablations import ablation, grid; from torchreg.report import write_report"
+        "\nwrite_report(ablation(grid()), sys.argv[2])"
     )
     path = tmp_path / "report.html"
     subprocess.run([sys.executable, "-c", code, str(Path(ablations.__file__).parent), str(path)], check=True)

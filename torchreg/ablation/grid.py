@@ -8,7 +8,7 @@ from typing import Any
 
 from torchreg.ablation.json_values import plain, unified
 from torchreg.penalties import Penalty
-from torchreg.penalties.normalised import refuse_several
+from torchreg.penalties.base import refuse_several
 from torchreg.penalties.spec import canonical
 
 COLUMNS = ("penalty", "alpha", "seed", "mode", "status", "seconds", "attempt", "error", "key")

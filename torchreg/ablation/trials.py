@@ -11,7 +11,7 @@ from typing import Any
 from torchreg.ablation.grid import checked_grid, checked_seeds, named_penalties
 from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import Plan
-from torchreg.ablation.results.splits import is_test
+from torchreg.ablation.results.metric_names import is_test
 from torchreg.penalties import Penalty
 
 

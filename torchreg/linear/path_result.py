@@ -233,7 +233,8 @@ class Path:
             95, 2008 (ebic).
         """
         df = torch.stack([point.values.count_nonzero() for point in self._points]).double()
-        return information(self, df, kind, gamma)
+        of = {"rows": self.n_weighted, "features": self.n_features, "outputs": self.intercepts[0].numel()}
+        return information(self.losses, df, self.datafit, kind, gamma, **of)
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of the path by name, ``coefs`` included."""

@@ -21,7 +21,7 @@ from torchreg.linear.path_result import Path, is_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.settings import checked
 from torchreg.penalties import L1Form, Penalty
-from torchreg.penalties.structure import Form
+from torchreg.penalties.base import Form
 
 _TOL = 1e-12
 _ROUGH = 1e-8

@@ -1,7 +1,7 @@
 """Penalties: frozen functions of one tensor, with value, proximal map and what follows from them."""
 
 from torchreg.penalties.alpha import NoConjugate, NoExactProx
-from torchreg.penalties.base import Penalty, Sum
+from torchreg.penalties.base import Penalty, ProxForm
 from torchreg.penalties.by_name import by_name
 from torchreg.penalties.cardinality import NM, TopK
 from torchreg.penalties.combinators import NonNegative, Towards
@@ -13,7 +13,8 @@ from torchreg.penalties.norm_constraints import L2Ball, MaxNorm, UnitNorm
 from torchreg.penalties.order_norms import SLOPE, LInf
 from torchreg.penalties.separable import L1, L1L2, L2, Separable
 from torchreg.penalties.spectral import Nuclear, Orthogonality, Rank, Spectral
-from torchreg.penalties.structure import GroupForm, L1Form, ProxForm
+from torchreg.penalties.structure import GroupForm, L1Form
+from torchreg.penalties.sum import Sum
 from torchreg.penalties.weighted import Weighted
 
 __all__ = [

@@ -5,24 +5,24 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
 
-from torchreg.functional.dtensor import Cut
+from torchreg.functional.dtensor import Cut, here, is_cut, whole
 from torchreg.functional.groups import Groups
 from torchreg.functional.output_channels import by_output_channel
-from torchreg.functional.reductions import narrowed, refuse_unreal, widened
-from torchreg.functional.shrinkage import Scalar, ridge_step, scaled
+from torchreg.functional.reductions import refuse_unreal, widened
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties.alpha import NoConjugate, check_values, least_alpha, strength, zeros_decide
-from torchreg.penalties.composition import form_of_sum, joint_step, ordered
-from torchreg.penalties.normalised import is_normalised, refuse_several
-from torchreg.penalties.sharded_value import whole_value
 from torchreg.penalties.spec import canonical, describe, short
-from torchreg.penalties.structure import Form, ProxForm
+from torchreg.penalties.structure import GroupForm, L1Form
 from torchreg.selection.selectors import Target, by_name
+
+if TYPE_CHECKING:
+    from torchreg.penalties.sum import Sum
 
 Grain = Literal["entry", "row", "tensor"]
 
@@ -168,9 +168,9 @@ class Penalty(ABC):
         return sum(values[1:], values[0])
 
     def __add__(self, other: Penalty) -> Sum:
-        if not isinstance(other, Penalty):
-            return NotImplemented
-        return Sum((*_summands(self), *_summands(other)))
+        from torchreg.penalties.sum import added  # a child: the one import that points up
+
+        return added(self, other) if isinstance(other, Penalty) else NotImplemented
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):  # scikit-learn's SelectFromModel asks a model's penalty so whether zeros decide
@@ -185,115 +185,46 @@ class Penalty(ABC):
         return f"{type(self).__name__}({fields})"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Sum(Penalty):
-    """A sum of penalties whose prox is exact: ``alpha * (R_1(w) + R_2(w) + ...)``.
+@dataclass(frozen=True)
+class ProxForm:
+    """Known by value and prox alone."""
 
-    Exact are any penalty + L2, and a group penalty + L1 (the sparse group lasso, Simon et al., JCGS 22,
-    2013), with or without L2. At alpha = 0 it is no penalty, its constraints included.
+    penalty: Penalty
 
-    A sum has an alpha, to be set, scheduled or searched, where that is the strength of a term, which has strength 1
-    (``L1(1.0) + L2(0.1)``), or of all together, as shares that add up to 1. ``L1(0.1) + L2(0.01)`` has several
-    strengths and no alpha; ``Sum((L1(0.1) + L2(0.01),), alpha=2.0)`` multiplies it by a factor.
 
-    Args:
-        terms: the penalties, each with its own strength.
-        alpha: multiplies the sum.
+Form = L1Form | GroupForm | ProxForm
 
-    Raises:
-        NoExactProx: where the prox of the sum has no closed form.
-        ValueError: for an alpha, here or in `with_alpha`, of a sum that has none.
 
-    Example:
-        >>> import torch
-        >>> from torchreg import L1, Group, rows
-        >>> penalty = Group(L1(1.0), by=rows, weights=1.0) + L1(0.5)
-        >>> penalty.prox(torch.tensor([[3.5, -4.5], [0.9, 1.0]]), 1.0)
-        tensor([[ 2.4000, -3.2000],
-                [ 0.0000,  0.0000]])
+def whole_value(penalty: Penalty, w: Tensor) -> Tensor:
+    """The penalty's value of all of a tensor, the same plain 0-d tensor on each process that holds a part of it.
+
+    Its gradient is that of the part that lies here, once: a mean over processes, as of the loss, leaves it as it is.
     """
-
-    terms: tuple[Penalty, ...]
-    alpha: Scalar = 1.0
-    _ordered: tuple[Penalty, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
-        object.__setattr__(self, "alpha", strength("Sum", self.alpha))
-        if not self.terms or not all(isinstance(t, Penalty) for t in self.terms):
-            raise TypeError(f"Sum needs penalties, got {self.terms!r}; write L1(0.1) + L2(0.01).")
-        object.__setattr__(self, "_ordered", ordered([t for t in self.terms if t.ridge is None]))
-        if isinstance(self.alpha, Tensor) or self.alpha != 1.0:
-            refuse_several(self)
-
-    @property
-    def several(self) -> tuple[Penalty, ...]:
-        return () if is_normalised(self.terms) else self.terms
-
-    @property
-    def _ridges(self) -> list[Scalar]:
-        return [t.ridge for t in self.terms if t.ridge is not None]
-
-    @property
-    def convex(self) -> bool:
-        return all(t.convex for t in self.terms)
-
-    @property
-    def even(self) -> bool:
-        return all(t.even for t in self.terms)
-
-    @property
-    def ridge(self) -> Scalar | None:
-        return None if self._ordered else self.alpha * sum(self._ridges)
-
-    @property
-    def groups(self) -> Groups | None:
-        return next((t.groups for t in self.terms if t.groups is not None), None)
-
-    @property
-    def grain(self) -> Grain:
-        grains = {t.grain for t in self.terms}
-        return "tensor" if "tensor" in grains else "row" if "row" in grains else "entry"
-
-    def part(self, cut: Cut) -> Penalty | None:
-        parts = [p for t in self.terms if (p := t.part(cut)) is not None]
-        if len(parts) < len(self.terms):
-            return None
-        changed = any(p is not t for p, t in zip(parts, self.terms, strict=True))
-        return Sum(tuple(parts), self.alpha) if changed else self
-
-    def value(self, w: Tensor) -> Tensor:
-        together = sum((t.value(w) for t in self.terms[1:]), self.terms[0].value(w))
-        nothing = self.alpha == 0
-        if isinstance(nothing, Tensor):
-            return torch.where(nothing, torch.zeros_like(together), self.alpha * together)
-        return torch.zeros_like(together) if nothing else self.alpha * together
-
-    def prox(self, w: Tensor, step: Scalar) -> Tensor:
-        x, rest = widened(w), scaled(self.alpha, joint_step(self, step))
-        for ridge in self._ridges:
-            factor, rest = ridge_step(rest, ridge)
-            x = x * factor + 0.0
-        for term in self._ordered:
-            x = term.prox(x, rest)
-        return narrowed(x, w)
-
-    def form(self, w: Tensor) -> Form:
-        return form_of_sum(self, [t.form(w) for t in self._ordered], self._ridges)
-
-    def check(self, w: Tensor) -> None:
-        check_values("Sum", self.alpha)
-        for term in self.terms:
-            term.check(w)
-
-    def __repr__(self) -> str:
-        parts, one = list(map(repr, self.terms)), isinstance(self.alpha, float) and self.alpha == 1.0
-        if one and len(parts) > 1:
-            return " + ".join(parts)
-        return f"Sum(({', '.join(parts)}{',' * (len(parts) == 1)}), alpha={short(self.alpha)})"
+    if not is_cut(w):
+        return penalty.value(w)
+    cut = Cut(w)
+    part = penalty.part(cut)
+    return penalty.value(whole(w)) if part is None else cut.sum(part.value(here(w)))
 
 
-def _summands(penalty: Penalty) -> tuple[Penalty, ...]:
-    """The terms that ``+`` joins: a plain sum is taken apart, any other penalty is one term."""
-    plain = isinstance(penalty, Sum) and isinstance(penalty.alpha, float) and penalty.alpha == 1.0
-    return penalty.terms if plain else (penalty,)  # type: ignore[attr-defined]
+def refuse_several(penalty: Penalty) -> None:
+    """Raise ValueError for a sum of several strengths, of which none is the sum's alpha, and for a constraint."""
+    if len(penalty.several) == 1 and any(t is penalty.several[0] for t in penalty.several[0].several):
+        raise ValueError(
+            f"{penalty!r} is a constraint: it holds or not, and has no strength, alpha, to be set or searched. "
+            "Another bound is another object; to compare bounds, make it in run(...) from an axis of ablate's grid."
+        )
+    if penalty.several:
+        raise ValueError(
+            f"{penalty!r} has several strengths and no alpha of its own: a number set for it would multiply them "
+            f"all. {_advice(penalty.several)} A factor on the whole has to be named: Sum((penalty,), alpha=1.0)."
+        )
+
+
+def _advice(terms: Sequence[Penalty]) -> str:
+    lead = next((t for t in terms if t.ridge is None), terms[0])
+    strength = lead.alpha
+    if lead.several or isinstance(strength, Tensor) or not strength:
+        return "Give one of its terms strength 1, whose strength the sum's alpha then is."
+    joined = " + ".join(repr(t if t.several else t.with_alpha(t.alpha / strength)) for t in terms)
+    return f"Write ({joined}).with_alpha({strength:g}), whose alpha is the strength of {type(lead).__name__}."

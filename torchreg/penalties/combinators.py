@@ -11,8 +11,7 @@ from torch import Tensor
 from torchreg.functional.dtensor import Cut, is_cut, whole
 from torchreg.functional.reductions import narrowed, widened
 from torchreg.functional.shrinkage import Scalar, moves
-from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.structure import Form, ProxForm
+from torchreg.penalties.base import Form, Grain, Penalty, ProxForm
 from torchreg.penalties.weighted import check_fit
 from torchreg.penalties.wrapped import Wrapped
 

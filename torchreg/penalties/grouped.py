@@ -15,12 +15,12 @@ from torchreg.functional.groups import Groups
 from torchreg.functional.reductions import narrowed, refuse_unreal, wide_dtype, widened
 from torchreg.functional.shrinkage import Scalar, filled, moves, ridge_step
 from torchreg.functional.torch_private import is_mapped
-from torchreg.penalties.base import Grain, Penalty
+from torchreg.penalties.base import Form, Grain, Penalty, ProxForm
 from torchreg.penalties.cardinality import Cardinality, projected, value_of_groups
 from torchreg.penalties.diagonal_metric import norm_prox, radial_prox
 from torchreg.penalties.separable import Separable
 from torchreg.penalties.spec import short
-from torchreg.penalties.structure import Form, GroupForm, L1Form, ProxForm
+from torchreg.penalties.structure import GroupForm, L1Form
 from torchreg.penalties.weighted import Weighing, check_device, factors_for
 
 

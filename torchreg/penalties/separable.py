@@ -25,8 +25,8 @@ from torchreg.functional.shrinkage import (
     soft_many_,
 )
 from torchreg.penalties.alpha import strength
-from torchreg.penalties.base import Grain, Penalty
-from torchreg.penalties.structure import Form, L1Form
+from torchreg.penalties.base import Form, Grain, Penalty
+from torchreg.penalties.structure import L1Form
 
 
 class Separable(Penalty):
@@ -119,8 +119,7 @@ class L1(Separable):
                 soft_many_(list(tensors), scaled_many(self.alpha, steps))
                 return
             for w, step in zip(tensors, steps, strict=True):
-                number = not (isinstance(step, Tensor) or isinstance(self.alpha, Tensor))
-                if number:
+                if not (isinstance(step, Tensor) or isinstance(self.alpha, Tensor)):
                     soft_(w, scaled(self.alpha, step))
                 elif wide_dtype(w) != w.dtype:
                     Separable.prox_(self, [w], [step])

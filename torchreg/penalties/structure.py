@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchreg.functional.groups import Groups
 from torchreg.functional.shrinkage import Scalar, soft
-
-if TYPE_CHECKING:
-    from torchreg.penalties.base import Penalty
 
 
 @dataclass(frozen=True)
@@ -75,16 +71,6 @@ class GroupForm:
     def times(self, factor: Scalar) -> GroupForm:
         """Multiplied by ``factor >= 0``."""
         return replace(self, l1=factor * self.l1, l2=factor * self.l2, inner=factor * self.inner)
-
-
-@dataclass(frozen=True)
-class ProxForm:
-    """Known by value and prox alone."""
-
-    penalty: Penalty
-
-
-Form = L1Form | GroupForm | ProxForm
 
 
 def ridge_conjugate(z: Tensor, l2: Scalar) -> Tensor:

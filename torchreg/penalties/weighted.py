@@ -12,9 +12,9 @@ from torch import Tensor
 from torchreg.functional.dtensor import Cut
 from torchreg.functional.reductions import narrowed, widened
 from torchreg.functional.shrinkage import Scalar, moves
-from torchreg.penalties.base import Penalty
+from torchreg.penalties.base import Form, Penalty, ProxForm
 from torchreg.penalties.separable import Separable
-from torchreg.penalties.structure import Form, L1Form, ProxForm
+from torchreg.penalties.structure import L1Form
 from torchreg.penalties.wrapped import Wrapped
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchreg.ablation.results.choice import Rule, best
 from torchreg.ablation.results.curves import namer
+from torchreg.ablation.results.metric_names import is_test
 from torchreg.ablation.results.overview import SPARSITY, Overview
-from torchreg.ablation.results.splits import is_test
 
 if TYPE_CHECKING:
     from torchreg.ablation import Ablation

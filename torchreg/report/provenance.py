@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "not recorded"
 _READ = """from torchreg.ablation import Ablation
+from torchreg.report import write_report
 
 ablation = Ablation.load({directory!r})
-ablation.report("report.html")"""
+write_report(ablation, "report.html")"""
 
 
 def grid(ablation: Ablation) -> Html:

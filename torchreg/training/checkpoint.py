@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchreg.penalties import Penalty
-from torchreg.training.term_part import Part
-
-if TYPE_CHECKING:
-    from torchreg.training.term import Term
+from torchreg.training.term_part import AnyTerm, Part
 
 KEY = "torchreg"  # the one entry that ours adds to a base optimizer's state dict
 Saved = dict[str, Any]
@@ -20,7 +18,7 @@ Saved = dict[str, Any]
 class Renewal:
     """A part of a term, and what a checkpoint keeps for it: a valid strength, perhaps a schedule's count, a target."""
 
-    term: Term
+    term: AnyTerm
     part: Part
     alpha: float
     count: int | None
@@ -33,12 +31,12 @@ class Renewal:
         return ", ".join(list(self.part.parameters)[:3])
 
 
-def saved_parts(terms: list[Term]) -> Saved:
+def saved_parts(terms: Sequence[AnyTerm]) -> Saved:
     """The entry of a state dict."""
     return {"version": 1, "parts": strengths(terms)}
 
 
-def strengths(terms: list[Term]) -> list[Saved]:
+def strengths(terms: Sequence[AnyTerm]) -> list[Saved]:
     """Kind, alpha, parameter names, scheduled steps, target and freeze of each part, as plain data."""
     return [
         {
@@ -54,7 +52,7 @@ def strengths(terms: list[Term]) -> list[Saved]:
     ]
 
 
-def renewals(terms: list[Term], saved: list[Saved]) -> list[Renewal]:
+def renewals(terms: Sequence[AnyTerm], saved: list[Saved]) -> list[Renewal]:
     """Each part with what was saved for it; nothing is changed yet.
 
     Raises:
@@ -119,7 +117,7 @@ def _resume(renewal: Renewal) -> str:
     return ""
 
 
-def _other_target(term: Term, then: Saved) -> str:
+def _other_target(term: AnyTerm, then: Saved) -> str:
     """What makes the target of a checkpoint another than a term's, "" if neither has one."""
     saved = then.get("target")
     if term.target is not None:
@@ -149,7 +147,7 @@ def _kind(penalty: Penalty) -> str:
     return repr(penalty if penalty.several else penalty.with_alpha(0.0))
 
 
-def read(terms: list[Term], saved: list[Saved]) -> list[Saved]:
+def read(terms: Sequence[AnyTerm], saved: list[Saved]) -> list[Saved]:
     """Saved parts with kinds as they are told now: every sum had a factor once, and was shown with that at 0."""
     several = [part.penalty for term in terms for part in term.parts if part.penalty.several]
     now = {repr(_without_factor(penalty)): _kind(penalty) for penalty in several}
@@ -161,7 +159,7 @@ def _without_factor(penalty: Penalty) -> Penalty:
     return penalty.replaced(alpha=0.0) if inner is None else penalty.replaced(penalty=_without_factor(inner))
 
 
-def renewal(term: Term, part: Part, saved: Saved) -> Renewal:
+def renewal(term: AnyTerm, part: Part, saved: Saved) -> Renewal:
     """What was saved for a part, once it is valid for its penalty."""
     alpha = float(saved["alpha"])
     if not part.penalty.several:

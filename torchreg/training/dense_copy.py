@@ -9,13 +9,11 @@ a step: a step that is skipped leaves both as they are, and a large z costs w no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torchreg.training.control import Site
+from torchreg.training.site import Site
 
 KEY = "dense"  # the entry of a parameter's state: the dense copy at the zeros, 0 elsewhere
 

@@ -20,21 +20,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchreg.functional.dtensor import Cut, here, is_cut, whole
 from torchreg.functional.shrinkage import Scalar, filled, ridge_step, scaled
+from torchreg.penalties import Penalty
 from torchreg.penalties.structure import GroupForm, L1Form
 from torchreg.training import dual_groups
 from torchreg.training.sharded_step import whole_step
-
-if TYPE_CHECKING:
-    from torchreg.penalties import Penalty
-    from torchreg.training.control import Site
-    from torchreg.training.term import Term
+from torchreg.training.site import Site
+from torchreg.training.term_part import AnyTerm
 
 DUAL, THRESHOLD = "dual", "threshold"  # the entries of a parameter's state: s, and A
 KEPT = 0.25  # of each threshold: weights grow with the power 1 / KEPT - 1
@@ -47,7 +44,7 @@ class DualAveraging:
     def __repr__(self) -> str:
         return "mode='dual_averaging'"
 
-    def check(self, term: Term, *, masters: bool) -> None:
+    def check(self, term: AnyTerm, *, masters: bool) -> None:
         """Raise ValueError for a penalty whose zeros are not decided by one slope, or sums in half precision."""
         if term.together is not None:
             raise ValueError(

@@ -9,17 +9,15 @@ come yet, as after a load that keeps only what torch knows, the zeros of the wei
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchreg.functional.dtensor import here
 from torchreg.training.dense_copy import KEY as DENSE
-
-if TYPE_CHECKING:
-    from torchreg.training.control import Site
-    from torchreg.training.term import Term
+from torchreg.training.site import Site
+from torchreg.training.term_part import AnyTerm
 
 SUPPORT = "support"  # the entry of a parameter's state: which entries are trained
 _MOMENTA = ("exp_avg", "momentum_buffer", "grad_avg", "exp_avg_diff")  # of torch's optimizers and of like ones
@@ -63,7 +61,7 @@ class Held:
     def __init__(self) -> None:
         self._noted: Noted = {}
 
-    def check(self, term: Term, *, masters: bool) -> None:
+    def check(self, term: AnyTerm, *, masters: bool) -> None:
         """Any term will do."""
 
     def before(self, sites: Sequence[Site]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,13 +12,10 @@ from torchreg.functional.reductions import widened
 from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Group
 from torchreg.training.group_steps import prox_
-from torchreg.training.term_part import Part
+from torchreg.training.site import Site
+from torchreg.training.term_part import AnyTerm, Part
 from torchreg.training.unit_layers import Layers
 from torchreg.training.units import Units
-
-if TYPE_CHECKING:
-    from torchreg.training.control import Site
-    from torchreg.training.term import Term
 
 
 class JointGroups:
@@ -74,7 +70,7 @@ class JointGroups:
             )
         return [found[id(part)] for part in self.parts]
 
-    def check(self, term: Term, *, masters: bool) -> None:
+    def check(self, term: AnyTerm, *, masters: bool) -> None:
         """Raise where parameters are cut over processes."""
         if any(is_cut(p) for p in term.parameters.values()):
             raise ValueError("Coupled groups cannot be stepped where parameters are cut over processes.")

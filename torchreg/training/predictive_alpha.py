@@ -13,9 +13,9 @@ from torchreg.functional.largest_entries import median_of_moved
 from torchreg.functional.reductions import wide, wide_dtype, widened
 from torchreg.functional.shrinkage import filled
 from torchreg.penalties import Penalty
-from torchreg.training.control import Site
 from torchreg.training.group_steps import settled
 from torchreg.training.sharded_step import part_of_state
+from torchreg.training.site import Site
 from torchreg.training.units import Bundle, Units, bundles
 
 _OCTAVES = 40  # the strength lies within 2^-40 and 2^40

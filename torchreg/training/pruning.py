@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,20 +26,17 @@ from torch import Tensor
 from torchreg.functional.dtensor import Cut, here, is_cut
 from torchreg.functional.largest_entries import keep_largest, metric_size
 from torchreg.functional.reductions import widened
-from torchreg.training.control import Site
 from torchreg.training.cuda_graphs import is_capturing
 from torchreg.training.dense_copy import KEY as DENSE
 from torchreg.training.dense_copy import dense, keep, renew, take_back
 from torchreg.training.effective_step import rule_for
 from torchreg.training.held_zeros import SUPPORT, Noted, hold, noted, support
 from torchreg.training.sharded_step import part_of_state
+from torchreg.training.site import Site
 from torchreg.training.step_count import moves
 from torchreg.training.step_rules import StepRule
+from torchreg.training.term_part import AnyTerm
 from torchreg.training.units import Units, bundles, shrunk
-
-if TYPE_CHECKING:
-    from torchreg.training.target_sparsity import TargetSparsity
-    from torchreg.training.term import Term
 
 Act = Literal["rest", "shrink", "select", "keep", "hold"]  # what a step does; "keep": as the last selection said
 Method = Literal["projection", "feedback", "magnitude"]
@@ -48,14 +45,38 @@ _FIXED = 1e30  # above every size of what can move
 _UNMET = 1e-6  # of what has met no gradient, so that it goes first: its plain step would make it the largest
 
 
+class Target(Protocol):
+    """What a `TargetSparsity` tells of a step."""
+
+    term: Any
+    method: Method
+    scope: Literal["global", "parameter"]
+    every: int
+    steps: int
+
+    @property
+    def act(self) -> Act:
+        """What the step does."""
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the penalty shrinks in it."""
+
+    def kept_of(self, number: int, *, known: bool = True) -> int | Tensor:
+        """How many of so many units are kept."""
+
+    def refuse_frozen(self, found: int) -> None:
+        """Raise where parameters were frozen, or are gone."""
+
+
 class Pruning:
     """Which units of a term's parameters a step keeps, as a target says."""
 
-    def __init__(self, target: TargetSparsity) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
         self._noted: Noted = {}
 
-    def check(self, term: Term, *, masters: bool) -> None:
+    def check(self, term: AnyTerm, *, masters: bool) -> None:
         """What a target cannot move is refused when it is made."""
 
     def before(self, sites: Sequence[Site]) -> None:

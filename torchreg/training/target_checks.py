@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -21,7 +21,7 @@ from torchreg.training.term import Term
 from torchreg.training.units import units_of
 
 if TYPE_CHECKING:
-    from torchreg.training.target_sparsity import TargetSparsity
+    pass
 
 _WEAK, _MOVED = 1e-20, 1e-3  # a strength that moves a weight of 1 by no more than rounding, unless it constrains it
 
@@ -129,9 +129,8 @@ def check_layers(term: Term, share: float, scope: str) -> None:
                 )
 
 
-def refuse_lost(target: TargetSparsity, names: Sequence[str]) -> None:
+def refuse_lost(target: Any, present: Mapping[str, Tensor], names: Sequence[str]) -> None:
     """Raise ValueError where parameters were frozen, or are gone, while a target moves their zeros."""
-    present = target.term.parameters
     if frozen := [name for name, p in present.items() if not p.requires_grad]:
         raise ValueError(
             f"{frozen[:3]}, {len(frozen)} in all, were frozen while {target!r} moves them: it weighs all weights of "

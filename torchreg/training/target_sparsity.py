@@ -209,7 +209,7 @@ class TargetSparsity(StepCount):
         """Raise ValueError where parameters have been frozen, or are gone, while their zeros are not settled."""
         if found == len(self._names) or self.act == "hold":
             return
-        refuse_lost(self, self._names)
+        refuse_lost(self, self.term.parameters, self._names)
         self._count_units()  # a bare penalty has taken more
         self._at(self.count)
 

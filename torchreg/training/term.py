@@ -10,8 +10,7 @@ from torch import Tensor
 
 from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
-from torchreg.penalties.normalised import refuse_several
-from torchreg.penalties.sharded_value import whole_value
+from torchreg.penalties.base import refuse_several, whole_value
 from torchreg.selection.selected import told
 from torchreg.text_table import text_table
 from torchreg.training.checkpoint import renewals, restore, strengths, tell

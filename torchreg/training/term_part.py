@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.training.placement import check_placement
 from torchreg.training.validation import refuse_lazy
@@ -62,6 +63,33 @@ class Part:
             self.penalty.alpha.detach().fill_(alpha)
         else:
             self.penalty = renewed
+
+
+class AnyTerm(Protocol):
+    """A `Term`, for what a term is made of and so cannot know its class."""
+
+    parts: list[Part]
+    scheduler: Any
+    alpha: Scalar
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The penalised parameters by name."""
+
+    @property
+    def together(self) -> Any:
+        """The `JointGroups` that go over all of its parameters, None where each has its own."""
+
+    @property
+    def target(self) -> Any:
+        """The `TargetSparsity` that moves the term, or None."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its zeros are held."""
+
+    def hold(self, frozen: bool) -> None:
+        """Hold its zeros from the next step on, or no longer."""
 
 
 def check_fit(penalty: Penalty, name: str, p: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,9 @@ from torch import Tensor
 from torchreg.functional.dtensor import Cut, is_cut
 from torchreg.functional.groups import Groups
 from torchreg.penalties import Penalty
+from torchreg.training.site import Site
+from torchreg.training.term_part import AnyTerm
 from torchreg.training.unit_layers import Layers
-
-if TYPE_CHECKING:
-    from torchreg.training.control import Site
-    from torchreg.training.term import Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +163,7 @@ def shrunk(found: Sequence[Bundle], shrink: Callable[[], None]) -> None:
         torch._foreach_copy_(now, [torch.where(m, w, x) for m, w, x in zip(back, own, now, strict=True)])
 
 
-def units_of(term: Term) -> list[Units]:
+def units_of(term: AnyTerm) -> list[Units]:
     """The entries, or the groups, of a term: of each parameter, or of all together."""
     if term.together is not None:
         return [term.together.units([p.detach() for p in term.together.parameters])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ from torchreg.ablation.grid import COLUMNS
 from torchreg.ablation.ledger import rows as ledger
 from torchreg.ablation.results import choice, paired, status, summary
 from torchreg.ablation.results.choice import Rule
-from torchreg.ablation.results.splits import in_order
+from torchreg.ablation.results.metric_names import in_order
 from torchreg.ablation.results.status import Status
 from torchreg.ablation.results.table import Frame, Table
 
@@ -176,24 +176,6 @@ class Ablation:
         if self.dir is None:
             raise ValueError("These rows are of no directory, so that they have no learning curves; see Ablation.load.")
         return ledger.curves(self.dir)
-
-    def report(self, path: Path | str, *, minimize: Collection[str] | None = None, ci: float = 0.95) -> Path:
-        """Write tables, figures and the run record as one HTML file that needs nothing else and runs no script.
-
-        Args:
-            path: the file; its directory must exist.
-            minimize: metrics where less is better; None takes those whose names say so, such as ``val_loss``.
-            ci: confidence of the intervals, in (0, 1).
-
-        Returns:
-            The path.
-
-        Raises:
-            ValueError: for an ablation without rows, an unknown metric, or a confidence out of range.
-        """
-        from torchreg.report import write_report  # above this floor, and only when asked for
-
-        return write_report(self, path, minimize=minimize, ci=ci)
 
     def to_csv(self, path: Path | str) -> None:
         """Write all rows, by `Table.to_csv`."""

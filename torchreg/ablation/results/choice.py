@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreg.ablation.results.grouping import grouped
-from torchreg.ablation.results.splits import is_test
+from torchreg.ablation.results.metric_names import is_test
 from torchreg.ablation.results.table import Table
 from torchreg.text_table import printable
 

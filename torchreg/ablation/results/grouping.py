@@ -1,9 +1,10 @@
-"""Rows in groups: those that agree in some columns."""
+"""Rows in groups, those that agree in some columns, and metrics as columns of numbers."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torchreg.ablation.json_values import unified
 
 Row = Mapping[str, Any]
+_NUMBERS = {bool, int, float}
 _UNEQUAL = {str, int, float}  # Python's equality is right among these, and they are hashable
 
 
@@ -64,3 +66,29 @@ def _sortable(value: Any) -> tuple[int, Any]:
     if isinstance(value, (int, float)):
         return (1, value) if value == value else (2, None)
     return 4, json.dumps(unified(value), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of many rows, arrays of shape (rows,).
+
+    Attributes:
+        values: float64; bools are 0 and 1.
+        present: False where a row has no value, which is not the same as NaN.
+    """
+
+    values: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+
+def numeric(rows: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, Column]:
+    """Those of the metrics that are numbers wherever they have a value."""
+    found = {}
+    for name in metrics:
+        values = [row.get(name) for row in rows]
+        kinds = set(map(type, values))
+        if kinds & _NUMBERS and kinds <= _NUMBERS | {type(None)}:
+            present = np.array([v is not None for v in values]) if type(None) in kinds else np.ones(len(values), bool)
+            with contextlib.suppress(OverflowError):  # an int beyond float64 has no mean
+                found[name] = Column(np.array(values, dtype=np.float64), present)
+    return found

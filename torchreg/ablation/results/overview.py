@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from torchreg.ablation.results.choice import pareto
-from torchreg.ablation.results.directions import less_is_better
-from torchreg.ablation.results.splits import is_test
+from torchreg.ablation.results.metric_names import is_test, less_is_better
 from torchreg.ablation.results.table import Table
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from torchreg.ablation.results.columns import numeric
-from torchreg.ablation.results.grouping import Row, codes_of, grouped
+from torchreg.ablation.results.grouping import Row, codes_of, grouped, numeric
 from torchreg.ablation.results.intervals import check_confidence, means
-from torchreg.ablation.results.splits import in_order
+from torchreg.ablation.results.metric_names import in_order
 from torchreg.ablation.results.summary import Pairs, cell_columns, mean_columns, refuse_repeated
 from torchreg.ablation.results.table import Table
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from torchreg.ablation.results.columns import Column, numeric
-from torchreg.ablation.results.grouping import Row, codes_of, grouped
+from torchreg.ablation.results.grouping import Column, Row, codes_of, grouped, numeric
 from torchreg.ablation.results.intervals import KINDS, Means, check_confidence, means
-from torchreg.ablation.results.splits import in_order
+from torchreg.ablation.results.metric_names import in_order
 from torchreg.ablation.results.table import Table
 
 Pairs = Iterator[tuple[str, Sequence[Any]]]

@@ -25,6 +25,7 @@ from torchreg.ablation.user_function import Run
 from torchreg.cli import terminal
 from torchreg.cli.ablate.arguments import PENALTIES
 from torchreg.penalties import Penalty
+from torchreg.report import write_report
 
 Say = Callable[[str], None]
 _ERRORS = 5  # different ones that are printed
@@ -81,7 +82,7 @@ def plot(directory: Path, *, out: Path | None, say: Say = terminal.say) -> None:
 def report(directory: Path, *, out: Path | None, say: Say = terminal.say) -> None:
     """Write the HTML report."""
     path = directory / "report.html" if out is None else out
-    Ablation.load(directory).report(path)
+    write_report(Ablation.load(directory), path)
     say(f"Written to {path}")
 
 

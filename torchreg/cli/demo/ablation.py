@@ -18,8 +18,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchreg.ablation import Ablation, Cell, ablate
 from torchreg.cli import terminal
 from torchreg.cli.demo.choices import OPTIMIZERS, PENALTIES, Options, sparse_penalty
-from torchreg.cli.demo.run import Data, load, network, one_thread, steps, train_epoch
+from torchreg.cli.demo.data import Data, load
+from torchreg.cli.demo.run import network, one_thread, steps, train_epoch
 from torchreg.penalties import Penalty
+from torchreg.report import write_report
 from torchreg.training import ProxOptimizer, attach, sparsity
 
 _STRENGTHS = (0.0, 0.3, 1.0, 3.0, 10.0)  # times the demo's own
@@ -91,7 +93,7 @@ def show(ablation: Ablation, out: Path) -> None:
     ablation.to_csv(out / "rows.csv")
     written = ["rows.csv"]
     try:
-        ablation.report(out / "report.html")
+        write_report(ablation, out / "report.html")
     except ImportError as error:
         terminal.say(f"\nNo report: {error}")
     else:

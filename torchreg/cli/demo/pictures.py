@@ -12,8 +12,9 @@ from torchreg.penalties import L1, L2
 from torchreg.plots import BoundaryDisplay, GeometryDisplay, PathDisplay, WeightHistogramDisplay, panels
 
 if TYPE_CHECKING:
+    from torchreg.cli.demo.data import Data
     from torchreg.cli.demo.linear import LinearProblem
-    from torchreg.cli.demo.run import Data, Result
+    from torchreg.cli.demo.results import Result
 
 
 def draw(

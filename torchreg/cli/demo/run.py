@@ -9,83 +9,31 @@ optimizer owns returns its value detached, so ``loss + term()`` is right for eac
 
 from __future__ import annotations
 
-import csv
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from torchreg.cli.demo.choices import OPTIMIZERS, Options, Recipe, recipes, row_sparse
-from torchreg.cli.demo.linear import LINEAR_ALPHA, LinearProblem, linear_table
+from torchreg.cli.demo.data import Data, diabetes, load, moons
+from torchreg.cli.demo.linear import LINEAR_ALPHA, linear_table
+from torchreg.cli.demo.results import Result, measured, results_table, write_csv
 from torchreg.selection.selectors import weights
-from torchreg.text_table import text_table
-from torchreg.training import ProxOptimizer, TargetSparsity, Term, attach, compact, sparsity
+from torchreg.training import ProxOptimizer, TargetSparsity, Term, attach, compact
 
 _HIDDEN = (128, 64)
 _BATCH = 64
 _REPORTS = 4  # epoch lines per model
 _MOONS_ALPHA, _MOONS_LR = 1e-3, 1e-2  # no penalty overfits, each penalty does not
 _MOONS_PASSES = 4  # epochs for one of the data set, which has more batches
-
-
-@dataclass(frozen=True)
-class Data:
-    """A training and a test set; y holds classes (n,), or numbers (n, 1) for a regression."""
-
-    X: Tensor
-    y: Tensor
-    X_test: Tensor
-    y_test: Tensor
-
-    @property
-    def regression(self) -> bool:
-        """Whether y holds numbers."""
-        return self.y.is_floating_point()
-
-    @property
-    def outputs(self) -> int:
-        """Outputs that a network needs."""
-        return 1 if self.regression else int(self.y.max()) + 1
-
-    @property
-    def measure(self) -> str:
-        """What `score` is called."""
-        return "R^2" if self.regression else "accuracy"
-
-    def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """The mean squared error, or the mean cross entropy."""
-        return functional.mse_loss(output, y) if self.regression else functional.cross_entropy(output, y)
-
-    def score(self, output: Tensor, y: Tensor) -> float:
-        """R^2, or the share of right classes."""
-        if self.regression:
-            return 1.0 - float((y - output).square().sum() / (y - y.mean()).square().sum())
-        return float((output.argmax(1) == y).double().mean())
-
-
-@dataclass(frozen=True)
-class Result:
-    """A trained model and what the table says of it; zeros and norm are of the penalised weights."""
-
-    name: str
-    model: nn.Module
-    train_score: float
-    test_score: float
-    zeros: int
-    total: int
-    norm: float
-    seconds: float
 
 
 def run(options: Options) -> list[Result]:
@@ -138,27 +86,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def load(options: Options) -> Data:
-    """The data set, a quarter of it for the test."""
-    X, y = getattr(_sklearn(), f"load_{options.data}")(return_X_y=True)  # noqa: N806
-    return split(torch.as_tensor(X), torch.as_tensor(y), len(X) // 4, options)
-
-
-def split(X: Tensor, y: Tensor, tests: int, options: Options) -> Data:  # noqa: N803
-    """Some rows for the test; columns standardised by the rest, those that are constant there left out."""
-    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(options.seed))
-    test, fit = order[:tests], order[tests:]
-    varied = X[fit].std(0) > 0
-    X = standard(X[:, varied], fit)  # noqa: N806
-    y = standard(y[:, None], fit) if y.is_floating_point() else y
-    return Data(*(part.to(options.device) for part in (X[fit], y[fit], X[test], y[test])))
-
-
-def standard(X: Tensor, fit: Tensor | slice = slice(None)) -> Tensor:  # noqa: N803
-    """Columns with mean 0 and variance 1 over the rows ``fit``, in float32."""
-    return ((X - X[fit].mean(0)) / X[fit].std(0, correction=0)).float()
 
 
 def network(data: Data, options: Options) -> nn.Module:
@@ -232,57 +159,3 @@ def train_epoch(
         schedule.step()
         seen += loss.detach() * len(batch)
     return float(seen) / len(data.X)
-
-
-@torch.no_grad()
-def measured(name: str, model: nn.Module, data: Data, seconds: float) -> Result:
-    """What the table says of a trained model."""
-    zeros = sparsity(model)
-    norm = math.sqrt(sum(float(w.double().square().sum()) for w in weights(model).values()))
-    fit, test = data.score(model(data.X), data.y), data.score(model(data.X_test), data.y_test)
-    return Result(name, model, fit, test, zeros.zeros, zeros.total, norm, seconds)
-
-
-def results_table(results: Iterable[Result], measure: str) -> str:
-    """The results as text."""
-    head = ("model", f"train {measure}", f"test {measure}", "exact zeros", "", "norm", "seconds")
-    return text_table(
-        head,
-        [
-            (r.name, f"{r.train_score:.4f}", f"{r.test_score:.4f}", f"{r.zeros:>6} of {r.total}",
-             f"{r.zeros / r.total:>6.1%}", f"{r.norm:.2f}", f"{r.seconds:.1f}")
-            for r in results
-        ],
-    )  # fmt: skip
-
-
-def write_csv(results: Iterable[Result], measure: str, path: Path) -> None:
-    """The results as numbers."""
-    head = ("model", f"train {measure}", f"test {measure}", "zeros", "weights", "norm", "seconds")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows((r.name, r.train_score, r.test_score, r.zeros, r.total, r.norm, r.seconds) for r in results)
-
-
-def moons(options: Options) -> Data:
-    """Two noisy half moons, few points for a network of this size and many for the test: data to draw."""
-    X, y = _sklearn().make_moons(2000, noise=0.35, random_state=options.seed)  # noqa: N806
-    return split(torch.as_tensor(X), torch.as_tensor(y), 1850, options)
-
-
-def diabetes() -> LinearProblem:
-    """scikit-learn's diabetes data, all of it."""
-    bunch = _sklearn().load_diabetes()
-    X, y = torch.as_tensor(bunch.data), torch.as_tensor(bunch.target)  # noqa: N806
-    return LinearProblem(standard(X), standard(y[:, None])[:, 0], tuple(bunch.feature_names))
-
-
-def _sklearn() -> Any:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"torchreg demo takes its data from scikit-learn ({error}); pip install scikit-learn."
-        ) from error
-    return datasets

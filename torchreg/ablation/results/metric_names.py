@@ -1,4 +1,4 @@
-"""Which data a metric was measured on, by its name."""
+"""What a metric's name tells: which data it was measured on, and whether less of it is better."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 
 _SPLIT = re.compile(r"(valid(?:ation)?|val|test)(?![A-Za-z0-9])", re.IGNORECASE)
+_LESS = """loss error err errors mse rmse mae mape nll bce ce kl perplexity ppl deviance ece brier wer cer fid regret
+    seconds time latency flops bytes memory"""
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def is_test(metric: str) -> bool:
@@ -21,3 +24,9 @@ def in_order(metrics: Iterable[str]) -> tuple[str, ...]:
 def _order(metric: str) -> int:
     split = _SPLIT.match(metric)
     return 1 if split is None else 2 if split[1].lower() == "test" else 0
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether one of the words in a metric's name is known to mean a loss or a cost, as in ``val_loss``."""
+    known = _LESS.split()
+    return any(word.lower() in known for word in _WORDS.findall(metric))
