@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.executors.base import CellExecutor
 from torchreg.ablation.plan import Direction, Plan
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
@@ -30,7 +30,7 @@ def ablate(
     grid: Mapping[str, Iterable[Any]] | None = None,
     out: str | Path | None = None,
     workers: int = 0,
-    executor: Executor | Engine | None = None,
+    executor: Executor | CellExecutor | None = None,
     path: Direction | None = None,
     progress: bool = True,
     timeout: float | None = None,

@@ -13,7 +13,7 @@ _WIDER = 10.0  # how far the next strength outside the bracket is
 _FINEST = 1e-3  # relative width of a bracket that is not halved any more: training is not smoother than that
 
 
-class Point(NamedTuple):
+class MeasuredAlpha(NamedTuple):
     """A strength, and the metric there."""
 
     alpha: float
@@ -23,7 +23,7 @@ class Point(NamedTuple):
 def crossing(
     measure: Callable[[float], float], target: float, *,
     tol: float, alphas: tuple[float, float] | None, start: float, most: int,
-) -> tuple[Point, Point]:  # fmt: skip
+) -> tuple[MeasuredAlpha, MeasuredAlpha]:  # fmt: skip
     """Neighbouring points with the target between them; the same point twice if it is within ``tol``.
 
     Args:
@@ -37,7 +37,7 @@ def crossing(
     Raises:
         RuntimeError: if the target is not between the values at the ends.
     """
-    points: list[Point] = []
+    points: list[MeasuredAlpha] = []
     ends = [rounded(alpha) for alpha in alphas or (start,)]
     while len(points) < most and not (points and abs(points[-1].value - target) <= tol):
         sides = _sides(points, target)
@@ -49,7 +49,7 @@ def crossing(
             break
         else:
             alpha = rounded(math.sqrt(sides[0].alpha) * math.sqrt(sides[1].alpha))
-        points.append(Point(alpha, measure(alpha)))
+        points.append(MeasuredAlpha(alpha, measure(alpha)))
     if abs(points[-1].value - target) <= tol:
         return points[-1], points[-1]
     sides = _sides(points, target)
@@ -58,13 +58,13 @@ def crossing(
     return sides
 
 
-def _sides(points: list[Point], target: float) -> tuple[Point, Point] | None:
+def _sides(points: list[MeasuredAlpha], target: float) -> tuple[MeasuredAlpha, MeasuredAlpha] | None:
     """The first neighbours that have the target between them."""
     pairs = pairwise(sorted(points))
     return next(((low, high) for low, high in pairs if (low.value < target) != (high.value < target)), None)
 
 
-def _further(points: list[Point], target: float) -> float:
+def _further(points: list[MeasuredAlpha], target: float) -> float:
     """The next strength outside; while the ends say nothing of the direction, on both sides in turn."""
     low, high = min(points), max(points)
     rises, turn = high.value > low.value, len(points) % 2 == 1
@@ -72,7 +72,7 @@ def _further(points: list[Point], target: float) -> float:
     return rounded(high.alpha * _WIDER if upwards else low.alpha / _WIDER)
 
 
-def _not_reached(points: list[Point], target: float) -> str:
+def _not_reached(points: list[MeasuredAlpha], target: float) -> str:
     nearest = min(points, key=lambda point: abs(point.value - target))
     ends = " and ".join(f"{p.value:.6g} at alpha={p.alpha:g}" for p in dict.fromkeys((min(points), max(points))))
     return (

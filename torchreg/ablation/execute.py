@@ -108,7 +108,7 @@ def _check_code(task: Task) -> None:
 
 
 def failed_row(spec: CellSpec, source: str, attempt: int, error: str) -> Row:
-    """Of a cell that left no row of its own; nobody knows how long it ran."""
+    """The row of a cell that left none of its own; nobody knows how long it ran."""
     return _row(spec, source, attempt, "failed", {}, math.nan, error)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.executors.base import CellExecutor
 from torchreg.ablation.grid import rounded
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
@@ -38,7 +38,7 @@ def search_study(
     grid: Mapping[str, Iterable[Any]] | None = None,
     out: str | Path | None = None,
     workers: int = 0,
-    executor: Executor | Engine | None = None,
+    executor: Executor | CellExecutor | None = None,
     progress: bool = True,
     timeout: float | None = None,
     retries: int = 1,

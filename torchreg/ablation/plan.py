@@ -65,7 +65,7 @@ class Plan:
 
     @classmethod
     def of(cls, penalties: Any, alphas: Any, seeds: Any, grid: Any, path: Direction | None) -> Plan:
-        """From the arguments of `ablate`."""
+        """A plan from the arguments of `ablate`."""
         if path not in (None, "descending", "ascending"):
             raise ValueError(f"path must be None, 'descending' or 'ascending', got {path!r}.")
         return cls(named_penalties(penalties), checked_alphas(alphas), checked_seeds(seeds), checked_grid(grid), path)
@@ -89,7 +89,7 @@ class Plan:
         return [(at, at.spec(), before) for at, before in scaled]
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest, in JSON's types."""
+        """The plan in JSON's types, for the manifest."""
         return {
             "penalties": list(self.penalties),
             "alphas": list(self.alphas),

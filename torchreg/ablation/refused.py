@@ -53,7 +53,7 @@ class BatchingError(RuntimeError):
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Where torch refuses to map something over models, a `BatchingError` that says why and what to do."""
+    """Raise, where torch refuses to map something over models, a `BatchingError` that says why and what to do."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The loop that every engine is driven by: hand out, wait, retry what was lost, stop what takes too long."""
+"""The loop that every executor is driven by: hand out, wait, retry what was lost, stop what takes too long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from torchreg.ablation.execute import Done, Task, execute, failed_row
-from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.executors.base import CellExecutor
 from torchreg.ablation.ledger.ledger import Ledger
 from torchreg.ablation.ledger.reader import Row
 from torchreg.ablation.plan import CellSpec
@@ -23,8 +23,8 @@ _LOOK = 0.1  # seconds between looks at what may have run too long
 
 
 @dataclass
-class _Given:
-    """A chain that an engine has, and how often it was given out."""
+class _HandedOut:
+    """A chain that an executor has, and how often it was given out."""
 
     task: Task
     tries: int = 1
@@ -32,10 +32,10 @@ class _Given:
 
 
 class Runner:
-    """Drives an engine over the cells of a ledger.
+    """Drives an executor over the cells of a ledger.
 
     Args:
-        engine: where cells run, open.
+        executor: where cells run, open.
         ledger: where rows go, held.
         run: the user's function, and ``arguments`` that it takes.
         retries: how often a cell is given out again whose process died.
@@ -43,10 +43,10 @@ class Runner:
     """
 
     def __init__(
-        self, engine: Engine, ledger: Ledger, run: Run, arguments: tuple[str, ...],
+        self, executor: CellExecutor, ledger: Ledger, run: Run, arguments: tuple[str, ...],
         *, retries: int, timeout: float | None,
     ) -> None:  # fmt: skip
-        self._engine, self._ledger, self._run, self._arguments = engine, ledger, run, arguments
+        self._executor, self._ledger, self._run, self._arguments = executor, ledger, run, arguments
         self._retries, self._timeout = retries, timeout
         self._metrics: tuple[str, set[str]] | None = None  # of the first row that is ok, with its cell
 
@@ -65,7 +65,7 @@ class Runner:
         with tqdm(total=total, initial=total - left, unit="cell", disable=None if progress else True) as self._bar:
             self._failed = 0
             self._unread: frozenset[str] | None = None  # axes, by all chains that were run here
-            self._drive(deque(map(_Given, tasks)))
+            self._drive(deque(map(_HandedOut, tasks)))
         self._tell_unread()
 
     def _task(self, chain: Sequence[CellSpec], rows: Any) -> Task:
@@ -79,12 +79,12 @@ class Runner:
             ledger.cells, attempts,
         )  # fmt: skip
 
-    def _drive(self, waiting: deque[_Given]) -> None:
-        running: dict[Future[Any], _Given] = {}
+    def _drive(self, waiting: deque[_HandedOut]) -> None:
+        running: dict[Future[Any], _HandedOut] = {}
         while waiting or running:
-            while waiting and len(running) < self._engine.slots:
+            while waiting and len(running) < self._executor.slots:
                 given = waiting.popleft()
-                running[self._engine.submit(execute, given.task)] = given
+                running[self._executor.submit(execute, given.task)] = given
             self._bar.set_postfix(failed=self._failed, running=len(running))
             done, _ = wait(running, None if self._timeout is None else _LOOK, FIRST_COMPLETED)
             for future in done:
@@ -101,11 +101,11 @@ class Runner:
                 stacklevel=5,
             )
 
-    def _settled(self, future: Future[Any], given: _Given) -> list[_Given]:
+    def _settled(self, future: Future[Any], given: _HandedOut) -> list[_HandedOut]:
         """Take in what a future brought; returns what must be given out again."""
-        self._engine.settle(future)
+        self._executor.settle(future)
         error = CancelledError() if future.cancelled() else future.exception()
-        if error is not None and (future.cancelled() or self._engine.lost(error)):
+        if error is not None and (future.cancelled() or self._executor.lost(error)):
             return self._lost(given, error)
         done: Done = future.result()
         self._ledger.keep()
@@ -114,7 +114,7 @@ class Runner:
         self._count(done.rows)
         return []
 
-    def _lost(self, given: _Given, error: BaseException) -> list[_Given]:
+    def _lost(self, given: _HandedOut, error: BaseException) -> list[_HandedOut]:
         """A process died or was stopped: what it wrote is there, the rest goes out again or has failed."""
         rows = self._ledger.rows()
         left = self._task(given.task.cells, rows)
@@ -125,7 +125,7 @@ class Runner:
         tries = 1 if finished else given.tries  # of the first cell that is left
         attempts = (left.attempts[0] + tries, *left.attempts[1:])
         if tries <= self._retries and not given.late:
-            return [_Given(replace(left, attempts=attempts), tries + 1)]
+            return [_HandedOut(replace(left, attempts=attempts), tries + 1)]
         late = f"TimeoutError: stopped, since it took longer than {self._timeout} s"
         told = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
         what = late if given.late else f"its process died ({told})"
@@ -151,12 +151,12 @@ class Runner:
                 f"for {told}; return the same names from each run (nan where one has no value). All rows are kept."
             )
 
-    def _stop_late(self, running: dict[Future[Any], _Given]) -> None:
+    def _stop_late(self, running: dict[Future[Any], _HandedOut]) -> None:
         if self._timeout is None:
             return
         for future, given in running.items():
-            began = self._engine.began(future)
+            began = self._executor.began(future)
             allowed = self._timeout * len(given.task.cells)
             if began is not None and time.monotonic() - began > allowed and not given.late and not future.done():
                 given.late = True
-                self._engine.stop(future)
+                self._executor.stop(future)

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from torchreg.ablation.bisection import Point, crossing
-from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.bisection import MeasuredAlpha, crossing
+from torchreg.ablation.executors.base import CellExecutor
 from torchreg.ablation.results.ablation import Ablation
 from torchreg.ablation.session import OnChange, Session
 from torchreg.ablation.trials import Trials, checked_range, failure, mean, warn_of_test
@@ -38,7 +38,7 @@ class SearchResult:
     alpha: float
     value: float
     converged: bool
-    sides: tuple[Point, Point]
+    sides: tuple[MeasuredAlpha, MeasuredAlpha]
     trials: tuple[dict[str, Any], ...]
     ablation: Ablation
 
@@ -55,7 +55,7 @@ def search(
     tol: float = 0.01,
     max_trials: int = 20,
     workers: int = 0,
-    executor: Executor | Engine | None = None,
+    executor: Executor | CellExecutor | None = None,
     progress: bool = True,
     timeout: float | None = None,
     retries: int = 1,
@@ -176,8 +176,13 @@ def _start(trials: Trials, alphas: tuple[float, float] | None) -> float:
 
 
 def _result(
-    low: Point, high: Point, target: Mapping[str, float], tol: float, keys: Iterable[str], ablation: Ablation
-) -> SearchResult:
+    low: MeasuredAlpha,
+    high: MeasuredAlpha,
+    target: Mapping[str, float],
+    tol: float,
+    keys: Iterable[str],
+    ablation: Ablation,
+) -> SearchResult:  # fmt: skip
     ((metric, wanted),) = target.items()
     alpha, value = min(low, high, key=lambda point: abs(point.value - wanted))
     converged = abs(value - wanted) <= tol

@@ -1,4 +1,4 @@
-"""A ledger, an engine and a function held together for as many grids as are asked for."""
+"""A ledger, an executor and a function held together for as many grids as are asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from torchreg.ablation.executors.base import Engine
+from torchreg.ablation.executors.base import CellExecutor
 from torchreg.ablation.executors.borrowed import Borrowed
 from torchreg.ablation.executors.processes import Processes
 from torchreg.ablation.executors.serial import Serial
@@ -35,7 +35,8 @@ class Session:
 
     def __init__(
         self, run: Run, wanted: tuple[str, ...], out: str | Path | None, *, workers: int,
-        executor: Executor | Engine | None, timeout: float | None, retries: int, on_change: OnChange, progress: bool,
+        executor: Executor | CellExecutor | None, timeout: float | None, retries: int, on_change: OnChange,
+        progress: bool,
     ) -> None:  # fmt: skip
         if on_change not in ("error", "new"):
             raise ValueError(f"on_change must be 'error' or 'new', got {on_change!r}.")
@@ -45,8 +46,8 @@ class Session:
             raise ValueError(f"timeout must be > 0 seconds, or None for no limit, got {timeout!r}.")
         self._run, self._wanted = run, wanted
         self._retries, self._timeout, self._progress = retries, timeout, progress
-        self._engine = engine_for(workers, executor)
-        if timeout is not None and not self._engine.stops:
+        self._executor = executor_for(workers, executor)
+        if timeout is not None and not self._executor.stops:
             raise ValueError(
                 f"timeout={timeout!r} needs a process that can be ended; give workers=1 or more, or RayExecutor()."
             )
@@ -67,7 +68,7 @@ class Session:
             )
         try:  # Ctrl-C may come at any line
             self._ledger.__enter__()
-            self._engine.open(self._ledger.path)
+            self._executor.open(self._ledger.path)
             return self
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -79,7 +80,7 @@ class Session:
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"Every finished cell is in {self.path}; run the same line again to go on.")
         try:
-            self._engine.close()
+            self._executor.close()
         finally:
             self._ledger.__exit__(kind, error, trace)
 
@@ -88,16 +89,16 @@ class Session:
         for plan in plans:
             self._ledger.begin(plan)
         runner = Runner(
-            self._engine, self._ledger, self._run, self._wanted, retries=self._retries, timeout=self._timeout
+            self._executor, self._ledger, self._run, self._wanted, retries=self._retries, timeout=self._timeout
         )
         runner.run(chain.from_iterable(plan.chains() for plan in plans), progress=self._progress)
 
     def rows(self) -> Mapping[str, Row]:
-        """By key, the row that counts, of all cells in the ledger."""
+        """The row that counts of each cell in the ledger, by key."""
         return self._ledger.rows()
 
 
-def engine_for(workers: int, executor: Executor | Engine | None) -> Engine:
+def executor_for(workers: int, executor: Executor | CellExecutor | None) -> CellExecutor:
     """Where cells run.
 
     Raises:
@@ -110,7 +111,7 @@ def engine_for(workers: int, executor: Executor | Engine | None) -> Engine:
         return Processes(workers) if workers else Serial()
     if workers:
         raise ValueError("Give either workers or an executor: the executor has workers of its own.")
-    if isinstance(executor, Engine):
+    if isinstance(executor, CellExecutor):
         return executor
     submit: Callable[..., object] | None = getattr(executor, "submit", None)
     if not callable(submit):

@@ -17,10 +17,10 @@ from torch.func import functional_call
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from torchreg.ablation.plan import CellSpec
 from torchreg.ablation.refused import BatchingError, explained, refuse_other_structure
+from torchreg.functional.torch_private import tree_flatten, tree_map, tree_unflatten
 from torchreg.penalties import Penalty
 
 Randomness = Literal["error", "same", "different"]

@@ -31,7 +31,7 @@ class Trials:
 
     @classmethod
     def of(cls, penalties: Any, seeds: Any, grid: Any) -> Trials:
-        """From the arguments of a search.
+        """Trials from the arguments of a search.
 
         Raises:
             ValueError: if an axis has more than one value.
@@ -49,11 +49,11 @@ class Trials:
         return Plan({name: self.penalties[name]}, (alpha,), self.seeds, self.axes, None)
 
     def keys(self, name: str, alpha: float) -> list[str]:
-        """Of its cells."""
+        """The keys of its cells."""
         return [spec.key for chain in self.plan(name, alpha).chains() for spec in chain]
 
     def rows(self, name: str, alpha: float, ledger: Mapping[str, Row]) -> list[Row]:
-        """Those of its cells that the ledger has."""
+        """The rows of its cells that the ledger has."""
         return [ledger[key] for key in self.keys(name, alpha) if key in ledger]
 
     def finished(self, ledger: Mapping[str, Row]) -> Iterator[tuple[str, float]]:
@@ -72,7 +72,7 @@ def failure(rows: Iterable[Row]) -> str | None:
 
 
 def mean(rows: list[Row], metric: str) -> float:
-    """Of a metric over cells.
+    """The mean of a metric over cells.
 
     Raises:
         ValueError: if they have none of that name, or it is no number.

@@ -35,17 +35,17 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Of epochs, of strengths."""
+    """A number of epochs, of strengths."""
     return int(number(text, int, lambda x: x >= 1, "a whole number >= 1"))
 
 
 def count_or_none(text: str) -> int:
-    """Of workers, of retries."""
+    """A number of workers, of retries."""
     return int(number(text, int, lambda x: x >= 0, "a whole number >= 0"))
 
 
 def seed(text: str) -> int:
-    """Of random generators."""
+    """A seed of random generators."""
     return int(number(text, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"))
 
 
@@ -58,7 +58,7 @@ def penalty_name(text: str) -> str:
 
 
 def folds(text: str) -> int:
-    """Of a cross-validation."""
+    """The folds of a cross-validation."""
     return int(number(text, int, lambda x: x >= 2, "a whole number >= 2"))
 
 

@@ -172,7 +172,7 @@ class _Counting:
         return lambda level: self.total([key >= level.to(key.device) for key in keys]) >= k
 
     def before(self, masks: list[Tensor]) -> list[Tensor]:
-        """For each tensor how many are True in the tensors before it and in its parts on the processes before."""
+        """How many are True in the tensors before each one, and in its parts on the processes before."""
         parts, totals = [torch.zeros(())] * len(masks), [torch.zeros(())] * len(masks)
         for cut, places in self.groups:
             counts = self._here(masks, places)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchreg.functional.blocking import LONG
+from torchreg.functional.torch_private import in_transform
 
 _FOR_COMPLEX = (
     "convert it to real: for its modulus add penalty(w.abs()) to the loss; for exact zeros keep real and imaginary "
@@ -121,7 +122,7 @@ def _splits(w: Tensor) -> bool:
 
 def asks_freely(w: Tensor) -> bool:
     """Whether the host may look at values at no price: on the CPU, outside compiled code and transforms."""
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    transformed = torch.compiler.is_compiling() or in_transform()
     return w.device.type == "cpu" and not transformed
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from torchreg.functional.torch_private import softshrink
+
 Scalar = float | Tensor
 
 
@@ -119,7 +121,6 @@ def hard(w: Tensor, threshold: Scalar) -> Tensor:
     return torch.where(w.abs() <= threshold, torch.zeros_like(w), w)
 
 
-_softshrink: Any = torch._C._nn.softshrink  # torch.nn.functional's has no out=
 _GRAIN = 32768  # torch's least share of a CPU thread
 _LANES = 64  # entries; a multiple of every vector register's width
 
@@ -144,14 +145,14 @@ def soft_(w: Tensor, threshold: Scalar) -> None:
         w.copy_(soft(w, threshold))
         return
     if not w.is_contiguous():
-        _softshrink(w, threshold, out=w).add_(0.0)
+        softshrink(w, threshold, out=w).add_(0.0)
         return
     flat = w.view(-1)
     clean = _clean_length(flat)
     if clean:
-        _softshrink(flat[:clean], threshold, out=flat[:clean])
+        softshrink(flat[:clean], threshold, out=flat[:clean])
     if clean < flat.numel():
-        _softshrink(flat[clean:], threshold, out=flat[clean:]).add_(0.0)
+        softshrink(flat[clean:], threshold, out=flat[clean:]).add_(0.0)
 
 
 def _clean_length(flat: Tensor) -> int:

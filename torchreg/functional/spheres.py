@@ -101,7 +101,7 @@ def _newton(d: Tensor, z: Tensor, share: Tensor, room: Tensor, by: Groups) -> Te
 
 
 def _missing(u: Tensor, share: Tensor, room: Tensor, by: Groups) -> Tensor:
-    """In the hard case, what the first of the entries of the largest step takes."""
+    """What the first of the entries of the largest step takes in the hard case."""
     lack = root((room * room - by.sum(u * u)).clamp(min=0.0))
     places = torch.arange(u.numel(), device=u.device, dtype=u.dtype).reshape(u.shape)
     places = torch.where(share == 1.0, places, torch.inf)

@@ -1,14 +1,35 @@
-"""What torchreg uses of torch that torch keeps to itself, checked with torch 2.13."""
+"""What torchreg uses of torch that torch keeps to itself, checked with torch 2.13.
+
+All names with an underscore that are imported from torch stand here, but for ``torch._foreach_*``, which torch's
+manual describes. Of torch's own objects other rooms read hooks, ``_modules``, ``_parameters`` and ``_version``.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
+
+__all__ = ["TorchDispatchMode", "tree_flatten", "tree_leaves", "tree_map", "tree_map_only", "tree_unflatten"]
+
+NormBase, ConvBase, TransposedConvBase = _NormBase, _ConvNd, _ConvTransposeNd  # of which torch's layers are made
+softshrink: Any = torch._C._nn.softshrink  # torch.nn.functional's has no out=
+without_compiler = _disable_dynamo  # as torch's optimizers use it; torch.compiler.disable loads the compiler
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func is at work: vmap, grad, jvp."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def assert_without_waiting(holds: Tensor, says: str) -> None:

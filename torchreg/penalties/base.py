@@ -78,7 +78,7 @@ class Penalty(ABC):
 
     @property
     def grain(self) -> Grain:
-        """On what its prox acts independently: each entry, each slice of dim 0, or the tensor."""
+        """What its prox acts on independently: each entry, each slice of dim 0, or the tensor."""
         return "tensor"
 
     def part(self, cut: Cut) -> Penalty | None:

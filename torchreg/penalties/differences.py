@@ -75,7 +75,7 @@ class TotalVariation(Penalty):
         return "row" if self.dim > 0 else "tensor"
 
     def _rows(self, x: Tensor) -> Tensor:
-        """As rows along which entries are neighbours, (rows, entries)."""
+        """The tensor as rows along which entries are neighbours, (rows, entries)."""
         moved = x.movedim(self.dim, -1)
         return moved.reshape(-1, moved.shape[-1])
 

@@ -192,7 +192,7 @@ class SLOPE(Penalty):
         return torch.where((sums > self.alpha * allowed).any(), math.inf, 0.0).to(wide_dtype(z))
 
     def _sums(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the k largest entries what they come to and what alpha = 1 allows them, for each k."""
+        """Sums of the k largest entries, and what alpha = 1 allows them, for each k."""
         sizes = widened(z).abs().reshape(-1).sort(descending=True).values
         return wide(sizes).cumsum(0), self._sequence(z).cumsum(0)
 

@@ -33,7 +33,7 @@ class L1Form:
         return ridge_conjugate(soft(z, self.l1), self.l2).sum()
 
     def plus_ridge(self, ridge: Scalar) -> L1Form:
-        """With ``ridge * w^2`` added."""
+        """This form with ``ridge * w^2`` added."""
         return replace(self, l2=self.l2 + 2.0 * ridge)
 
     def times(self, factor: Scalar) -> L1Form:
@@ -65,7 +65,7 @@ class GroupForm:
         return ridge_conjugate((norms - self.l1).clamp(min=0.0), l2).sum()
 
     def plus_ridge(self, ridge: Scalar) -> GroupForm:
-        """With ``ridge * w^2`` added."""
+        """This form with ``ridge * w^2`` added."""
         return replace(self, l2=self.l2 + 2.0 * ridge)
 
     def times(self, factor: Scalar) -> GroupForm:

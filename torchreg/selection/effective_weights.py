@@ -75,7 +75,7 @@ def _filled(w: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(module: Module) -> Iterator[None]:
-    """In evaluation mode power iterations stand still."""
+    """Evaluation mode, in which power iterations stand still."""
     was = {m: m.training for m in module.modules()}
     module.eval()
     try:

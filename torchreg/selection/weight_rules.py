@@ -18,10 +18,11 @@ from typing import TypeVar, overload
 
 from torch import Tensor, nn
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
+
+from torchreg.functional.torch_private import NormBase
 
 Kind = TypeVar("Kind", bound=type[Module])
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _OTHERS = (nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)

@@ -25,7 +25,7 @@ _SLACK = 1e-6  # torch adds it to the norm
 
 @dataclass(frozen=True)
 class _Clipped:
-    """By what gradients were multiplied, and which they were."""
+    """The factor that gradients were multiplied by, and which they were."""
 
     factor: Tensor
     grad: StorageWeakRef | None
@@ -113,7 +113,7 @@ def is_told(base: Optimizer) -> bool:
 
 
 def clipped_by(owner: Owner) -> Scalar:
-    """By what the effective steps of the coming proximal step are to be multiplied, since the gradients were."""
+    """The factor for the effective steps of the coming proximal step, since the gradients were multiplied by it."""
     clipped = getattr(owner.base, _KEY, None)
     if clipped is None or owner.metric == "decoupled" or getattr(owner, _TAKEN, None) is clipped:
         return 1.0

@@ -189,7 +189,7 @@ def _numbered(graph: UnitGraph, frozen: Sequence[str]) -> dict[int, int]:
 
 
 def _entries(name: str, graph: UnitGraph, numbers: dict[int, int]) -> Tensor | None:
-    """For every entry of a parameter the number of its group, -1 for none; None if no entry has one."""
+    """The number of each entry's group, -1 for none; None if no entry has one."""
     dims = graph.tensors[name]
     row = next((r.rows for r in graph.classes.reads if r.weight_name == name and r.rows is not None), dims[0])
     order = sorted(range(len(dims)), key=lambda d: dims[d] is not row)  # rows first

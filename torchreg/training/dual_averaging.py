@@ -141,7 +141,7 @@ def _like(p: Tensor) -> Tensor:
 
 
 def _known(x: Tensor, otherwise: float) -> Tensor:
-    """With a number for what is not known: inf - inf, 0 / 0."""
+    """The tensor with a number for what is not known: inf - inf, 0 / 0."""
     return torch.where(x.isnan(), otherwise, x)
 
 

@@ -33,7 +33,7 @@ class Skipped:
     parameters: dict[str, int] = field(default_factory=dict)
 
     def plus(self, names: Iterable[str]) -> Skipped:
-        """With one step more."""
+        """This count with one step more."""
         more = {name: self.parameters.get(name, 0) + 1 for name in names}
         return Skipped(self.steps + 1, {**self.parameters, **more})
 

@@ -73,7 +73,7 @@ def _rows(p: Tensor) -> Tensor:
 
 
 def _touched(p: Tensor) -> Tensor:
-    """For each entry that lies here, whether its row has a gradient; a NaN is one."""
+    """Whether the row of each entry that lies here has a gradient; a NaN is one."""
     grad = p.grad
     assert grad is not None
     if _is_sparse(p):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch._compile import _disable_dynamo  # as torch's optimizers use it; torch.compiler.disable loads the compiler
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from torchreg.functional.dtensor import is_memory_of, memory_of
+from torchreg.functional.torch_private import without_compiler
 from torchreg.training.bare_terms import all_matrices
 from torchreg.training.term import Term
 from torchreg.training.term_part import Owner, Part, check_fit
@@ -43,7 +43,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Positions:
     """The tensors and places of the penalised parameters.
 
     Attributes:
@@ -86,7 +86,7 @@ class ParamPositions:
         ValueError: if a parameter is not the base's, or is penalised twice.
     """
 
-    def __init__(self, base: Optimizer, terms: Sequence[Term], before: Layout | None = None) -> None:
+    def __init__(self, base: Optimizer, terms: Sequence[Term], before: Positions | None = None) -> None:
         self.base, self.terms = base, list(terms)
         self._take(self._found(before))
 
@@ -94,7 +94,7 @@ class ParamPositions:
         """The positions of other terms in the same optimizer."""
         return ParamPositions(self.base, terms, self._layout)
 
-    @_disable_dynamo
+    @without_compiler
     def ready(self, owner: Owner) -> None:
         """Before a step: find what has moved, and claim the terms; nothing but ids is compared while nothing has.
 
@@ -123,11 +123,11 @@ class ParamPositions:
         trained = [p.requires_grad for named in self._layout.tensors.values() for p in named.values()]
         return ids, trained, [id(other) for other in attached(self.base)]
 
-    def _found(self, before: Layout | None) -> Layout:
+    def _found(self, before: Positions | None) -> Positions:
         others = [term for other in attached(self.base) if other is not self for term in other.terms]
         return find(self.base, self.terms, before, others)
 
-    def _take(self, layout: Layout) -> None:
+    def _take(self, layout: Positions) -> None:
         if layout.problem:
             raise ValueError(layout.problem)
         slots: dict[tuple[int, int], Slot] = {}
@@ -153,7 +153,7 @@ def attached_terms(base: Optimizer) -> list[Term]:
     return [term for positions in attached(base) for term in positions.terms]
 
 
-def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: Sequence[Term] = ()) -> Layout:
+def find(base: Optimizer, terms: Sequence[Term], before: Positions | None, others: Sequence[Term] = ()) -> Positions:
     """Where the terms' parameters are now, after they were ``before``; ``others`` are stepped on the same base."""
     groups = [group["params"] for group in base.param_groups]
     places = {id(p): (g, k) for g, group in enumerate(groups) for k, p in enumerate(group)}
@@ -172,7 +172,7 @@ def find(base: Optimizer, terms: Sequence[Term], before: Layout | None, others: 
                 problems.append(_absent(name, p, edited=id(p) in own))
     problems += [*_misfits(terms, tensors, all_new=before is None), *_twice(terms, others, tensors)]
     known = {id(p): memory_of(p) for group in groups for p in group}
-    return Layout(tensors, places, [len(group) for group in groups], known, problems[0] if problems else "")
+    return Positions(tensors, places, [len(group) for group in groups], known, problems[0] if problems else "")
 
 
 def _parts(terms: Iterable[Term]) -> list[Part]:
@@ -206,7 +206,7 @@ def _known(term: Term, part: Part) -> dict[str, Tensor]:
     return part.known if term.owner is None else part.parameters
 
 
-def _at_its_place(groups: Sequence[Sequence[Tensor]], before: Layout, p: Tensor) -> Tensor | None:
+def _at_its_place(groups: Sequence[Sequence[Tensor]], before: Positions, p: Tensor) -> Tensor | None:
     """The tensor that was put where a parameter stood, if it is new here and of its shape."""
     group, position = before.places[id(p)]
     if group >= len(groups) or len(groups[group]) != before.sizes[group]:

@@ -49,7 +49,7 @@ class TargetHistory:
         return [TargetRecord(row[0], row[1], zeros / row[3], alpha) for row, zeros, alpha in rows]
 
     def saved(self) -> list[tuple[int, float, int, int, float]]:
-        """As plain numbers."""
+        """The history as plain numbers."""
         rows = zip(self._rows, self.records(), strict=True)
         return [(row[0], row[1], round(r.measured * row[3]), row[3], r.alpha) for row, r in rows]
 

@@ -163,7 +163,7 @@ class TargetSparsity(StepCount):
 
     @property
     def phase(self) -> Phase:
-        """Of the next step: "dense", "ramp", "hold" or "frozen"."""
+        """What the next step is: "dense", "ramp", "hold" or "frozen"."""
         if self.count >= self.freezes:
             return "frozen"
         return "dense" if self.count < self._begin else "ramp" if self.count < self._end else "hold"
@@ -180,7 +180,7 @@ class TargetSparsity(StepCount):
 
     @property
     def mask(self) -> dict[str, Tensor]:
-        """For each parameter by name, which of its entries are trained: False where it is zero."""
+        """The entries that are trained, of each parameter by name: False where it is zero."""
         by_weight = self.method == "feedback" and self.act != "hold"
         states = {} if self.term.owner is None or by_weight else self.term.owner.base.state
         known = {name: (p, support(states.get(p, {}))) for name, p in self.term.parameters.items()}
@@ -198,7 +198,7 @@ class TargetSparsity(StepCount):
         return 0.0 if count <= self._begin else min(max(float(self._ramp(count)), 0.0), self.sparsity)
 
     def kept_of(self, number: int, *, known: bool = True) -> int | Tensor:
-        """Of so many units how many the next step keeps; a tensor, of numbers of its own, where a graph is made."""
+        """How many of so many units the next step keeps; a tensor, of numbers of its own, where a graph is made."""
         return number - share_of(self.wanted(self.count + 1), number) if known else self._kept[number]
 
     def is_of_another(self, owner: Any) -> bool:

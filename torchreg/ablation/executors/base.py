@@ -11,7 +11,7 @@ from typing import Any
 Function = Callable[[Any], Any]
 
 
-class Engine(ABC):
+class CellExecutor(ABC):
     """Runs functions somewhere.
 
     Attributes:
@@ -48,7 +48,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of all that this engine holds, and end what still runs."""
+        """Let go of all that this executor holds, and end what still runs."""
 
 
 def pass_on(ours: Future[Any], theirs: Future[Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from torchreg.ablation.executors.base import Engine, Function, pass_on
+from torchreg.ablation.executors.base import CellExecutor, Function, pass_on
 from torchreg.ablation.executors.worker import WorkerError
 from torchreg.ablation.ledger.files import LedgerError
 from torchreg.ablation.ledger.lock import shown_as_worker
@@ -20,7 +20,7 @@ _AT_ONCE = 1000  # what an executor of unknown size is given, so that a long pla
 _NO_LOSS = (LedgerError, WorkerError, pickle.PickleError, AttributeError, ImportError, TypeError)
 
 
-class Borrowed(Engine):
+class Borrowed(CellExecutor):
     """Any `concurrent.futures.Executor`. It is used and never shut down; what it runs cannot be ended from here."""
 
     slots = _AT_ONCE

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from torchreg.ablation.executors.base import Engine, Function
+from torchreg.ablation.executors.base import CellExecutor, Function
 from torchreg.ablation.executors.worker import Worker, WorkerError
 
 _VISIBLE, _THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 
-class Processes(Engine):
+class Processes(CellExecutor):
     """Worker processes, each reused until it dies; one that dies costs its own cell and is replaced.
 
     Each sees one GPU, in turn, where there are GPUs, and has its share of the cores as threads of torch and BLAS, at
@@ -91,7 +91,7 @@ class Processes(Engine):
 
 
 def _cores() -> int:
-    """Those that this process may use: of a machine that is shared by a scheduler, not all."""
+    """The cores that this process may use: on a machine that a scheduler shares, not all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

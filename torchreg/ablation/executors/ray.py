@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from torchreg.ablation.executors.base import Engine, Function, pass_on
+from torchreg.ablation.executors.base import CellExecutor, Function, pass_on
 from torchreg.ablation.ledger.lock import shown_as_worker
 
 _AT_ONCE = 1000  # tasks that Ray is given at least: enough for an autoscaler to see what is asked for
@@ -22,7 +22,7 @@ _PER_CORE = 2  # tasks given for each core of a large cluster, so that none wait
 _ADDRESS, _USAGE = "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED"
 
 
-class RayExecutor(Engine):
+class RayExecutor(CellExecutor):
     """Runs cells on Ray: ``ablate(..., executor=RayExecutor())``.
 
     Each cell is a task of Ray Core. What dies with a worker or a node costs that cell alone, which is given out again

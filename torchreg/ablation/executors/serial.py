@@ -6,10 +6,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from torchreg.ablation.executors.base import Engine, Function
+from torchreg.ablation.executors.base import CellExecutor, Function
 
 
-class Serial(Engine):
+class Serial(CellExecutor):
     """The caller's own process: nothing to send, nothing to start, no process to lose, none to stop."""
 
     slots = 1

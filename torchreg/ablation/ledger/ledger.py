@@ -110,7 +110,7 @@ class Ledger:
         write_manifest(self.path, self._manifest)
 
     def rows(self) -> Mapping[str, Row]:
-        """By key, the row that counts."""
+        """The row that counts of each cell, by the cell's key."""
         return self._reader.rows()
 
     def keep(self) -> None:

@@ -44,7 +44,7 @@ class Reader:
         self.lines = 0
 
     def rows(self) -> dict[str, Row]:
-        """By key, the row that counts, as it was written: one that is ok before any other, else the last attempt.
+        """The row that counts of each key, as it was written: one that is ok before any other, else the last attempt.
 
         Raises:
             LedgerError: if a line is no row, or was changed since it was written.
@@ -155,5 +155,5 @@ def _row_fault(line: bytes, found: Any) -> str | None:
 
 
 def rank(row: Row) -> tuple[bool, int]:
-    """Of two rows of a cell the one with the higher rank counts, the one that was read first if they are equal."""
+    """The rank of a row: of two of a cell the higher counts, the one that was read first if they are equal."""
     return row["status"] == "ok", row["attempt"]

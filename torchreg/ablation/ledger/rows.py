@@ -40,7 +40,7 @@ def read(ledger: Path | str) -> tuple[list[Row], Manifest]:
 
 
 def counted(ledger: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
-    """By key, the row that counts, as it was written."""
+    """The row that counts of each key, as it was written."""
     return Reader(ledger, manifest["run"]["sha256"] if manifest["run"] else None).rows()
 
 
@@ -117,7 +117,7 @@ def _points(grid: Mapping[str, Any]) -> list[str]:
 
 
 def _ways(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int, float], list[float]]:
-    """For each cell of a path the strengths before it, as the last grid that has the cell wants them."""
+    """The strengths before each cell of a path, as the last grid that has the cell wants them."""
     names, ways = _names(manifest), {}
     for grid in manifest["grids"]:
         if grid["path"]:

@@ -45,7 +45,7 @@ def best(table: Table, axes: Sequence[str], metric: str, rule: Rule) -> Table:
 
 
 def _choice(rows: list[dict[str, Any]], curve: list[int], metric: str, sign: float, *, one_se: bool) -> int:
-    """Of the rows of one curve the best; of equal ones the larger alpha."""
+    """The best of the rows of one curve; of equal ones the larger alpha."""
     top = max(curve, key=lambda k: (sign * rows[k][metric], rows[k]["alpha"]))
     if not one_se:
         return top

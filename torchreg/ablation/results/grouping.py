@@ -82,7 +82,7 @@ class Column:
 
 
 def numeric(rows: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, Column]:
-    """Those of the metrics that are numbers wherever they have a value."""
+    """The metrics that are numbers wherever they have a value."""
     found = {}
     for name in metrics:
         values = [row.get(name) for row in rows]

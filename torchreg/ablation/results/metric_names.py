@@ -17,7 +17,7 @@ def is_test(metric: str) -> bool:
 
 
 def in_order(metrics: Iterable[str]) -> tuple[str, ...]:
-    """Those of validation data first, those of test data last, else as they came."""
+    """Metrics of validation data first, those of test data last, else as they came."""
     return tuple(sorted(metrics, key=_order))
 
 

@@ -54,7 +54,7 @@ def paired(rows: Sequence[Row], axes: Sequence[str], metrics: Iterable[str], bas
 
 
 def _groups(rows: Sequence[Row], axes: Sequence[str], baseline_alpha: float) -> Iterable[_Group]:
-    """Those of other strengths, each with the pairs that there are."""
+    """The groups of other strengths, each with the pairs that there are."""
     settings = codes_of(rows, (*axes, "mode")).tolist()
     cells = grouped(rows, cell_columns(axes))
     ok: dict[int, Seeds] = defaultdict(dict)
@@ -79,7 +79,7 @@ def _groups(rows: Sequence[Row], axes: Sequence[str], baseline_alpha: float) -> 
 def _pairs(
     seeds: Seeds, baselines: dict[str, Seeds], penalty: str, *, shared: bool
 ) -> tuple[str | None, tuple[tuple[int, int], ...]]:
-    """With the penalty's own baseline; if it has none and all share one function, with the first that has pairs."""
+    """Pairs with the penalty's own baseline; if it has none and all share one function, with the first that has any."""
     for name in (penalty, *(sorted(baselines) if shared else ())):
         theirs = baselines.get(name, {})
         pairs = tuple((place, theirs[seed]) for seed, place in seeds.items() if seed in theirs)

@@ -56,7 +56,7 @@ class Table:
 
     @classmethod
     def of(cls, columns: Iterable[tuple[str, Sequence[Any]]]) -> Self:
-        """From pairs of a name and a column's values."""
+        """A table from pairs of a name and a column's values."""
         names, values = zip(*columns, strict=True)
         return cls(names, tuple(zip(*values, strict=True)))
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchreg.ablation import Ablation, Cell, ablate
 from torchreg.cli import terminal
 from torchreg.cli.demo.choices import OPTIMIZERS, PENALTIES, Options, sparse_penalty
-from torchreg.cli.demo.data import Data, load
+from torchreg.cli.demo.data import DemoData, load
 from torchreg.cli.demo.run import network, one_thread, steps, train_epoch
 from torchreg.penalties import Penalty
 from torchreg.report import write_report
@@ -74,11 +74,11 @@ def train(penalty: Penalty, seed: int, cell: Cell, **asked: Any) -> Mapping[str,
     }
 
 
-def held_out(data: Data) -> tuple[Data, Data]:
+def held_out(data: DemoData) -> tuple[DemoData, DemoData]:
     """Most of the rows to fit, with the test data; and the same with the other rows in the place of the test data."""
     rest = len(data.X) - len(data.X) // _HELD_OUT
-    fit = Data(data.X[:rest], data.y[:rest], data.X_test, data.y_test)
-    return fit, Data(fit.X, fit.y, data.X[rest:], data.y[rest:])
+    fit = DemoData(data.X[:rest], data.y[:rest], data.X_test, data.y_test)
+    return fit, DemoData(fit.X, fit.y, data.X[rest:], data.y[rest:])
 
 
 def show(ablation: Ablation, out: Path) -> None:

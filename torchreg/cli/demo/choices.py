@@ -70,7 +70,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoModel:
     """One of the models to train: a penalty, in the loss or by the proximal step, perhaps to a share of zeros."""
 
     name: str
@@ -85,19 +85,19 @@ def sparse_penalty(name: str, alpha: float) -> Penalty:
     return by_name(name, alpha, by=columns if "group" in name else None)
 
 
-def recipes(options: Options) -> list[Recipe]:
+def recipes(options: Options) -> list[DemoModel]:
     """The models of the table."""
     label, alpha = PENALTIES[options.penalty].label, options.strength
     return [
-        Recipe("no penalty", L2(0.0)),
-        Recipe("L2 in the loss", L2(alpha)),
-        Recipe(f"{label} in the loss", sparse_penalty(options.penalty, alpha)),
-        Recipe(f"{label} by ProxOptimizer", sparse_penalty(options.penalty, alpha), prox=True),
-        Recipe(f"TargetSparsity({TARGET:g})", L1(alpha), prox=True, target=TARGET),
+        DemoModel("no penalty", L2(0.0)),
+        DemoModel("L2 in the loss", L2(alpha)),
+        DemoModel(f"{label} in the loss", sparse_penalty(options.penalty, alpha)),
+        DemoModel(f"{label} by ProxOptimizer", sparse_penalty(options.penalty, alpha), prox=True),
+        DemoModel(f"TargetSparsity({TARGET:g})", L1(alpha), prox=True, target=TARGET),
     ]
 
 
-def row_sparse(options: Options) -> Recipe:
+def row_sparse(options: Options) -> DemoModel:
     """The twin whose hidden layers lose whole neurons, for `compact`."""
     penalty = Group(L1(options.strength), by=rows)
-    return Recipe(f"TargetSparsity({ROWS_TARGET:g}) of neurons", penalty, prox=True, target=ROWS_TARGET, hidden=True)
+    return DemoModel(f"TargetSparsity({ROWS_TARGET:g}) of neurons", penalty, prox=True, target=ROWS_TARGET, hidden=True)

@@ -14,7 +14,7 @@ from torchreg.cli.demo.linear import LinearProblem
 
 
 @dataclass(frozen=True)
-class Data:
+class DemoData:
     """A training and a test set; y holds classes (n,), or numbers (n, 1) for a regression."""
 
     X: Tensor
@@ -48,20 +48,20 @@ class Data:
         return float((output.argmax(1) == y).double().mean())
 
 
-def load(options: Options) -> Data:
+def load(options: Options) -> DemoData:
     """The data set, a quarter of it for the test."""
     X, y = getattr(_sklearn(), f"load_{options.data}")(return_X_y=True)  # noqa: N806
     return split(torch.as_tensor(X), torch.as_tensor(y), len(X) // 4, options)
 
 
-def split(X: Tensor, y: Tensor, tests: int, options: Options) -> Data:  # noqa: N803
+def split(X: Tensor, y: Tensor, tests: int, options: Options) -> DemoData:  # noqa: N803
     """Some rows for the test; columns standardised by the rest, those that are constant there left out."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(options.seed))
     test, fit = order[:tests], order[tests:]
     varied = X[fit].std(0) > 0
     X = standard(X[:, varied], fit)  # noqa: N806
     y = standard(y[:, None], fit) if y.is_floating_point() else y
-    return Data(*(part.to(options.device) for part in (X[fit], y[fit], X[test], y[test])))
+    return DemoData(*(part.to(options.device) for part in (X[fit], y[fit], X[test], y[test])))
 
 
 def standard(X: Tensor, fit: Tensor | slice = slice(None)) -> Tensor:  # noqa: N803
@@ -69,7 +69,7 @@ def standard(X: Tensor, fit: Tensor | slice = slice(None)) -> Tensor:  # noqa: N
     return ((X - X[fit].mean(0)) / X[fit].std(0, correction=0)).float()
 
 
-def moons(options: Options) -> Data:
+def moons(options: Options) -> DemoData:
     """Two noisy half moons, few points for a network of this size and many for the test: data to draw."""
     X, y = _sklearn().make_moons(2000, noise=0.35, random_state=options.seed)  # noqa: N806
     return split(torch.as_tensor(X), torch.as_tensor(y), 1850, options)

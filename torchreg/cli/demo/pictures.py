@@ -12,13 +12,13 @@ from torchreg.penalties import L1, L2
 from torchreg.plots import BoundaryDisplay, GeometryDisplay, PathDisplay, WeightHistogramDisplay, panels
 
 if TYPE_CHECKING:
-    from torchreg.cli.demo.data import Data
+    from torchreg.cli.demo.data import DemoData
     from torchreg.cli.demo.linear import LinearProblem
     from torchreg.cli.demo.results import Result
 
 
 def draw(
-    results: Sequence[Result], boundaries: Sequence[Result], points: Data, linear: LinearProblem, *, out: Path
+    results: Sequence[Result], boundaries: Sequence[Result], points: DemoData, linear: LinearProblem, *, out: Path
 ) -> list[str]:
     """Write all pictures.
 
@@ -46,7 +46,7 @@ def draw_weights(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_boundaries(results: Sequence[Result], points: Data, path: Path) -> None:
+def draw_boundaries(results: Sequence[Result], points: DemoData, path: Path) -> None:
     """Decision boundaries of classifiers of the same points."""
     figure, axes = panels(2, (len(results) + 1) // 2, size=(8.0, 6.4))
     for ax, r in zip(axes, results, strict=False):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchreg.cli.demo.data import Data
+from torchreg.cli.demo.data import DemoData
 from torchreg.selection.selectors import weights
 from torchreg.text_table import text_table
 from torchreg.training import sparsity
@@ -32,7 +32,7 @@ class Result:
 
 
 @torch.no_grad()
-def measured(name: str, model: nn.Module, data: Data, seconds: float) -> Result:
+def measured(name: str, model: nn.Module, data: DemoData, seconds: float) -> Result:
     """What the table says of a trained model."""
     zeros = sparsity(model)
     norm = math.sqrt(sum(float(w.double().square().sum()) for w in weights(model).values()))

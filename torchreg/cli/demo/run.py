@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
-from torchreg.cli.demo.choices import OPTIMIZERS, Options, Recipe, recipes, row_sparse
-from torchreg.cli.demo.data import Data, diabetes, load, moons
+from torchreg.cli.demo.choices import OPTIMIZERS, DemoModel, Options, recipes, row_sparse
+from torchreg.cli.demo.data import DemoData, diabetes, load, moons
 from torchreg.cli.demo.linear import LINEAR_ALPHA, linear_table
 from torchreg.cli.demo.results import Result, measured, results_table, write_csv
 from torchreg.selection.selectors import weights
@@ -88,7 +88,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def network(data: Data, options: Options) -> nn.Module:
+def network(data: DemoData, options: Options) -> nn.Module:
     """Two hidden layers; the same start for each model, and the caller's random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -97,7 +97,7 @@ def network(data: Data, options: Options) -> nn.Module:
         return nn.Sequential(*layers[:-1]).to(options.device)
 
 
-def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], None] = tqdm.write) -> Result:
+def train(recipe: DemoModel, data: DemoData, options: Options, say: Callable[[str], None] = tqdm.write) -> Result:
     """Train a network, with a bar and a few epoch lines; the learning rate falls to 0 by a cosine."""
     model = network(data, options)
     term = term_of(recipe, model)
@@ -122,13 +122,13 @@ def train(recipe: Recipe, data: Data, options: Options, say: Callable[[str], Non
     return measured(recipe.name, model, data, time.perf_counter() - start)
 
 
-def term_of(recipe: Recipe, model: nn.Module) -> Term:
+def term_of(recipe: DemoModel, model: nn.Module) -> Term:
     """A recipe's penalty on the weights of a network, or on those of its hidden layers."""
     chosen = weights(model)
     return attach(recipe.penalty, dict(list(chosen.items())[:-1]) if recipe.hidden else chosen)
 
 
-def shrunk(result: Result, data: Data) -> str:
+def shrunk(result: Result, data: DemoData) -> str:
     """The network without its zero neurons, as text; both score the same."""
     smaller, report = compact(result.model, data.X_test)
     with torch.no_grad():
@@ -136,14 +136,14 @@ def shrunk(result: Result, data: Data) -> str:
     return f"{report}\ntest {data.measure} {score:.4f}"
 
 
-def steps(data: Data) -> int:
+def steps(data: DemoData) -> int:
     """Batches of an epoch."""
     return math.ceil(len(data.X) / _BATCH)
 
 
 def train_epoch(
     model: nn.Module,
-    data: Data,
+    data: DemoData,
     term: Callable[[], Tensor],
     optimizer: Optimizer,
     schedule: Any,

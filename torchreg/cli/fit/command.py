@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from torchreg.cli import terminal
-from torchreg.cli.fit.data import Array, Table, read_table
+from torchreg.cli.fit.data import Array, FitTable, read_table
 from torchreg.cli.fit.files import check_folder, write_files
 from torchreg.cli.fit.options import FitOptions
 from torchreg.cli.fit.report import coefficient_table, result_lines, start_lines
 from torchreg.cli.fit.result import FitResult
-from torchreg.cli.fit.task import Task, task_of
+from torchreg.cli.fit.task import FitTask, task_of
 from torchreg.linear.cv import CVPath, fit_cv
 from torchreg.linear.path import Path, fit_path
 from torchreg.linear.spans import ends_around
@@ -63,7 +63,7 @@ def run(options: FitOptions, say: Callable[[str], None] = terminal.say) -> FitRe
     return result
 
 
-def fitted(options: FitOptions, table: Table, task: Task) -> FitResult:
+def fitted(options: FitOptions, table: FitTable, task: FitTask) -> FitResult:
     """The path, and the point on it that is asked for or that cross-validation chooses."""
     fit = _Fit(options, table, task)
     if options.alpha is not None:
@@ -78,8 +78,8 @@ class _Fit:
     """`fit_path` and `fit_cv` with what the command line says."""
 
     options: FitOptions
-    table: Table
-    task: Task
+    table: FitTable
+    task: FitTask
 
     @property
     def penalty(self) -> Penalty:

@@ -22,7 +22,7 @@ _SHOWN, _LETTERS = 8, 60  # names in an error, and letters of a value
 
 
 @dataclass(frozen=True)
-class Table:
+class FitTable:
     """The columns that a fit uses.
 
     Args:
@@ -46,7 +46,7 @@ class Table:
         return np.asarray(np.sqrt(np.average(centred**2, axis=0, weights=self.weights)))
 
 
-def read_table(options: FitOptions) -> Table:
+def read_table(options: FitOptions) -> FitTable:
     """Read the file, choose the columns, refuse what cannot be fitted.
 
     Raises:
@@ -67,7 +67,7 @@ def read_table(options: FitOptions) -> Table:
     X = np.column_stack([column for block in blocks for column in block.values()])  # noqa: N806
     _refuse_infinite(X, names)
     groups = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
-    return Table(X, names, groups, _values(frame[options.target]), _weights(frame, options.weights))
+    return FitTable(X, names, groups, _values(frame[options.target]), _weights(frame, options.weights))
 
 
 def _pandas() -> Any:
@@ -159,7 +159,7 @@ def _refuse_infinite(X: Array, names: Sequence[str]) -> None:  # noqa: N803
 
 
 def _encoded(frame: Frame, features: list[str], options: FitOptions) -> list[dict[str, Array]]:
-    """For each column of the file the features that it becomes, by name."""
+    """The features that each column of the file becomes, by name."""
     numeric = _pandas().api.types.is_numeric_dtype
     text = [name for name in features if not numeric(frame[name].dtype)]
     if text and not options.one_hot:

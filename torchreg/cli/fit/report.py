@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from torchreg.cli.fit.data import Table
+from torchreg.cli.fit.data import FitTable
 from torchreg.cli.fit.options import FORMULAS, FitOptions
 from torchreg.cli.fit.result import FitResult
-from torchreg.cli.fit.task import Task
+from torchreg.cli.fit.task import FitTask
 from torchreg.linear.cv import CVPath
 from torchreg.text_table import text_table
 
@@ -15,7 +15,7 @@ _ROWS = 30  # of the printed table; the file has all
 _UNITS = 10.0  # a larger ratio of standard deviations is worth a note
 
 
-def start_lines(options: FitOptions, table: Table, task: Task) -> list[str]:
+def start_lines(options: FitOptions, table: FitTable, task: FitTask) -> list[str]:
     """What is about to be fitted."""
     n, p = table.X.shape
     came = f" from {int(table.groups.max()) + 1} columns" if len(set(table.groups.tolist())) < p else ""
@@ -30,7 +30,7 @@ def start_lines(options: FitOptions, table: Table, task: Task) -> list[str]:
     return lines if options.standardize else [*lines, *_units(table)]
 
 
-def _units(table: Table) -> list[str]:
+def _units(table: FitTable) -> list[str]:
     """A hint where the penalty would treat features by their units."""
     varied = table.deviations[table.deviations > 0]
     if not len(varied) or varied.max() < _UNITS * varied.min():

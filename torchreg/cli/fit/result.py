@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreg.cli.fit.data import Table
+from torchreg.cli.fit.data import FitTable
 from torchreg.cli.fit.options import FitOptions
-from torchreg.cli.fit.task import Task
+from torchreg.cli.fit.task import FitTask
 from torchreg.linear.cv import CVPath
 from torchreg.linear.path import Path
 
@@ -31,8 +31,8 @@ class FitResult:
     """
 
     options: FitOptions
-    table: Table
-    task: Task
+    table: FitTable
+    task: FitTask
     path: Path
     index: int
     cv: CVPath | None = None
@@ -44,12 +44,12 @@ class FitResult:
 
     @property
     def coef(self) -> Array:
-        """On the scale of the file's columns, a column for each output, (p, K)."""
+        """Coefficients on the scale of the file's columns, a column for each output, (p, K)."""
         return np.asarray(self.path.coef(self.index).cpu().numpy().reshape(len(self.table.names), -1))
 
     @property
     def intercept(self) -> Array:
-        """Of each output, (K,)."""
+        """The intercept of each output, (K,)."""
         return np.asarray(self.path.intercepts[self.index].cpu().numpy().reshape(-1))
 
     @property

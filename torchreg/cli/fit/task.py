@@ -18,7 +18,7 @@ Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Task:
+class FitTask:
     """A target that can be fitted.
 
     Args:
@@ -45,7 +45,7 @@ class Task:
         return f"{self.name}, classes {', '.join(self.classes)}" if self.classes else self.name
 
 
-def task_of(name: str | None, y: Array, target: str) -> Task:
+def task_of(name: str | None, y: Array, target: str) -> FitTask:
     """The task by its name, or by its target: text, booleans and two distinct values are classes.
 
     Args:
@@ -67,18 +67,18 @@ def task_of(name: str | None, y: Array, target: str) -> Task:
     return _MAKERS[name](y, target)
 
 
-def _regression(y: Array, target: str) -> Task:
-    return Task("regression", _numbers(y, target, "regression"), Quadratic(), "mean squared error")
+def _regression(y: Array, target: str) -> FitTask:
+    return FitTask("regression", _numbers(y, target, "regression"), Quadratic(), "mean squared error")
 
 
-def _count(y: Array, target: str) -> Task:
+def _count(y: Array, target: str) -> FitTask:
     counts = _numbers(y, target, "count")
     if counts.min() < 0:
         raise ValueError(f"Counts are >= 0, but {target!r} has {counts.min():g}; use --task regression.")
-    return Task("count", counts, Poisson(), "mean Poisson deviance", metric=poisson_deviance)
+    return FitTask("count", counts, Poisson(), "mean Poisson deviance", metric=poisson_deviance)
 
 
-def _classification(y: Array, target: str) -> Task:
+def _classification(y: Array, target: str) -> FitTask:
     levels, numbers = np.unique(y, return_inverse=True)
     if len(levels) > max(2, len(y) // 2):
         raise ValueError(
@@ -87,7 +87,7 @@ def _classification(y: Array, target: str) -> Task:
         )
     classes = tuple(str(level) for level in levels)
     datafit = Logistic() if len(levels) == 2 else Multinomial()
-    return Task("classification", numbers.astype(np.int64), datafit, "mean log loss", classes)
+    return FitTask("classification", numbers.astype(np.int64), datafit, "mean log loss", classes)
 
 
 _MAKERS = {"regression": _regression, "classification": _classification, "count": _count}

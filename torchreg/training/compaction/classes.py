@@ -121,13 +121,13 @@ class UnitClasses:
         """A dimension that is the product of others, in row-major order."""
         self.grids.append((flat.reshape([len(f) for f in factors]), factors))
 
-    def solve(self) -> Solution:
+    def solve(self) -> KeptClasses:
         """The units that are kept; see the module's text."""
         root = np.array([self.find(unit) for unit in range(len(self.parent))], dtype=np.int64)
         kept = np.zeros(len(root), dtype=bool)
         reasons = dict(self.pinned)
         kept[list(reasons)] = True
-        solution = Solution(root, kept, reasons)
+        solution = KeptClasses(root, kept, reasons)
         solution.spread(self)
         for dimension in reversed(self.dimensions.values()):  # what is kept keeps what it reads
             if len(dimension) and not kept[root[dimension]].any():
@@ -137,7 +137,7 @@ class UnitClasses:
 
 
 @dataclass
-class Solution:
+class KeptClasses:
     """Which classes of units are kept, and why.
 
     Attributes:
@@ -151,7 +151,7 @@ class Solution:
     reasons: dict[int, str]
 
     def stays(self, units: Index) -> Flags:
-        """Of each unit, whether it is kept."""
+        """Whether each unit is kept."""
         stays: Flags = self.kept[self.root[units]]
         return stays
 
@@ -188,7 +188,7 @@ class Solution:
         return grown | self.keep(flat[inside], "is only part of a slice of a reshaped dimension (a head, say)")
 
 
-def needed(read: Read, solution: Solution) -> Flags:
+def needed(read: Read, solution: KeptClasses) -> Flags:
     """Columns that a layer reads in a row that is kept, of units that it cannot do without."""
     rows = slice(None) if read.rows is None else solution.stays(read.rows)
     needs: Flags = read.nonzero[rows].any(0) & ~read.absorbs

@@ -10,7 +10,7 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
 from torchreg.functional.dtensor import is_cut
-from torchreg.training.compaction.classes import Solution
+from torchreg.training.compaction.classes import KeptClasses
 from torchreg.training.compaction.cost import measure_pair
 from torchreg.training.compaction.graph import UnitGraph, unit_graph
 from torchreg.training.compaction.modules import UnitCount, copied, shrink_modules
@@ -156,7 +156,7 @@ def checked(model: Any) -> Module:
 
 def _smaller(
     model: Module, graph: UnitGraph, trial: Trial
-) -> tuple[Module, Solution | None, list[str], tuple[str, ...]]:
+) -> tuple[Module, KeptClasses | None, list[str], tuple[str, ...]]:
     """The smallest model that passes the trial; where named sizes are in the way, their units stay."""
     solution = graph.classes.solve()
     found, why, names = _cut(model, graph, solution, trial)
@@ -172,7 +172,7 @@ def _smaller(
     return copied(model), None, [f"all, since the smaller model fails its check: {why}"], ()
 
 
-def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial) -> list[str]:
+def _pin_sizes(model: Module, graph: UnitGraph, solution: KeptClasses, trial: Trial) -> list[str]:
     """Keep the units whose numbers the code names where they cannot change; the names of those modules."""
     classes, places = graph.classes, list(changed_sizes(graph, solution))
     groups, failing = connected(places, graph, solution), set[str]()
@@ -193,7 +193,7 @@ def _pin_sizes(model: Module, graph: UnitGraph, solution: Solution, trial: Trial
 
 
 def _cut(
-    model: Module, graph: UnitGraph, solution: Solution, trial: Trial
+    model: Module, graph: UnitGraph, solution: KeptClasses, trial: Trial
 ) -> tuple[Module | None, str, tuple[str, ...]]:
     """A copy without the units that go, if it computes the same, else why not; and the attributes that changed."""
     sizes, smaller = changed_sizes(graph, solution), copied(model)
@@ -208,7 +208,7 @@ def _cut(
     return None, why, ()
 
 
-def _unnamed(model: Module, graph: UnitGraph, solution: Solution) -> Module:
+def _unnamed(model: Module, graph: UnitGraph, solution: KeptClasses) -> Module:
     smaller = copied(model)
     remove_units(smaller, graph, solution)
     return smaller

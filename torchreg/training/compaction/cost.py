@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchreg.functional.torch_private import without_libraries
+from torchreg.functional.torch_private import TorchDispatchMode, tree_leaves, tree_map_only, without_libraries
 from torchreg.text_table import text_table
 from torchreg.training.alpha_max import restored
 from torchreg.training.compaction.sparse_linear import SparseLinear

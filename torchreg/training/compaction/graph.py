@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 from torch.nn import Module
-from torch.utils._pytree import tree_leaves, tree_map
 
+from torchreg.functional.torch_private import tree_leaves, tree_map
 from torchreg.training.compaction.channels import CHANNELS
 from torchreg.training.compaction.classes import Index, Read, UnitClasses
 from torchreg.training.compaction.norms import NORMS
@@ -84,7 +84,7 @@ def _key(read: Read) -> str:
 
 
 def first_names(model: Module) -> dict[str, str]:
-    """For every name of a parameter or buffer the first name of the same tensor."""
+    """The first name of the tensor that each name of a parameter or buffer has."""
     once: dict[int, str] = {}
     names = {}
     for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.nn import Module
 
-from torchreg.training.compaction.classes import Solution, UnitClasses
+from torchreg.training.compaction.classes import KeptClasses, UnitClasses
 from torchreg.training.compaction.graph import UnitGraph
 from torchreg.training.compaction.modules import copied
 
@@ -32,8 +32,8 @@ class Sizes:
     kept: set[int] = field(default_factory=set)
 
 
-def changed_sizes(graph: UnitGraph, solution: Solution) -> dict[str, Sizes]:
-    """For each module whose code may name sizes that changed, which."""
+def changed_sizes(graph: UnitGraph, solution: KeptClasses) -> dict[str, Sizes]:
+    """The sizes that changed and that the code of a module may name, by module."""
     sizes: dict[str, Sizes] = {}
     unclear: set[tuple[str, int]] = set()
     for path, units, _ in graph.edits:
@@ -47,7 +47,7 @@ def changed_sizes(graph: UnitGraph, solution: Solution) -> dict[str, Sizes]:
     return {path: known for path, known in sizes.items() if known.new or (path in {place for place, _ in unclear})}
 
 
-def connected(places: Iterable[str], graph: UnitGraph, solution: Solution) -> list[set[str]]:
+def connected(places: Iterable[str], graph: UnitGraph, solution: KeptClasses) -> list[set[str]]:
     """Modules by whether units that go connect them; their sizes change together or not at all."""
     classes = UnitClasses()
     classes.new(len(solution.root))

@@ -206,7 +206,7 @@ def softmax(flow: Flow, node: Node, x: Value, dim: int, *_: Any) -> Value:
 
 
 def dropout(flow: Flow, node: Node, x: Value, p: float, training: bool) -> Value:
-    """In training only zeros are constant, and those that a dropout shifts are not."""
+    """A dropout keeps zeros constant in training, and no other value; those that it shifts it does not."""
     if not training or p == 0.0:
         return x
     known = x.known & (x.entries == 0) & ("alpha" not in str(node.target))

@@ -29,7 +29,7 @@ _TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 def evened(keep: Tensor, least: int) -> Tensor:
-    """As many kept in each row as in the row that keeps most, and at least some number."""
+    """A choice that keeps as many in each row as in the row that keeps most, and at least some number."""
     count = min(max(int(keep.sum(1).max()), least), keep.shape[1])
     order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     return torch.zeros_like(keep).scatter(1, order[:, :count], True)

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from torchreg.functional.torch_private import ConvBase, NormBase, TransposedConvBase
 from torchreg.selection.effective_weights import used
-from torchreg.training.compaction.classes import Read, Solution, needed
+from torchreg.training.compaction.classes import KeptClasses, Read, needed
 from torchreg.training.compaction.graph import UnitGraph
 
 
@@ -22,7 +21,7 @@ def held_tensors(model: Module) -> dict[str, Tensor]:
     return {**dict(parameters), **dict(buffers)}
 
 
-def remove_units(model: Module, graph: UnitGraph, solution: Solution) -> bool:
+def remove_units(model: Module, graph: UnitGraph, solution: KeptClasses) -> bool:
     """Cut out of a copy what is not kept; whether a constant was added to a bias.
 
     Args:
@@ -62,7 +61,7 @@ def _has_format(tensor: Tensor, order: torch.memory_format) -> bool:
     )
 
 
-def fold(read: Read, solution: Solution) -> Tensor | None:
+def fold(read: Read, solution: KeptClasses) -> Tensor | None:
     """What removed units add to each row that a layer keeps, in float64; None where that is nothing."""
     rows = slice(None) if read.rows is None else solution.stays(read.rows)
     gone = torch.from_numpy(~solution.stays(read.units) & read.nonzero[rows].any(0))
@@ -72,7 +71,7 @@ def fold(read: Read, solution: Solution) -> Tensor | None:
     return weight[:, gone] @ read.constants[gone]
 
 
-def _fold(module: Any, tensors: dict[str, Tensor], read: Read, solution: Solution) -> bool:
+def _fold(module: Any, tensors: dict[str, Tensor], read: Read, solution: KeptClasses) -> bool:
     delta = fold(read, solution)
     if delta is None or read.rows is None:
         return False
@@ -88,7 +87,7 @@ def _fold(module: Any, tensors: dict[str, Tensor], read: Read, solution: Solutio
     return True
 
 
-def _rescale(norm: Any, read: Read, solution: Solution) -> bool:
+def _rescale(norm: Any, read: Read, solution: KeptClasses) -> bool:
     """The same root mean square of fewer units: constants move into eps, the number into the scale."""
     stays = torch.from_numpy(solution.stays(read.units))
     n, m = len(stays), int(stays.sum())
@@ -103,11 +102,11 @@ def _rescale(norm: Any, read: Read, solution: Solution) -> bool:
 
 def _sizes(module: Module) -> tuple[int, ...]:
     """The shape of a layer's weight as it is used, () where it has none."""
-    if isinstance(module, _NormBase) and module.running_mean is not None:
+    if isinstance(module, NormBase) and module.running_mean is not None:
         return tuple(module.running_mean.shape)
     if isinstance(module, nn.RNNBase):
         return tuple(module.get_parameter("weight_ih_l0").shape)
-    known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, _ConvNd, _NormBase)
+    known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, ConvBase, NormBase)
     if not isinstance(module, known):
         return ()
     if "weight" not in getattr(module, "parametrizations", {}) and getattr(module, "weight", None) is None:
@@ -133,18 +132,18 @@ def _resize(module: Module, before: tuple[int, ...]) -> None:
         new = {"input_size": after[1]}
     elif isinstance(module, nn.PReLU):
         new = {"num_parameters": after[0]}
-    elif isinstance(module, _NormBase):
+    elif isinstance(module, NormBase):
         new = {"num_features": after[0]}
-    elif isinstance(module, _ConvNd):
+    elif isinstance(module, ConvBase):
         grouped = module.groups if module.groups == 1 else module.groups * after[0] // before[0]
         inner, outer = after[1] * grouped, after[0]
-        ins, outs = (outer, inner) if isinstance(module, _ConvTransposeNd) else (inner, outer)
+        ins, outs = (outer, inner) if isinstance(module, TransposedConvBase) else (inner, outer)
         new = {"in_channels": ins, "out_channels": outs, "groups": grouped}
     for name, value in new.items():
         setattr(module, name, value)
 
 
-def exact_in_training(graph: UnitGraph, solution: Solution) -> bool | None:
+def exact_in_training(graph: UnitGraph, solution: KeptClasses) -> bool | None:
     """Whether the units that go have the same constant outputs in training mode; None where that is not known."""
     if graph.trained is None:
         return None

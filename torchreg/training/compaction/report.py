@@ -11,7 +11,7 @@ import torch
 from torch.nn import Module
 
 from torchreg.text_table import text_table
-from torchreg.training.compaction.classes import Read, Solution
+from torchreg.training.compaction.classes import KeptClasses, Read
 from torchreg.training.compaction.cost import Cost, counted
 from torchreg.training.compaction.graph import UnitGraph
 from torchreg.training.compaction.modules import UnitCount
@@ -96,7 +96,7 @@ def count_flops(model: Module, arguments: Any) -> int | None:
         return None
 
 
-def layer_changes(before: Module, after: Module, graph: UnitGraph, solution: Solution) -> tuple[CompactedLayer, ...]:
+def layer_changes(before: Module, after: Module, graph: UnitGraph, solution: KeptClasses) -> tuple[CompactedLayer, ...]:
     """The weights whose shapes changed, and those with zero rows or columns that stay."""
     old, new = held_tensors(before), held_tensors(after)
     reads = {read.weight_name or read.module: read for read in graph.classes.reads if read.rows is not None}
@@ -112,7 +112,7 @@ def layer_changes(before: Module, after: Module, graph: UnitGraph, solution: Sol
     return tuple(changes)
 
 
-def _zeros_left(read: Read | None, solution: Solution) -> str:
+def _zeros_left(read: Read | None, solution: KeptClasses) -> str:
     if read is None or read.rows is None:
         return ""
     rows, units = solution.stays(read.rows), solution.stays(read.units)
@@ -122,7 +122,7 @@ def _zeros_left(read: Read | None, solution: Solution) -> str:
     return "; ".join(text for text in found if text)
 
 
-def _reasons(units: Any, what: str, solution: Solution) -> str:
+def _reasons(units: Any, what: str, solution: KeptClasses) -> str:
     if not len(units):
         return ""
     counts = Counter(solution.reason(unit) for unit in np.asarray(units).tolist())

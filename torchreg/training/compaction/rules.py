@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_map
 
+from torchreg.functional.torch_private import tree_map
 from torchreg.training.compaction.classes import Index, Read
 from torchreg.training.compaction.shapes import Rule, note_edit, split
 from torchreg.training.compaction.values import Flow, Value, shape_of

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from torchreg.functional.torch_private import tree_leaves, tree_map
 from torchreg.training.compaction.modules import copied
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

@@ -39,7 +39,7 @@ class Value:
         return spread(self.known, self.shape, dims), spread(self.entries, self.shape, dims)
 
     def along(self, dim: int) -> tuple[Flags, Tensor]:
-        """Of each index of a dimension, whether its entries are one known number, and that number or 0."""
+        """Whether the entries at each index of a dimension are one known number, and that number or 0."""
         dim %= len(self.shape)
         others = [d for d in range(len(self.shape)) if d != dim]
         known, entries = self.full(dim)
