@@ -1,6 +1,8 @@
 """Every bar that a committed measurement was held to, met or missed, in one table.
 
-python benchmarks/bars.py   # reads benchmarks/results/*.json, writes benchmarks/results/bars.md
+    python benchmarks/bars.py   # reads benchmarks/results/*.json, writes benchmarks/results/bars.md
+
+Run it after any other benchmark; a measurement without a bar is left out.
 """
 
 from __future__ import annotations
