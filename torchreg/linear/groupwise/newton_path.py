@@ -8,9 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchreg.linear.groupwise.conditions import GroupConditions
+from torchreg.linear.groupwise.conditions import group_terms
 from torchreg.linear.groupwise.partition import partition
-from torchreg.linear.groupwise.strengths import strengths_of
 from torchreg.linear.groupwise.working_model import GroupModel
 from torchreg.linear.newton.path import NewtonPath
 from torchreg.linear.points import PathPoint
@@ -47,5 +46,4 @@ class GroupNewtonPath:
             forms: the penalty at each of them.
         """
         parts, present = self._parts, self._present
-        strengths = (strengths_of(form, self._like, parts, present) for form in forms)
-        return self._path.points(alphas, [GroupConditions(s, self._width) for s in strengths])
+        return self._path.points(alphas, [group_terms(form, self._like, parts, present) for form in forms])

@@ -15,11 +15,11 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from torchreg.linear.groupwise.conditions import GroupTerms, group_terms
 from torchreg.linear.groupwise.partition import partition
-from torchreg.linear.groupwise.pool import SLACK, GroupPool
-from torchreg.linear.groupwise.strengths import Strengths, batched, dual_scale, penalty_gap, strengths_of, violation
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
+from torchreg.linear.solvers.group_working_set import SLACK, GroupWorkingSet
 from torchreg.penalties import GroupForm
 
 _KEEP = 0.95  # of its strength: a group predicted to reach it joins the pool
@@ -46,9 +46,9 @@ class GroupPath:
         self._parts = partition(labels.repeat_interleave(self._outputs))
         sizes = torch.bincount(labels)
         width = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
-        self._pool = GroupPool(oracle, sizes, width, target, limit)
+        self._pool = GroupWorkingSet(oracle, sizes, width, target, limit)
         self._chosen = torch.zeros(len(self._rows), dtype=torch.bool, device=cross.device)
-        self._slack = self._before = self._parts.shaped(cross.reshape(-1))
+        self._slack = self._before = cross.reshape(-1)
         self._at = self._at_before = math.inf
         self._start = start
 
@@ -59,7 +59,7 @@ class GroupPath:
             alphas: strengths, descending; only their ratios matter.
             forms: the penalty at each of them.
         """
-        strengths = [strengths_of(form, self._zero, self._parts, self._present) for form in forms]
+        strengths = [group_terms(form, self._zero, self._parts, self._present) for form in forms]
         self._open(strengths[0])
         done, size = 0, 1
         while done < len(forms):
@@ -68,21 +68,21 @@ class GroupPath:
             size = _BLOCK if accepted else size
             done += accepted
 
-    def _open(self, strengths: Strengths) -> None:
+    def _open(self, strengths: GroupTerms) -> None:
         """Unpenalised groups, and those of the start, are in the pool from the beginning."""
         parts = self._parts
-        first = torch.zeros_like(self._chosen) if strengths.free is None else strengths.free.view(-1) > 0.0
+        first = torch.zeros_like(self._chosen) if strengths.unpenalised is None else strengths.unpenalised > 0.0
         if self._start is None:
             self._add(first)
             return
-        w = parts.shaped(self._start.to(self._zero).reshape(-1).clamp(min=strengths.lower))
+        w = self._start.to(self._zero).reshape(-1).clamp(min=strengths.lower)
         w = w * parts.spread(strengths.l1.isfinite())
-        self._add(first | (parts.norms(w) > 0.0).view(-1))
+        self._add(first | (parts.norms(w) > 0.0))
         entries = self._pool.entries
         if len(entries):
-            self._pool.begin(w.reshape(-1)[entries])
-            g = self._correlations(w.reshape(-1)[entries][:, None])[0][..., 0]
-            self._slack = self._before = strengths.slack(g, w)
+            self._pool.begin(w[entries])
+            g = self._correlations(w[entries][:, None])[0][..., 0]
+            self._slack = self._before = strengths.slack(w, g)
 
     def _add(self, groups: Tensor) -> None:
         new = (groups & ~self._chosen).nonzero().flatten()
@@ -90,22 +90,18 @@ class GroupPath:
             self._pool.append(new, self._rows.entries(new))
             self._chosen[new] = True
 
-    def _block(self, alphas: Sequence[float], strengths: Sequence[Strengths]) -> Generator[PathPoint, None, int]:
+    def _block(self, alphas: Sequence[float], strengths: Sequence[GroupTerms]) -> Generator[PathPoint, None, int]:
         """Solve a block and give the points before the first that is not optimal; returns how many."""
         self._screen(alphas, strengths)
         solved, rounds = self._pool.solve(alphas, strengths)
-        batch, (g, squares) = batched(strengths), self._correlations(solved)
-        w = self._parts.shaped(
-            solved.new_zeros(self._zero.numel(), len(alphas)).index_copy_(0, self._pool.entries, solved)
-        )
-        slack = batch.slack(g, w)
-        reach = self._parts.norms(batch.left(slack))
-        beyond = (reach > (1.0 + SLACK) * batch.l1).view(len(self._chosen), -1) & ~self._chosen[:, None]
+        batch, (g, squares) = strengths[0].batch(strengths), self._correlations(solved)
+        w = solved.new_zeros(self._zero.numel(), len(alphas)).index_copy_(0, self._pool.entries, solved)
+        slack = batch.slack(w, g)
+        beyond = (batch.reach(slack) > (1.0 + SLACK) * batch.l1) & ~self._chosen[:, None]
         good = int(beyond.any(0).long().cumsum(0).eq(0).sum())
-        scale = dual_scale(batch, g)
-        gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(batch, w, scale * g)
-        worst = violation(batch, w, g)
-        w = w.reshape(self._zero.numel(), -1)
+        scale = batch.scale(g)
+        gaps = 0.5 * (1.0 - scale).square() * squares + batch.gap(w, scale * g)
+        worst = batch.violation(w, g)
         for k in range(good):
             coef = w[:, k].view(self._zero.shape)
             kept = nonzero_rows(coef)
@@ -118,22 +114,22 @@ class GroupPath:
         return good
 
     def _correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Shaped correlations of all entries and residual squares at coefficients of the pool, (entries, batch)."""
+        """Correlations of all entries and residual squares at coefficients of the pool, (entries, batch)."""
         if self._zero.dim() == 1:
             g, squares = self._oracle.correlations(w)
         else:
             g, squares = self._oracle.correlations(w.view(-1, self._outputs, w.shape[1]).transpose(1, 2))
             g = g.transpose(1, 2).reshape(-1, w.shape[1])
-        return self._parts.shaped(g), squares
+        return g, squares
 
-    def _screen(self, alphas: Sequence[float], strengths: Sequence[Strengths]) -> None:
+    def _screen(self, alphas: Sequence[float], strengths: Sequence[GroupTerms]) -> None:
         """Add the groups that the block may need, as far as one can tell."""
         span, last = self._at - self._at_before, self._slack
         if math.isfinite(span) and span != 0.0:
             last = last + (alphas[-1] - self._at) / span * (self._slack - self._before)
         needed = torch.zeros_like(self._chosen)
         for g, s in ((self._slack, strengths[0]), (last, strengths[-1])):
-            needed |= (self._parts.norms(s.left(g)) > _KEEP * s.l1).view(-1)
+            needed |= s.reach(g) > _KEEP * s.l1
         self._add(needed)
 
     def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:

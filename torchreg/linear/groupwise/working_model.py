@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.groupwise.conditions import GroupConditions
-from torchreg.linear.groupwise.newton import GroupNewton
+from torchreg.linear.groupwise.conditions import GroupTerms
 from torchreg.linear.groupwise.partition import Partition
-from torchreg.linear.groupwise.system import GroupSystem
 from torchreg.linear.newton.working_model import WorkingModel
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.group_newton import GroupNewton
+from torchreg.linear.solvers.group_quadratic import GroupQuadratic
 
 _LEFT = 0.1  # of the model's gap, where its minimiser is good enough: the loss is not the model
 _ROUNDS = 100  # for one minimiser
 
 
-class GroupModel(WorkingModel[GroupConditions]):
+class GroupModel(WorkingModel[GroupTerms]):
     """A working model of whole groups; the intercept, if there is one, is profiled out of the matrix.
 
     Args:
@@ -37,21 +37,18 @@ class GroupModel(WorkingModel[GroupConditions]):
     def begin(self, w: Tensor) -> None:
         del w  # each minimiser starts from the coefficients that it is given
 
-    def minimiser(self, w: Tensor, g: Tensor, inside: GroupConditions) -> Tensor:
+    def minimiser(self, w: Tensor, g: Tensor, inside: GroupTerms) -> Tensor:
         head, old, pull = self.head, w[self.head :], g / self.factor
         rest = pull[:1] / self._total
         if not len(old):
             return w + rest[:head]
-        system, strengths = self._system, inside.strengths.times(1.0 / self.factor)
-        shaped = system.parts.shaped
-        start, slope = shaped(old), shaped(pull[head:] - self._edge * pull[0] if head else pull)
-        cross = system.gram.times(start) + slope
-        system.aim(cross, self._null / self.factor + float((start * (cross + slope)).sum()))
-        gap = system.gap(strengths, start, system.parts.norms(start), slope)
-        young = torch.zeros_like(strengths.l1, dtype=torch.bool)
-        newton = GroupNewton(system, strengths, start, slope, young)
-        newton.run(_LEFT * gap, _ROUNDS)
-        fresh = newton.w.view(-1)
+        quadratic, penalty = self._quadratic, inside.times(1.0 / self.factor)
+        slope = pull[head:] - self._edge * pull[0] if head else pull
+        cross = quadratic.gram.times(old) + slope
+        quadratic.aim(cross, self._null / self.factor + float(torch.dot(old, cross + slope)))
+        newton = GroupNewton(quadratic, penalty, old, slope)
+        newton.run(_LEFT * float(quadratic.gap(penalty, old, slope)), _ROUNDS)
+        fresh = newton.w
         return torch.cat([w[:head] + rest[:head] - self._edge @ (fresh - old), fresh]) if head else fresh
 
     def _together(self, needed: Tensor) -> Tensor:
@@ -63,11 +60,10 @@ class GroupModel(WorkingModel[GroupConditions]):
             self._edge = self.columns.transposed(self.curvature) / self._total
             piece.addr_(self._edge, self._edge[old:], alpha=-float(self._total))
         sizes = self._parts.labels[self.index[old:]].unique_consecutive(return_counts=True)[1]
-        self._system.append(piece, piece.new_zeros(piece.shape[1]), sizes)
+        self._quadratic.append(piece, piece.new_zeros(piece.shape[1]), sizes)
 
     def _renewed(self) -> None:
-        device, limit = self.curvature.device, self._problem.design.p
-        self._system = GroupSystem(device, 1, self._width, limit, self._null, thin=False)
+        self._quadratic = GroupQuadratic(self.curvature.device, 1, self._width, self._null, thin=False)
         self._total, self._edge = self.curvature.sum(), self.curvature[:0]
         if len(self.index):
             self._grown(0)
