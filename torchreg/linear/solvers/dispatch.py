@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.datafits import NoHessian
-from torchreg.linear.groupwise.conditions import GroupTerms
+from torchreg.linear.groupwise.conditions import GroupTerms, group_terms
 from torchreg.linear.groupwise.partition import group_of_rows, partition
-from torchreg.linear.groupwise.path import GroupPath
-from torchreg.linear.groupwise.strengths import strengths_of
+from torchreg.linear.groupwise.path import GroupLeastSquares
 from torchreg.linear.groupwise.working_model import GroupModel
 from torchreg.linear.kinks import Start, allowed, is_kinkless, without_kink
 from torchreg.linear.l1.least_squares import L1Path
@@ -41,7 +40,6 @@ from torchreg.linear.solvers.proximal_path import proximal_points
 from torchreg.linear.solvers.working_model import PivotModel
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
-_SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _LOOSEST = 1e-3  # tolerance of solvers that start where the last strength ended: worse starts cost more time
 STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
 _LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
@@ -98,9 +96,10 @@ def solver_for(
         path = TaskPath(problem, first, moments) if several else L1Path(oracle_of(problem, moments), first)
         return solver("pivoting", STRIDE, path.points)
     if rows is not None and quadratic:
-        target = _SHARE * firm * float(problem.null_loss())
+        goal, labels = firm * float(problem.null_loss()), rows.unique(return_inverse=True)[1]
+        groups = PathFollower(GroupLeastSquares(oracle_of(problem, moments), labels, goal, max_iter, first))
         return solver(
-            "group_newton", STRIDE, GroupPath(oracle_of(problem, moments), rows, target, max_iter, first).points
+            "group_newton", STRIDE, lambda alphas, forms: groups.points(alphas, _grouped(problem, rows, forms))
         )
     if (isinstance(form, L1Form) or (rows is not None and outputs is None)) and has_hessian(problem):
         stride = 0.0 if outputs is not None else STRIDE if rows is None else _LONG
@@ -136,11 +135,15 @@ def _newton_terms(problem: Problem, rows: Tensor | None, forms: Forms) -> tuple[
     coef = problem.no_coef()
     if rows is None:
         return partial(PivotModel, problem), [EntryTerms.of(form, coef) for form in forms]
+    terms = _grouped(problem, rows, forms)
+    return partial(GroupModel, problem, terms[0].parts), terms
+
+
+def _grouped(problem: Problem, rows: Tensor, forms: Forms) -> list[GroupTerms]:
+    """Penalties of groups of the rows of coef, all on one partition of its entries."""
     present, labels = rows.unique(return_inverse=True)
-    parts, sizes = partition(labels), torch.bincount(labels)
-    width = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
-    strengths = (strengths_of(form, coef, parts, present) for form in forms)
-    return partial(GroupModel, problem, parts, width), [GroupTerms(each, width) for each in strengths]
+    parts = partition(labels.repeat_interleave(problem.K or 1))
+    return [group_terms(form, problem.no_coef(), parts, present) for form in forms]
 
 
 def _is_small(problem: Problem, form: L1Form) -> bool:
