@@ -63,6 +63,8 @@ class Engine(ABC):
 class L1Engine(Engine):
     """Least squares with a penalty of type L1: exact points by pivoting."""
 
+    stride = 0.0
+
     def __init__(self, problem: Problem, start: Start | None, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
         self._path = L1Path(oracle_of(problem, moments), None if start is None else start[0])
@@ -74,6 +76,8 @@ class L1Engine(Engine):
 
 class TaskEngine(Engine):
     """Least squares of several targets with a penalty of type L1 on each coefficient: target by target."""
+
+    stride = 0.0
 
     def __init__(self, problem: Problem, start: Start | None, moments: Moments | None) -> None:
         self._coef = problem.no_coef()
