@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,23 +13,26 @@ from torch import Tensor
 from torchreg.linear.certificate import full_gap
 from torchreg.linear.datafits import NoHessian
 from torchreg.linear.designs.base import divided
-from torchreg.linear.groupwise.newton_path import GroupNewtonPath
-from torchreg.linear.groupwise.partition import group_of_rows
+from torchreg.linear.groupwise.conditions import GroupTerms
+from torchreg.linear.groupwise.partition import group_of_rows, partition
 from torchreg.linear.groupwise.path import GroupPath
+from torchreg.linear.groupwise.strengths import strengths_of
+from torchreg.linear.groupwise.working_model import GroupModel
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.kinks import Start, allowed, is_smooth, without_kink
-from torchreg.linear.l1.column import ColumnPath
 from torchreg.linear.l1.least_squares import L1Path
-from torchreg.linear.l1.multinomial import MultinomialPath
-from torchreg.linear.l1.newton import L1NewtonPath
 from torchreg.linear.l1.tasks import TaskPath
 from torchreg.linear.moments import Moments
+from torchreg.linear.objective.penalty_terms import EntryTerms
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.ridge.path import RidgePath
 from torchreg.linear.smooth.path import SmoothPath
+from torchreg.linear.solvers.path_following import PathFollower
+from torchreg.linear.solvers.prox_newton import ProxNewton
+from torchreg.linear.solvers.working_model import PivotModel
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
@@ -37,13 +41,6 @@ STRIDE = 0.9  # of the last strength: a longer way to the next has stations; fro
 _LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
 _ROUNDING = 1e-13  # of the largest correlation that there can be: an unpenalised coefficient's may be rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
-
-
-class FormPath(Protocol):
-    """Solves for descending strengths, given as the penalty's forms, all of one kind."""
-
-    def points(self, alphas: Sequence[float], forms: Sequence[Any], /) -> Iterator[PathPoint]:
-        """The solutions, one for each form."""
 
 
 class Engine(ABC):
@@ -122,8 +119,8 @@ class NewtonEngine(Engine):
         count = next((k for k, form in enumerate(smooth) if form is not None), len(forms))
         if count:
             start = None if start is None else allowed(start, forms[0])
-            path = newton_path_for(problem, forms[0], self._rows, start, self._tol, self._max_iter)
-            for point in path.points(alphas[:count], forms[:count]):
+            points = newton_points(problem, alphas[:count], forms[:count], self._rows, start, self._tol, self._max_iter)
+            for point in points:
                 start = (point.dense(len(coef)), point.intercept)
                 yield point
         rest = [form for form in smooth[count:] if form is not None]
@@ -233,17 +230,26 @@ def engine_for(
     return ProximalEngine(problem, start, tol, max_iter, moments)
 
 
-def newton_path_for(
-    problem: Problem, form: L1Form | GroupForm, rows: Tensor | None, start: Start | None, tol: float, max_iter: int
-) -> FormPath:
-    """Proximal Newton for one output or several; signed coefficients beside a free intercept go the way of several."""
-    if rows is not None:
-        return GroupNewtonPath(problem, rows, start, tol, max_iter)
-    if problem.K is not None:
-        return MultinomialPath(problem, start, tol, max_iter)
-    if problem.fit_intercept and form.lower == 0.0:
-        return ColumnPath(problem, start, tol, max_iter)
-    return L1NewtonPath(problem, start, tol, max_iter)
+def newton_points(
+    problem: Problem,
+    alphas: Sequence[float],
+    forms: Sequence[Any],
+    rows: Tensor | None,
+    start: Start | None,
+    tol: float,
+    max_iter: int,
+) -> Iterator[PathPoint]:
+    """Proximal Newton, for penalties of L1 type, or of groups where the group of each row of coef is given."""
+    coef = problem.no_coef()
+    if rows is None:
+        entries = ProxNewton(problem, partial(PivotModel, problem), start, tol, max_iter)
+        return PathFollower(entries).points(alphas, [EntryTerms.of(form, coef) for form in forms])
+    present, labels = rows.unique(return_inverse=True)
+    parts, sizes = partition(labels), torch.bincount(labels)
+    width = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+    groups = ProxNewton(problem, partial(GroupModel, problem, parts, width), start, tol, max_iter)
+    terms = [GroupTerms(strengths_of(form, coef, parts, present), width) for form in forms]
+    return PathFollower(groups).points(alphas, terms)
 
 
 def is_small(problem: Problem, penalty: Penalty) -> bool:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from torchreg.linear.groupwise.partition import contiguous
 from torchreg.linear.groupwise.strengths import Strengths, batched, dual_scale, penalty_gap, violation
-from torchreg.linear.newton.conditions import Conditions
+from torchreg.linear.objective.penalty_terms import PenaltyTerms
 
 
 @dataclass(frozen=True)
-class GroupConditions(Conditions):
-    """Of a penalty of groups, or a batch of them.
+class GroupTerms(PenaltyTerms):
+    """A penalty of groups, or a batch of them.
 
     Attributes:
         strengths: of the penalty.
@@ -40,20 +40,25 @@ class GroupConditions(Conditions):
         l1 = self.strengths.l1 if self.strengths.inner is None else torch.maximum(self._inner(), self.strengths.l1)
         return float(torch.where(l1 > 0.0, l1, torch.inf).amin()) if len(l1) else math.inf
 
-    def batch(self, others: Sequence[GroupConditions]) -> GroupConditions:
-        return GroupConditions(batched([other.strengths for other in others]), self.width)
+    @property
+    def free(self) -> bool:  # type: ignore[override]
+        return self.strengths.free is not None
 
-    def within(self, index: Tensor) -> GroupConditions:
+    def batch(self, others: Sequence[GroupTerms]) -> GroupTerms:
+        return GroupTerms(batched([other.strengths for other in others]), self.width)
+
+    def within(self, index: Tensor) -> GroupTerms:
         groups, sizes = self.strengths.parts.labels[index].unique_consecutive(return_counts=True)
-        return GroupConditions(self.strengths.part(groups, index, contiguous(sizes, self.width)), self.width)
+        return GroupTerms(self.strengths.part(groups, index, contiguous(sizes, self.width)), self.width)
 
     def slack(self, w: Tensor, g: Tensor) -> Tensor:
         return self.strengths.slack(self._shaped(g), self._shaped(w)).reshape(g.shape)
 
     def reached(self, slack: Tensor, share: float) -> Tensor:
-        parts = self.strengths.parts
-        over = parts.norms(self.strengths.left(self._shaped(slack))) >= share * self.strengths.l1
-        return over.reshape(len(parts), *slack.shape[1:]).index_select(0, parts.labels)
+        return self._of_entries(self._size(slack) >= share * self.strengths.l1, slack)
+
+    def excess(self, slack: Tensor) -> Tensor:
+        return self._of_entries(self._size(slack) - self.strengths.l1, slack)
 
     def violation(self, w: Tensor, g: Tensor) -> Tensor:
         return violation(self.strengths, self._shaped(w), self._shaped(g)) if len(w) else w.new_zeros(w.shape[1:])
@@ -73,6 +78,15 @@ class GroupConditions(Conditions):
 
     def _shaped(self, x: Tensor) -> Tensor:
         return self.strengths.parts.shaped(x)
+
+    def _size(self, slack: Tensor) -> Tensor:
+        """The norm of what entries' own strengths leave of correlations, of each group."""
+        return self.strengths.parts.norms(self.strengths.left(self._shaped(slack)))
+
+    def _of_entries(self, groups: Tensor, like: Tensor) -> Tensor:
+        """What each entry's group has, of the shape of entries ``like``."""
+        parts = self.strengths.parts
+        return groups.reshape(len(parts), *like.shape[1:]).index_select(0, parts.labels)
 
     def _inner(self) -> Tensor:
         """The largest strength of an entry of each group."""
