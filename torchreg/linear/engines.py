@@ -38,6 +38,7 @@ from torchreg.penalties import GroupForm, L1Form, Penalty
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 _LOOSEST = 1e-3  # tolerance of engines that start where the last strength ended: worse starts cost more time
 STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
+_FAR = 0.1  # the same under other losses, where a working set that grows by few columns at once needs few stations
 _LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
 _ROUNDING = 1e-13  # of the largest correlation that there can be: an unpenalised coefficient's may be rounding
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
@@ -108,7 +109,7 @@ class NewtonEngine(Engine):
     def __init__(self, problem: Problem, rows: Tensor | None, start: Start | None, tol: float, max_iter: int) -> None:
         self._problem, self._rows, self._start = problem, rows, start
         self._tol, self._max_iter = tol, max_iter
-        single = STRIDE if rows is None else _LONG
+        single = _FAR if rows is None else _LONG
         self.stride = single if problem.K is None else 0.0
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
