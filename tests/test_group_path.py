@@ -13,7 +13,7 @@ from linear_oracle import Blocks, Judge, certify
 from sklearn.linear_model import MultiTaskLasso
 
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
-from torchreg.linear import Quadratic, engines
+from torchreg.linear import Quadratic
 from torchreg.linear.frame import framed
 from torchreg.linear.groupwise import proximal_point
 from torchreg.linear.groupwise.growing_gram import FullGram, ThinGram
@@ -21,7 +21,10 @@ from torchreg.linear.groupwise.partition import Even, Uneven, group_of_rows, par
 from torchreg.linear.groupwise.strengths import strengths_of
 from torchreg.linear.groupwise.system import GroupSystem
 from torchreg.linear.moments import moments_of
+from torchreg.linear.oracle import oracle_of
 from torchreg.linear.path import fit_path
+from torchreg.linear.solvers.dispatch import solver_for
+from torchreg.linear.solvers.proximal_path import proximal_points
 
 TOL = 1e-10
 DRAWS = np.random.default_rng(3)
@@ -184,8 +187,9 @@ def test_sparse_group_lasso_is_that_of_proximal_gradient(X):
     y, penalty = target(X), group(np.arange(X.shape[1]) // 5) + L1(0.3)
     path = tight(X, y, penalty, alphas=4)
     frame = framed(X, y, Quadratic(), None, None, True, False, None)
-    slow = engines.ProximalEngine(frame.problem, None, 1e-12, 100_000, frame.moments)
-    points = list(slow.points(path.alphas.tolist(), [penalty.with_alpha(a) for a in path.alphas.tolist()]))
+    penalties = [penalty.with_alpha(a) for a in path.alphas.tolist()]
+    options = {"start": None, "tol": 1e-12, "max_iter": 100_000, "moments": frame.moments}
+    points = list(proximal_points(frame.problem, penalties, **options))
     for k, point in enumerate(points):
         np.testing.assert_allclose(path.coefs[k], point.dense(X.shape[1]), atol=1e-5)
 
@@ -255,11 +259,11 @@ def test_a_constant_target_has_no_coefficients():
     assert path.intercepts.tolist() == pytest.approx([3.0, 3.0])
 
 
-def test_the_engine_is_chosen_by_the_groups():
+def test_the_solver_is_chosen_by_the_groups():
     problem = framed(TALL, target(TALL, 2), Quadratic(), None, None, True, False, None).problem
     options = {"start": None, "tol": 1e-6, "max_iter": 100, "moments": None}
-    for by, kind in ((rows, engines.GroupEngine), (columns, engines.ProximalEngine)):
-        assert isinstance(engines.engine_for(problem, Group(L1(1.0), by=by), **options), kind)
+    for by, name in ((rows, "group_newton"), (columns, "proximal_gradient")):
+        assert solver_for(problem, Group(L1(1.0), by=by), **options).name == name
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
@@ -310,7 +314,7 @@ def test_gram_matrices_grow(kind, outputs):
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_both_oracles_know_the_correlations_of_their_set(outputs):
     problem = framed(TALL, target(TALL, outputs), Quadratic(), None, None, True, False, None).problem
-    data, gram = (engines.oracle_of(problem, moments) for moments in (None, moments_of(problem)))
+    data, gram = (oracle_of(problem, moments) for moments in (None, moments_of(problem)))
     some = torch.tensor([4, 9, 2])
     w = torch.randn(3, *data.cross.shape[1:], dtype=F64)
     for oracle in (data, gram):

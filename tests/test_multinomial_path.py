@@ -24,12 +24,12 @@ from sklearn.linear_model import LogisticRegression
 
 from torchreg import L1, L1L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
-from torchreg.linear.engines import NewtonEngine, TaskEngine, engine_for
 from torchreg.linear.frame import framed
 from torchreg.linear.objective.penalty_terms import EntryTerms
 from torchreg.linear.path import fit_path
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.solvers import prox_newton
+from torchreg.linear.solvers.dispatch import solver_for
 from torchreg.linear.solvers.hessian import PairHessian
 from torchreg.linear.solvers.working_model import PivotModel
 from torchreg.penalties import L1Form
@@ -394,9 +394,9 @@ def test_dispatch():
     X, y = data(SHAPES["tall"])
     options = {"start": None, "tol": 1e-6, "max_iter": 9, "moments": None}
     softmax = framed(X, y, ours.Multinomial(), None, None, True, False, None).problem
-    assert isinstance(engine_for(softmax, L1(1.0), **options), NewtonEngine)
+    assert solver_for(softmax, L1(1.0), **options).name == "prox_newton"
     tasks = framed(X, np.stack([y, y], 1), ours.Quadratic(), None, None, True, False, None).problem
-    assert isinstance(engine_for(tasks, L1(1.0), **options), TaskEngine)
+    assert solver_for(tasks, L1(1.0), **options).name == "pivoting"
 
 
 def test_empty_sets_and_no_classes_left_out():

@@ -13,7 +13,6 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from torchreg import L1, L1L2, L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
 from torchreg.linear.designs.inputs import as_design
-from torchreg.linear.engines import RidgeEngine, SmoothEngine, engine_for
 from torchreg.linear.frame import framed
 from torchreg.linear.path import fit_path
 from torchreg.linear.ridge.kernel import kernel_of
@@ -28,6 +27,7 @@ from torchreg.linear.smooth.systems import (
     JointFactor,
     newton_direction,
 )
+from torchreg.linear.solvers.dispatch import solver_for
 
 DRAWS = np.random.default_rng(0)
 ALPHAS = [1.0, 0.1, 0.01, 1e-4]
@@ -317,17 +317,17 @@ def problem_of(shape, kind, *, weights=None):
 )
 def test_dispatch(penalty):
     problem = problem_of(SHAPES["tall"], "Logistic")
-    assert isinstance(engine_for(problem, penalty, start=None, tol=1e-6, max_iter=9, moments=None), SmoothEngine)
+    options = {"start": None, "tol": 1e-6, "max_iter": 9, "moments": None}
+    assert solver_for(problem, penalty, **options).name == "newton_cg"
     X, y = data(SHAPES["tall"], "Quadratic")
     squares = framed(X, y, ours.Quadratic(), None, None, True, False, None).problem
-    assert isinstance(engine_for(squares, penalty, start=None, tol=1e-6, max_iter=9, moments=None), RidgeEngine)
+    assert solver_for(squares, penalty, **options).name == "ridge"
     for kinked in (L1(0.0), NonNegative(L2(1.0))):
-        found = engine_for(problem, kinked, start=None, tol=1e-6, max_iter=9, moments=None)
-        assert not isinstance(found, SmoothEngine)
+        assert solver_for(problem, kinked, **options).name == "prox_newton"
 
 
 def test_large_least_squares_go_to_conjugate_gradients(monkeypatch):
-    monkeypatch.setattr("torchreg.linear.engines._FACTORED", 10)
+    monkeypatch.setattr("torchreg.linear.solvers.dispatch._FACTORED", 10)
     X, y = data(SHAPES["wide"], "tasks")
     path = fit_path(X, y, L2(1.0), alphas=ALPHAS)
     certify(path, judge_of(X, y, "tasks"), lambda a: Entries(0.0, 2 * a))

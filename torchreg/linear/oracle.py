@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.designs.base import Design
+from torchreg.linear.moments import Moments
+from torchreg.linear.problem import Problem
 
 
 class Oracle(ABC):
@@ -139,3 +141,10 @@ class GramOracle(Oracle):
 
     def factor(self, places: Tensor) -> None:
         del places
+
+
+def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:
+    """Where correlations come from: the Gram matrix where it is at hand, else the data."""
+    if moments is None:
+        return DataOracle(problem.design, problem.weights, problem.y)
+    return GramOracle(moments.gram, moments.cross, moments.energy)

@@ -73,7 +73,7 @@ class ProxNewton(Subsolver[C]):
         max_iter: steps for one strength.
     """
 
-    keep, reach = 1.0, 0.8
+    reach = 0.8
 
     def __init__(
         self, problem: Problem, model_at: Callable[[Tensor], WorkingModel[C]], start: tuple[Tensor, Tensor] | None,
@@ -83,7 +83,7 @@ class ProxNewton(Subsolver[C]):
         self._null = abs(float(problem.null_loss()))  # without a conjugate it can be negative
         self.goal = tol * self._null
         self._outputs = problem.K or 1
-        self.block = 8 if problem.K is None else 1
+        self.block, self.keep = (8, 0.95) if problem.K is None else (1, 1.0)
         self._has_gaps = problem.has_gaps()
         self._start = (problem.no_coef(), problem.null_intercept()) if start is None else start
         eta = problem.eta(*self._start)
