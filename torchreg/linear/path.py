@@ -166,14 +166,14 @@ def assembled(
 def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> float:
     """The least strength at which all penalised coefficients are zero; the unpenalised ones are fitted."""
     problem = frame.problem
-    coef, eta = problem.no_coef(), problem.null_eta()
+    coef, eta, gradient = problem.no_coef(), problem.null_eta(), problem.null_gradient
     left = 0.0  # of the slope over the rows, by the unpenalised fit
     if _spares(penalty, coef):
         left = _EXPLAINED * _width(problem, eta)
         solver = solver_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
         point = next(iter(solver.points([_HUGE], [penalty.with_alpha(_HUGE)])))
         eta = problem.eta(point.dense(problem.design.p), point.intercept)
-    gradient = problem.gradient(eta)
+        gradient = problem.gradient(eta)
     try:
         found = float(penalty.alpha_max(gradient))
     except ValueError:  # an infinite slope at zero: no strength is known before the step

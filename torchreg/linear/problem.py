@@ -114,9 +114,14 @@ class Problem:
         except NoConjugate:
             return self.null_value()
 
+    @cached_property
+    def null_gradient(self) -> Tensor:
+        """`gradient` with all coefficients zero."""
+        return self.gradient(self.null_eta())
+
     def null_slope(self) -> Tensor:
         """The largest derivative of `value` by a coefficient with all of them zero, 0-d."""
-        return self.gradient(self.null_eta()).abs().max()
+        return self.null_gradient.abs().max()
 
     def has_gaps(self) -> bool:
         """Whether the datafit knows its conjugate, so that there are duality gaps."""

@@ -164,7 +164,8 @@ class Dense(Design):
             return weights.new_zeros(self.p)
         step = -(-len(rows) // _SAMPLE)
         some: Tensor | slice = slice(None, None, step) if len(rows) == self.n else rows[::step]
-        return self.X[some].double().std(0, correction=0)
+        sample = self.X[some].double()
+        return (sample - sample.mean(0)).square_().mean(0).sqrt_()  # five times as fast as std
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns and float64 entries of X, the mean subtracted unless it is owed; each overwrites the last."""

@@ -148,7 +148,8 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if not isinstance(y, np.ndarray) or y.dtype != np.float64:
+            y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     y = y if several else column_or_1d(y, warn=True)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 

@@ -5,14 +5,19 @@ correlations are computed at once. Columns whose correlation, continued along th
 comes near its strength join the set before; columns that violate optimality after join it then, and the block goes
 on from the first point that they spoilt.
 
+A strength far below the last is solved alone, without others between: the columns that violate its optimality most
+join the set, as many as it has coefficients that are not zero, until none is left. From one set to the next few
+coefficients change sign, so that exchanges of columns do not go astray.
+
 Source: Tibshirani et al., JRSS B 74, 2012 (sequential strong rule); Larsson and Wallin, arXiv 2104.13026, 2021
-(screening along the path's direction).
+(screening along the path's direction); Massias, Gramfort and Salmon, ICML 2018 (working sets that double).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +32,10 @@ from torchreg.penalties import L1Form
 _KEEP = 0.95  # of its strength: a correlation predicted to reach it joins the working set
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
 _BLOCK = 8  # strengths for one pass over the data
+_FAR = 0.9  # of the last strength: one below is solved alone
+_FEW = 10  # columns that join a working set at once, at least
+_ASTRAY = 1e-12  # of the target's energy: a larger gap means that the strength was too far away
+_ROOM = 0.3  # of the columns that the rank leaves room for: no more join at once, or exchanges go astray
 
 
 class L1Path:
@@ -54,10 +63,20 @@ class L1Path:
             forms: the penalty at each of them, each of type L1.
         """
         self._open(forms[0])
+        yield from self._rest(alphas, forms)
+
+    def _rest(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> Iterator[PathPoint]:
+        """The solutions from the last one on."""
         done, size = 0, 1
         while done < len(forms):
-            block = slice(done, min(done + size, len(forms)))
-            accepted = yield from self._block(alphas[block], forms[block])
+            if self._at > 0.0 and not alphas[done] >= _FAR * self._at:
+                yield self._far(alphas[done], forms[done])
+                done += 1
+                continue
+            stop = done + 1
+            while stop < min(done + size, len(forms)) and alphas[stop] >= _FAR * alphas[stop - 1]:
+                stop += 1
+            accepted = yield from self._block(alphas[done:stop], forms[done:stop])
             size = _BLOCK if accepted else size
             done += accepted
 
@@ -81,6 +100,56 @@ class L1Path:
             self._solver.append(self._oracle.append(new), l2)
             self._chosen[new] = True
 
+    def _far(self, alpha: float, form: L1Form) -> PathPoint:
+        """Solve one strength on a set that grows by the columns that violate optimality most."""
+        whole, start, before = table([form], self._slack[:, None]), self._solver.w, self._solver.rounds
+        new = self._worst(self._slack[:, None], whole, _FEW)
+        while True:
+            self._add(new, form)
+            w, _ = self._solve([form])
+            g, squares = self._oracle.correlations(w)
+            slack = _less_ridge(g, whole, self._oracle.chosen, w)
+            active = int(w.count_nonzero())
+            new = self._worst(slack, whole, max(_FEW, min(active, int(_ROOM * (self._oracle.rank - active)))))
+            if not len(new):
+                break
+        order, rounds = self._oracle.chosen.argsort(), self._solver.rounds - before
+        over = self._over(slack, whole).amax(0)
+        (point,) = _points(whole, self._oracle.chosen[order], w[order], g, squares, over, [rounds])
+        if alpha > 0.0 and not bool(point.gap <= _ASTRAY * self._oracle.energy):
+            self._solver.begin(torch.cat([start, start.new_zeros(len(self._oracle.chosen) - len(start))]))
+            *_, point = self._rest(*self._between(alpha, form))
+            return replace(point, n_iter=self._solver.rounds - before)
+        self._remember(slack, [alpha])
+        return point
+
+    def _between(self, alpha: float, form: L1Form) -> tuple[list[float], list[L1Form]]:
+        """Strengths and penalties on the way from the last solution to this one, which is the last of them."""
+        if math.isinf(self._at):
+            reach = self._slack if form.lower == 0.0 else self._slack.abs()
+            l1 = columns(form.l1, reach)
+            self._at = alpha * max(1.0, float(torch.where(l1 > 0.0, reach / l1, 0.0).amax()))
+        steps = 1 + int(1.001 * math.log(self._at / alpha) / -math.log(_FAR))
+        shares = [(self._at / alpha) ** (k / steps) for k in range(steps - 1, -1, -1)]
+        return [s * alpha for s in shares], [L1Form(s * form.l1, form.l2, form.lower) for s in shares]
+
+    def _worst(self, slack: Tensor, form: L1Form, count: int) -> Tensor:
+        """Columns not in the set that violate optimality most, (k,), so many at most.
+
+        Args:
+            slack: correlations less the ridge's part, (p, 1).
+            form: a table of one strength.
+            count: how many.
+        """
+        over = self._over(slack, form) - _SLACK * columns(form.l1, slack)
+        most, index = over[:, 0].topk(min(count, self._p))
+        return index[most > 0.0]
+
+    def _over(self, slack: Tensor, form: L1Form) -> Tensor:
+        """How far correlations of columns not in the set go beyond their strengths, (p, batch); of the set -inf."""
+        reach = slack if form.lower == 0.0 else slack.abs()
+        return (reach - form.l1).masked_fill_(self._chosen[:, None], -torch.inf)
+
     def _block(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> Generator[PathPoint, None, int]:
         """Solve a block and give the points before the first that is not optimal; returns how many."""
         self._screen(alphas, forms)
@@ -89,9 +158,8 @@ class L1Path:
         form, order = table(forms, g), self._oracle.chosen.argsort()
         index, w = self._oracle.chosen[order], solved[order]
         slack = _less_ridge(g, form, index, w)
-        reach = slack if form.lower == 0.0 else slack.abs()
-        over = (reach - form.l1).masked_fill_(self._chosen[:, None], -torch.inf).amax(0)  # of columns not in the set
-        beyond = self._beyond(reach, form, over)
+        over = self._over(slack, form).amax(0)
+        beyond = self._beyond(slack, form) if bool((over > 0.0).any()) else None
         good = len(forms) if beyond is None else int((~beyond.any(0)).long().cumprod(0).sum())
         yield from _points(form, index, w, g, squares, over, rounds)[:good]
         if good:
@@ -100,11 +168,9 @@ class L1Path:
             self._add(beyond.any(1).nonzero().flatten(), forms[0])
         return good
 
-    def _beyond(self, reach: Tensor, form: L1Form, over: Tensor) -> Tensor | None:
+    def _beyond(self, slack: Tensor, form: L1Form) -> Tensor | None:
         """Columns not in the set that violate optimality, (p, batch); None if there are none."""
-        if not bool((over > 0.0).any()):
-            return None
-        beyond = (reach > (1.0 + _SLACK) * form.l1) & ~self._chosen[:, None]
+        beyond = self._over(slack, form) > _SLACK * form.l1
         return beyond if bool(beyond.any()) else None
 
     def _screen(self, alphas: Sequence[float], forms: Sequence[L1Form]) -> None:

@@ -42,6 +42,7 @@ from torchreg.penalties import GroupForm, L1Form, Penalty
 
 _LOOSEST = 1e-3  # tolerance of solvers that start where the last strength ended: worse starts cost more time
 STRIDE = 0.9  # of the last strength: a longer way to the next has stations; from far away exchanges go astray
+_FAR = 0.1  # the same for L1 under other losses, where a working set grows by few columns at once
 _LONG = 0.5  # the same for groups under other losses, whose steps start from anywhere, but on few columns
 _FACTORED = 6144  # rows and columns of the largest matrix that least squares with a ridge factors
 
@@ -94,7 +95,7 @@ def solver_for(
     if isinstance(form, L1Form) and quadratic:
         several = outputs is not None
         path = TaskPath(problem, first, moments) if several else L1Path(oracle_of(problem, moments), first)
-        return solver("pivoting", STRIDE, path.points)
+        return solver("pivoting", 0.0, path.points)
     if rows is not None and quadratic:
         goal, labels = firm * float(problem.null_loss()), rows.unique(return_inverse=True)[1]
         groups = PathFollower(GroupLeastSquares(oracle_of(problem, moments), labels, goal, max_iter, first))
@@ -102,7 +103,7 @@ def solver_for(
             "group_newton", STRIDE, lambda alphas, forms: groups.points(alphas, _grouped(problem, rows, forms))
         )
     if (isinstance(form, L1Form) or (rows is not None and outputs is None)) and has_hessian(problem):
-        stride = 0.0 if outputs is not None else STRIDE if rows is None else _LONG
+        stride = 0.0 if outputs is not None else _FAR if rows is None else _LONG
         return solver("prox_newton", stride, partial(_newton_points, problem, rows, start, firm, max_iter))
     options: dict[str, Any] = {"start": start, "tol": tol, "max_iter": max_iter, "moments": moments}
     return PathSolver("proximal_gradient", STRIDE, lambda _, some: proximal_points(problem, some, **options))

@@ -93,8 +93,13 @@ class Subsolver(ABC, Generic[C]):
     def accept(self, count: int) -> None:
         """Go back to the last of the first ``count`` points of the block, or, for 0, to where the block began."""
 
-    def most(self) -> int | None:
-        """How many coefficients may join at once; None for any number."""
+    def most(self, *, far: bool) -> int | None:
+        """How many coefficients may join at once; None for any number.
+
+        Args:
+            far: whether the strength is solved alone, far below the last.
+        """
+        del far
         return None
 
     def forget(self, slack: Tensor, terms: C) -> None:
@@ -137,6 +142,7 @@ class PathFollower(Generic[C]):
     def _screen(self, alpha: float, terms: C) -> None:
         """Add the coefficients that strengths down to this one will need, as far as one can tell."""
         span, slack = self._alpha - self._alpha_before, self._slack
+        self._far = alpha < self._solver.reach * self._alpha
         if math.isfinite(span) and span != 0.0:
             slack = slack + (alpha - self._alpha) / span * (self._slack - self._before)
         self._solver.forget(self._slack, terms)
@@ -144,7 +150,7 @@ class PathFollower(Generic[C]):
 
     def _add(self, needed: Tensor, slack: Tensor, terms: C) -> None:
         """The coefficients of a mask join; of too many those whose correlations go farthest beyond their strengths."""
-        needed, most = needed & ~self._solver.chosen, self._solver.most()
+        needed, most = needed & ~self._solver.chosen, self._solver.most(far=self._far)
         if most is not None and int(needed.sum()) > most:
             farthest = torch.where(needed, terms.excess(slack), -torch.inf).topk(most).indices
             needed = torch.zeros_like(needed).index_fill_(0, farthest, True)

@@ -37,7 +37,8 @@ _NOISE = 1e-14  # of the objective, relative to the mean size of the rows' losse
 _NEAR = 1e-11  # of a correlation, relative to the largest: a step that does not help any more ends here
 _HELD = 0.9  # of its strength: a correlation that does not reach it may be forgotten
 _MANY = 0.7  # of the working set: more than this is not worth a smaller one
-_FEW = 50  # coefficients of several outputs that may join at once, however few are active
+_FEW, _FEWER = 50, 10  # coefficients of several outputs, or of one, that may join at once, however few are active
+_ROOM = 0.3  # of the coefficients of one output that the rank leaves room for: no more join at once
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,11 @@ class ProxNewton(Subsolver[C]):
         self._model.add(needed, terms)
         self._state = self._widened(self._state)
 
-    def most(self) -> int | None:
-        return None if self._problem.K is None else max(_FEW, int((self._coef(self._state) != 0.0).sum()))
+    def most(self, *, far: bool) -> int | None:
+        active, design = int((self._coef(self._state) != 0.0).sum()), self._problem.design
+        if self._problem.K is not None:
+            return max(_FEW, active)
+        return max(_FEWER, min(active, int(_ROOM * (min(design.n, design.p) - active)))) if far else None
 
     def forget(self, slack: Tensor, terms: C) -> None:
         if self._problem.K is None:
