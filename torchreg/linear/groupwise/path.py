@@ -34,7 +34,7 @@ class GroupLeastSquares(Subsolver[GroupTerms]):
         start: coefficients to start from, (p,) or (p, K); None for zeros.
     """
 
-    keep, block, reach = 0.95, 8, 0.0
+    keep, block, reach, far = 0.95, 8, 0.0, 0.0
 
     def __init__(self, oracle: Oracle, labels: Tensor, goal: float, limit: int, start: Tensor | None) -> None:
         self._oracle, self.goal, self._start = oracle, goal, start

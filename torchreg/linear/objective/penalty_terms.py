@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, TypeVar
 
@@ -106,7 +106,18 @@ class EntryTerms(PenaltyTerms):
 
     @cached_property
     def ridge(self) -> bool:  # type: ignore[override]
-        return bool((columns(self.form.l2, self.like) > 0.0).any())
+        l2 = self.form.l2
+        return bool((l2 > 0.0).any()) if isinstance(l2, Tensor) else l2 > 0.0
+
+    @property
+    def l1(self) -> Tensor:
+        """Strengths of absolute values, (m,)."""
+        return columns(self.form.l1, self.like).expand_as(self.like)
+
+    @property
+    def l2(self) -> Tensor | None:
+        """Strengths of squares, (m,); None without a ridge."""
+        return columns(self.form.l2, self.like).expand_as(self.like) if self.ridge else None
 
     @cached_property
     def least(self) -> float:  # type: ignore[override]
@@ -122,11 +133,24 @@ class EntryTerms(PenaltyTerms):
         return EntryTerms(table([other.form for other in others], self.like[:, None]), self.like)
 
     def within(self, index: Tensor) -> EntryTerms:
-        l1, l2 = (columns(s, self.like).expand_as(self.like)[index] for s in (self.form.l1, self.form.l2))
+        """The penalty of some coefficients, by their numbers, or a batch of them."""
+        l1, l2 = (
+            part[index] if isinstance(part, Tensor) and part.dim() and len(part) != 1 else part
+            for part in (self.form.l1, self.form.l2)
+        )
         return EntryTerms(L1Form(l1, l2, self.form.lower), self.like[index])
 
+    def raised(self, factor: float) -> EntryTerms:
+        """With l1 multiplied by a factor."""
+        return EntryTerms(replace(self.form, l1=factor * self.form.l1), self.like)
+
+    def strongest(self, slack: Tensor) -> float:
+        """The factor of l1 at which no correlation reaches it any more, for one penalty."""
+        l1 = columns(self.form.l1, slack)
+        return float(torch.where(l1 > 0.0, self._size(slack) / l1, 0.0).amax())
+
     def slack(self, w: Tensor, g: Tensor) -> Tensor:
-        return g - columns(self.form.l2, g) * w
+        return g - columns(self.form.l2, g) * w if self.ridge else g
 
     def reached(self, slack: Tensor, share: float) -> Tensor:
         return self._size(slack) >= share * columns(self.form.l1, slack)

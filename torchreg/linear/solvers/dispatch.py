@@ -25,7 +25,7 @@ from torchreg.linear.groupwise.partition import group_of_rows, partition
 from torchreg.linear.groupwise.path import GroupLeastSquares
 from torchreg.linear.groupwise.working_model import GroupModel
 from torchreg.linear.kinks import Start, allowed, is_kinkless, without_kink
-from torchreg.linear.l1.least_squares import L1Path
+from torchreg.linear.l1.least_squares import PivotLeastSquares
 from torchreg.linear.l1.tasks import TaskPath
 from torchreg.linear.moments import Moments
 from torchreg.linear.objective.penalty_terms import EntryTerms
@@ -93,9 +93,12 @@ def solver_for(
             smooth = SmoothPath(problem, start, tol, max_iter)
             return solver("newton_cg", 0.0, lambda alphas, forms: smooth.points(forms))
     if isinstance(form, L1Form) and quadratic:
-        several = outputs is not None
-        path = TaskPath(problem, first, moments) if several else L1Path(oracle_of(problem, moments), first)
-        return solver("pivoting", 0.0, path.points)
+        if outputs is not None:
+            return solver("pivoting", 0.0, TaskPath(problem, first, moments).points)
+        path = PathFollower(PivotLeastSquares(oracle_of(problem, moments), first))
+        return solver(
+            "pivoting", 0.0, lambda alphas, forms: path.points(alphas, [EntryTerms.of(form, coef) for form in forms])
+        )
     if rows is not None and quadratic:
         goal, labels = firm * float(problem.null_loss()), rows.unique(return_inverse=True)[1]
         groups = PathFollower(GroupLeastSquares(oracle_of(problem, moments), labels, goal, max_iter, first))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
@@ -30,7 +30,7 @@ from torchreg.linear.objective.penalty_terms import C
 from torchreg.linear.points import PathPoint
 
 _SLACK = 1e-12  # of a correlation beyond its strength: less is rounding
-_PASSES = 50  # over the data for one strength
+_PASSES = 200  # over the data for one strength
 _TIGHTER = 0.1  # than before: how accurately a point is solved again that nothing outside of the set spoils
 
 
@@ -49,14 +49,28 @@ class Solved:
     spent: bool = False
 
 
+@dataclass(frozen=True)
+class Detour(Generic[C]):
+    """Strengths to be solved instead of one alone, which is the last of them, and the penalties at them.
+
+    Attributes:
+        last: the strength that comes before them.
+    """
+
+    last: float
+    alphas: list[float]
+    penalties: list[C]
+
+
 class Subsolver(ABC, Generic[C]):
     """Solves strengths on a working set of coefficients.
 
     Attributes:
-        goal: the duality gap at which a point is good enough.
+        goal: the duality gap at which a point is good enough; nan where all are that nothing outside of the set spoils.
         keep: of its strength: a coefficient whose correlation is predicted to reach it joins the set.
         block: strengths for one pass over the data.
         reach: of the last strength: a block goes no farther.
+        far: of the strength before: one below is solved alone, on a set that grows by `most` coefficients at once.
         chosen: which coefficients are in the set, (m,).
     """
 
@@ -64,6 +78,7 @@ class Subsolver(ABC, Generic[C]):
     keep: float
     block: int
     reach: float
+    far: float
 
     @property
     @abstractmethod
@@ -97,7 +112,7 @@ class Subsolver(ABC, Generic[C]):
         """How many coefficients may join at once; None for any number.
 
         Args:
-            far: whether the strength is solved alone, far below the last.
+            far: whether the strength is far below the last.
         """
         del far
         return None
@@ -105,6 +120,19 @@ class Subsolver(ABC, Generic[C]):
     def forget(self, slack: Tensor, terms: C) -> None:
         """Coefficients may leave the working set that a penalty holds at zero by far."""
         del slack, terms
+
+    def detour(self, point: PathPoint, alpha: float, terms: C, slack: Tensor, last: float) -> Detour[C] | None:
+        """Another way to a far strength that has gone astray; None where it has not.
+
+        Args:
+            point: found at the strength.
+            alpha: the strength.
+            terms: the penalty.
+            slack: correlations at the last point less the ridge's part, (m,).
+            last: its strength; inf where there is none.
+        """
+        del point, alpha, terms, slack, last
+        return None
 
 
 class PathFollower(Generic[C]):
@@ -125,28 +153,35 @@ class PathFollower(Generic[C]):
             alphas: strengths, descending; only their ratios matter.
             penalties: at each of them.
         """
-        solver = self._solver
-        self._slack = self._before = solver.begin(penalties[0])
-        done, size = 0, 1
+        self._slack = self._before = self._solver.begin(penalties[0])
+        yield from self._rest(alphas, penalties)
+
+    def _rest(self, alphas: Sequence[float], penalties: Sequence[C]) -> Iterator[PathPoint]:
+        """The solutions from the last one on."""
+        solver, done, size = self._solver, 0, 1
         while done < len(penalties):
-            end = done + 1
-            while end < min(done + size, len(penalties)) and alphas[end] >= solver.reach * self._alpha:
+            end, nearest = done + 1, solver.reach * self._alpha
+            self._far = alphas[done] < solver.far * self._alpha
+            size = 1 if self._far else size
+            while end < min(done + size, len(penalties)) and alphas[end] >= max(nearest, solver.far * alphas[end - 1]):
                 end += 1
-            self._screen(alphas[end - 1], penalties[end - 1])
+            self._screen(alphas[done:end], penalties[done:end])
             solve = self._block if end > done + 1 else self._alone
             found = solve(alphas[done:end], penalties[done:end])
             yield from found
             good = len(found) == end - done and not bool(found[-1].gap > solver.goal)
-            size, done = solver.block if good else 1, done + len(found)
+            size, done = solver.block if good or math.isnan(solver.goal) else 1, done + len(found)
 
-    def _screen(self, alpha: float, terms: C) -> None:
-        """Add the coefficients that strengths down to this one will need, as far as one can tell."""
-        span, slack = self._alpha - self._alpha_before, self._slack
-        self._far = alpha < self._solver.reach * self._alpha
-        if math.isfinite(span) and span != 0.0:
-            slack = slack + (alpha - self._alpha) / span * (self._slack - self._before)
+    def _screen(self, alphas: Sequence[float], penalties: Sequence[C]) -> None:
+        """Add the coefficients that a block will need, as far as one can tell."""
+        span, slack, keep, terms = self._alpha - self._alpha_before, self._slack, self._solver.keep, penalties[-1]
+        if math.isfinite(span) and span != 0.0 and not self._far:
+            slack = slack + (alphas[-1] - self._alpha) / span * (self._slack - self._before)
         self._solver.forget(self._slack, terms)
-        self._add(terms.reached(slack, self._solver.keep), slack, terms)
+        needed = terms.reached(slack, keep)
+        if len(alphas) > 1:
+            needed = needed | penalties[0].reached(self._slack, keep)
+        self._add(needed, slack, terms)
 
     def _add(self, needed: Tensor, slack: Tensor, terms: C) -> None:
         """The coefficients of a mask join; of too many those whose correlations go farthest beyond their strengths."""
@@ -184,6 +219,11 @@ class PathFollower(Generic[C]):
             solver.forget(found.slack[:, 0], penalties[0])
             self._add(beyond, found.slack[:, 0], penalties[0])
             found = solver.solve(alphas, penalties, accuracy)
+        way = solver.detour(found.points[0], alphas[0], penalties[0], self._slack, self._alpha) if self._far else None
+        if way is not None:
+            self._alpha = way.last
+            points = [*found.points, *self._rest(way.alphas, way.penalties)]
+            return [replace(points[-1], n_iter=sum(point.n_iter for point in points))]
         solver.accept(1)
         self._remember(found.slack, alphas)
         return found.points

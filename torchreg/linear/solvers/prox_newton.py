@@ -73,7 +73,7 @@ class ProxNewton(Subsolver[C]):
         max_iter: steps for one strength.
     """
 
-    reach = 0.8
+    reach = far = 0.8
 
     def __init__(
         self, problem: Problem, model_at: Callable[[Tensor], WorkingModel[C]], start: tuple[Tensor, Tensor] | None,

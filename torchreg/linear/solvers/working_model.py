@@ -197,9 +197,10 @@ class PivotModel(WorkingModel[EntryTerms]):
             self._solver.begin(w)
 
     def _minimised(self, w: Tensor, slope: Tensor, inside: EntryTerms) -> Tensor:
-        form, c = inside.form.times(1.0 / self.factor), self._solver.tableau.gram @ w + slope
-        solved = self._solver.solve(Subproblem(c, form.l1, form.l2 if inside.ridge else None, form.lower))
-        return solved.clamp(min=form.lower)  # which pivoting meets to rounding; a copy: the solver goes on in its own
+        c, l2 = self._solver.tableau.gram @ w + slope, inside.l2
+        l2 = None if l2 is None else l2 / self.factor
+        solved = self._solver.solve(Subproblem(c, inside.l1 / self.factor, l2, inside.lower))
+        return solved.clamp(min=inside.lower)  # which pivoting meets to rounding; a copy: the solver goes on in its own
 
     def _together(self, needed: Tensor) -> Tensor:
         return needed.nonzero().flatten()
@@ -209,7 +210,7 @@ class PivotModel(WorkingModel[EntryTerms]):
         self._solver = PivotSolver(self.chosen.device, size, min(size, self._problem.y.numel()))
 
     def _grown(self, block: Tensor, old: int, terms: EntryTerms) -> None:
-        self._solver.append(block, terms.within(self.index[old:]).form.l2 if terms.ridge else None)
+        self._solver.append(block, terms.within(self.index[old:]).l2)
 
     def _renewed(self, block: Tensor, inside: EntryTerms) -> None:
-        self._solver.replace(block, inside.form.l2 if inside.ridge else None)
+        self._solver.replace(block, inside.l2)
