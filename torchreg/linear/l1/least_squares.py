@@ -35,6 +35,7 @@ _BLOCK = 8  # strengths for one pass over the data
 _FAR = 0.9  # of the last strength: one below is solved alone
 _FEW = 10  # columns that join a working set at once, at least
 _ASTRAY = 1e-12  # of the target's energy: a larger gap means that the strength was too far away
+_WIDE, _LESS_FAR = 4.0, 0.3  # with so many columns for one of rank, strengths go no farther down from one to the next
 _ROOM = 0.3  # of the columns that the rank leaves room for: no more join at once, or exchanges go astray
 
 
@@ -102,7 +103,10 @@ class L1Path:
 
     def _far(self, alpha: float, form: L1Form) -> PathPoint:
         """Solve one strength on a set that grows by the columns that violate optimality most."""
-        whole, start, before = table([form], self._slack[:, None]), self._solver.w, self._solver.rounds
+        start, before = self._solver.w, self._solver.rounds
+        if self._p > _WIDE * self._oracle.rank and 0.0 < alpha < _LESS_FAR * self._at:
+            return self._by_way_of_others(_LESS_FAR, alpha, form)
+        whole = table([form], self._slack[:, None])
         new = self._worst(self._slack[:, None], whole, _FEW)
         while True:
             self._add(new, form)
@@ -118,20 +122,20 @@ class L1Path:
         (point,) = _points(whole, self._oracle.chosen[order], w[order], g, squares, over, [rounds])
         if alpha > 0.0 and not bool(point.gap <= _ASTRAY * self._oracle.energy):
             self._solver.begin(torch.cat([start, start.new_zeros(len(self._oracle.chosen) - len(start))]))
-            *_, point = self._rest(*self._between(alpha, form))
-            return replace(point, n_iter=self._solver.rounds - before)
+            return self._by_way_of_others(_FAR, alpha, form)
         self._remember(slack, [alpha])
         return point
 
-    def _between(self, alpha: float, form: L1Form) -> tuple[list[float], list[L1Form]]:
-        """Strengths and penalties on the way from the last solution to this one, which is the last of them."""
+    def _by_way_of_others(self, stride: float, alpha: float, form: L1Form) -> PathPoint:
+        """Solve one strength to which exchanges would go astray: others before, each ``stride`` times the last."""
         if math.isinf(self._at):
             reach = self._slack if form.lower == 0.0 else self._slack.abs()
             l1 = columns(form.l1, reach)
             self._at = alpha * max(1.0, float(torch.where(l1 > 0.0, reach / l1, 0.0).amax()))
-        steps = 1 + int(1.001 * math.log(self._at / alpha) / -math.log(_FAR))
+        steps = 1 + int(1.001 * math.log(self._at / alpha) / -math.log(stride))
         shares = [(self._at / alpha) ** (k / steps) for k in range(steps - 1, -1, -1)]
-        return [s * alpha for s in shares], [L1Form(s * form.l1, form.l2, form.lower) for s in shares]
+        points = list(self._rest([s * alpha for s in shares], [replace(form, l1=s * form.l1) for s in shares]))
+        return replace(points[-1], n_iter=sum(point.n_iter for point in points))
 
     def _worst(self, slack: Tensor, form: L1Form, count: int) -> Tensor:
         """Columns not in the set that violate optimality most, (k,), so many at most.
