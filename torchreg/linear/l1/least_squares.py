@@ -25,6 +25,7 @@ from torchreg.linear.solvers.path_following import Detour, Solved, Subsolver
 
 _FEW = 10  # columns that join a working set at once, at least
 _ASTRAY = 1e-12  # of the target's energy: a larger gap means that the strength was too far away
+_WIDE, _LESS_FAR = 4.0, 0.3  # with so many columns for one of rank, strengths go no farther down from one to the next
 _ROOM = 0.3  # of the columns that the rank leaves room for: no more join at once, or exchanges go astray
 
 
@@ -91,14 +92,19 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
     def accept(self, count: int) -> None:
         del count  # the next strength is as near to the last one solved
 
-    def detour(self, point: PathPoint, alpha: float, terms: EntryTerms, slack: Tensor, last: float) -> Detour | None:
-        if not alpha > 0.0 or bool(point.gap <= _ASTRAY * self._oracle.energy):
+    def detour(
+        self, tried: PathPoint | None, alpha: float, terms: EntryTerms, slack: Tensor, last: float
+    ) -> Detour[EntryTerms] | None:
+        wide = len(self._chosen) > _WIDE * self._oracle.rank and alpha < _LESS_FAR * last
+        known = wide if tried is None else not bool(tried.gap <= _ASTRAY * self._oracle.energy)
+        if not known or not alpha > 0.0:
             return None
-        more = len(self._oracle.chosen) - len(self._before)
-        self._solver.begin(torch.cat([self._before, self._before.new_zeros(more)]))
+        if tried is not None:
+            more = len(self._oracle.chosen) - len(self._before)
+            self._solver.begin(torch.cat([self._before, self._before.new_zeros(more)]))
         if math.isinf(last):
             last = alpha * max(1.0, terms.strongest(slack))
-        steps = 1 + int(1.001 * math.log(last / alpha) / -math.log(self.far))
+        steps = 1 + int(1.001 * math.log(last / alpha) / -math.log(_LESS_FAR if tried is None else self.far))
         shares = [(last / alpha) ** (k / steps) for k in range(steps - 1, -1, -1)]
         return Detour(last, [share * alpha for share in shares], [terms.raised(share) for share in shares])
 

@@ -121,17 +121,17 @@ class Subsolver(ABC, Generic[C]):
         """Coefficients may leave the working set that a penalty holds at zero by far."""
         del slack, terms
 
-    def detour(self, point: PathPoint, alpha: float, terms: C, slack: Tensor, last: float) -> Detour[C] | None:
-        """Another way to a far strength that has gone astray; None where it has not.
+    def detour(self, tried: PathPoint | None, alpha: float, terms: C, slack: Tensor, last: float) -> Detour[C] | None:
+        """Strengths on the way to a far one, to which the solver would go astray; None where it would not.
 
         Args:
-            point: found at the strength.
+            tried: what was found there without them, None where it has not been tried.
             alpha: the strength.
             terms: the penalty.
             slack: correlations at the last point less the ridge's part, (m,).
             last: its strength; inf where there is none.
         """
-        del point, alpha, terms, slack, last
+        del tried, alpha, terms, slack, last
         return None
 
 
@@ -205,6 +205,8 @@ class PathFollower(Generic[C]):
 
     def _alone(self, alphas: Sequence[float], penalties: Sequence[C]) -> list[PathPoint]:
         """Solve one strength until it is good enough, or nothing helps any more."""
+        if self._far and (round_about := self._round_about(None, alphas[0], penalties[0])):
+            return round_about
         solver, accuracy, gap = self._solver, 1.0, math.inf
         found = solver.solve(alphas, penalties, None)
         for _ in range(_PASSES):
@@ -219,14 +221,20 @@ class PathFollower(Generic[C]):
             solver.forget(found.slack[:, 0], penalties[0])
             self._add(beyond, found.slack[:, 0], penalties[0])
             found = solver.solve(alphas, penalties, accuracy)
-        way = solver.detour(found.points[0], alphas[0], penalties[0], self._slack, self._alpha) if self._far else None
-        if way is not None:
-            self._alpha = way.last
-            points = [*found.points, *self._rest(way.alphas, way.penalties)]
-            return [replace(points[-1], n_iter=sum(point.n_iter for point in points))]
+        if self._far and (round_about := self._round_about(found.points[0], alphas[0], penalties[0])):
+            return round_about
         solver.accept(1)
         self._remember(found.slack, alphas)
         return found.points
+
+    def _round_about(self, tried: PathPoint | None, alpha: float, terms: C) -> list[PathPoint]:
+        """Solve one strength by way of others, where the solver asks for it; else nothing."""
+        way = self._solver.detour(tried, alpha, terms, self._slack, self._alpha)
+        if way is None:
+            return []
+        self._alpha = way.last
+        points = [*([] if tried is None else [tried]), *self._rest(way.alphas, way.penalties)]
+        return [replace(points[-1], n_iter=sum(point.n_iter for point in points))]
 
     def _beyond(self, slack: Tensor, penalties: Sequence[C]) -> Tensor:
         """Coefficients outside of the set whose correlations are too large, (m, batch)."""
