@@ -9,6 +9,7 @@ Source: Yuan and Lin, JRSS B 68, 2006 (group lasso).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,18 +69,26 @@ class GroupLeastSquares(Subsolver[GroupTerms]):
             self._set.append(groups, self._rows.entries(groups))
             self._chosen[terms.parts.entries(groups)] = True
 
-    def solve(self, alphas: Sequence[float], penalties: Sequence[GroupTerms], accuracy: float | None) -> Solved:
+    def solve(
+        self, alphas: Sequence[float], penalties: Sequence[GroupTerms], accuracy: float | None
+    ) -> Solved[GroupTerms]:
         w, rounds = self._set.solve(alphas, penalties, accuracy or 1.0)
         (g, squares), coef = self._correlations(w), w.new_zeros(self._zero.numel(), len(alphas))
         terms, coef = penalties[0].batch(penalties), coef.index_copy_(0, self._set.entries, w)
+        return Solved(terms, terms.slack(coef, g), partial(self._points, terms, coef, g, squares, rounds))
+
+    def _points(
+        self, terms: GroupTerms, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequence[int]
+    ) -> list[PathPoint]:
+        """One point for each of a batch of penalties, with coefficients and correlations of all entries."""
         scale = terms.scale(g)
         gaps, off = 0.5 * (1.0 - scale).square() * squares + terms.gap(coef, scale * g), terms.violation(coef, g)
-        none, points = zero_intercept(w, None if self._zero.dim() == 1 else self._outputs), []
+        none, points = zero_intercept(g, None if self._zero.dim() == 1 else self._outputs), []
         for k, flat in enumerate(coef.unbind(1)):
             table = flat.view(self._zero.shape)
             kept = nonzero_rows(table)
             points.append(PathPoint(kept, table[kept], none, gaps[k], off[k], 0.5 * squares[k], rounds[k]))
-        return Solved(points, terms.slack(coef, g))
+        return points
 
     def accept(self, count: int) -> None:
         self._set.return_to(count)

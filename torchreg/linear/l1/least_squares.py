@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -72,7 +73,9 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
         active = int(self._solver.w.count_nonzero()) if far else 0
         return max(_FEW, min(active, int(_ROOM * (self._oracle.rank - active)))) if far else None
 
-    def solve(self, alphas: Sequence[float], penalties: Sequence[EntryTerms], accuracy: float | None) -> Solved:
+    def solve(
+        self, alphas: Sequence[float], penalties: Sequence[EntryTerms], accuracy: float | None
+    ) -> Solved[EntryTerms]:
         if accuracy is None:
             self._rounds, self._before = self._solver.rounds, self._solver.w
         chosen, rounds, solutions = self._oracle.chosen, [self._rounds], []
@@ -87,7 +90,7 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
         terms = penalties[0].batch(penalties)
         slack = terms.slack(g.new_zeros(g.shape).index_copy_(0, index, w), g) if terms.ridge else g
         steps = [after - before for before, after in pairwise(rounds)]
-        return Solved(self._points(terms, index, w, g, slack, squares, steps), slack)
+        return Solved(terms, slack, partial(self._points, terms, index, w, g, slack, squares, steps))
 
     def accept(self, count: int) -> None:
         del count  # the next strength is as near to the last one solved

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic
 
 import torch
@@ -35,18 +36,25 @@ _TIGHTER = 0.1  # than before: how accurately a point is solved again that nothi
 
 
 @dataclass(frozen=True)
-class Solved:
+class Solved(Generic[C]):
     """A block of strengths, solved on a working set.
 
     Attributes:
-        points: with their certificates.
+        terms: their penalties, as a batch.
         slack: correlations of all coefficients less the ridge's part, (m, batch).
+        certified: gives the points with their certificates.
         spent: whether the steps that were allowed are used up.
     """
 
-    points: list[PathPoint]
+    terms: C
     slack: Tensor
+    certified: Callable[[], list[PathPoint]]
     spent: bool = False
+
+    @cached_property
+    def points(self) -> list[PathPoint]:
+        """The points with their certificates, made when they are asked for."""
+        return self.certified()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Subsolver(ABC, Generic[C]):
         """The coefficients of a mask (m,) join the working set, under a penalty."""
 
     @abstractmethod
-    def solve(self, alphas: Sequence[float], penalties: Sequence[C], accuracy: float | None) -> Solved:
+    def solve(self, alphas: Sequence[float], penalties: Sequence[C], accuracy: float | None) -> Solved[C]:
         """Solve a block.
 
         Args:
@@ -195,7 +203,7 @@ class PathFollower(Generic[C]):
         """Solve neighbours; the points before the first that is not good enough."""
         solver = self._solver
         found = solver.solve(alphas, penalties, None)
-        beyond = self._beyond(found.slack, penalties)
+        beyond = self._beyond(found)
         gaps = torch.stack([point.gap for point in found.points])
         good = int((~beyond.any(0) & ~(gaps > solver.goal)).long().cumprod(0).sum())
         solver.accept(good)
@@ -208,14 +216,14 @@ class PathFollower(Generic[C]):
         if self._far and (round_about := self._round_about(None, alphas[0], penalties[0])):
             return round_about
         solver, accuracy, gap = self._solver, 1.0, math.inf
-        found = solver.solve(alphas, penalties, None)
+        found, exact = solver.solve(alphas, penalties, None), math.isnan(solver.goal)
         for _ in range(_PASSES):
-            reached = float(found.points[0].gap)
-            if reached <= solver.goal or found.spent:
+            if not exact and (float(found.points[0].gap) <= solver.goal or found.spent):
                 break
-            beyond = self._beyond(found.slack, penalties)[:, 0]
+            beyond = self._beyond(found)[:, 0]
             if not bool(beyond.any()):
-                if not reached < 0.5 * gap:  # nan where no conjugate is known
+                reached = float(found.points[0].gap)
+                if exact or not reached < 0.5 * gap:  # nan where no conjugate is known
                     break
                 gap, accuracy = reached, _TIGHTER * accuracy
             solver.forget(found.slack[:, 0], penalties[0])
@@ -236,9 +244,9 @@ class PathFollower(Generic[C]):
         points = [*([] if tried is None else [tried]), *self._rest(way.alphas, way.penalties)]
         return [replace(points[-1], n_iter=sum(point.n_iter for point in points))]
 
-    def _beyond(self, slack: Tensor, penalties: Sequence[C]) -> Tensor:
+    def _beyond(self, found: Solved[C]) -> Tensor:
         """Coefficients outside of the set whose correlations are too large, (m, batch)."""
-        return penalties[0].batch(penalties).reached(slack, 1.0 + _SLACK) & ~self._solver.chosen[:, None]
+        return found.terms.reached(found.slack, 1.0 + _SLACK) & ~self._solver.chosen[:, None]
 
     def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
         if not alphas:

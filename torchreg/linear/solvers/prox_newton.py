@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -129,7 +130,7 @@ class ProxNewton(Subsolver[C]):
         self._state = replace(self._state, w=torch.cat([self._state.w[: self._model.head], w]))
         self._trail = []  # it may have other coefficients
 
-    def solve(self, alphas: Sequence[float], penalties: Sequence[C], accuracy: float | None) -> Solved:
+    def solve(self, alphas: Sequence[float], penalties: Sequence[C], accuracy: float | None) -> Solved[C]:
         if accuracy is None:
             self._solved, self._steps = [], 0
         steps, trail = [], self._trail
@@ -142,9 +143,16 @@ class ProxNewton(Subsolver[C]):
             trail = [*trail[-1:], (alpha, self._centred())]
             self._solved = [*self._solved, trail[-1]] if accuracy is None else [trail[-1]]
         self._steps = steps[-1]
-        points, slack = self._certified([state for _, state in self._solved], penalties, steps)
+        states = [state for _, state in self._solved]
+        rows = torch.stack([self._weighted(state.slopes) for state in states]).movedim(0, -1)
+        g = -self._problem.design.transposed(rows.flatten(1)).reshape(-1, len(states))
+        coef = g.new_zeros(len(states), len(g))
+        coef[:, self._model.index] = torch.stack([self._coef(self._widened(state)) for state in states])
+        batch, coef = penalties[0].batch(penalties), coef.T
+        slack = batch.slack(coef, g)
         self._noise = float(slack[:, -1].abs().max())
-        return Solved(points, slack, spent=steps[-1] >= self._max_iter)
+        points = partial(self._points, batch, states, coef, g, steps)
+        return Solved(batch, slack, points, spent=steps[-1] >= self._max_iter)
 
     def accept(self, count: int) -> None:
         self._trail = [*self._trail, *self._solved[:count]][-2:]
@@ -266,22 +274,17 @@ class ProxNewton(Subsolver[C]):
         self._state = self._at(w, eta)
         return self._state
 
-    def _certified(
-        self, states: Sequence[_State], penalties: Sequence[C], steps: Sequence[int]
-    ) -> tuple[list[PathPoint], Tensor]:
-        """The points and their certificates; correlations less the ridge's part, (coefficients, batch)."""
+    def _points(
+        self, terms: C, states: Sequence[_State], coef: Tensor, g: Tensor, steps: Sequence[int]
+    ) -> list[PathPoint]:
+        """One point for each of a batch of penalties, with coefficients and correlations of all columns."""
         problem, head, shape = self._problem, self._model.head, self._start[0].shape
-        rows = torch.stack([self._weighted(state.slopes) for state in states]).movedim(0, -1)
-        g = -problem.design.transposed(rows.flatten(1)).reshape(-1, len(states))
-        terms, coef = penalties[0].batch(penalties), g.new_zeros(len(states), len(g))
-        coef[:, self._model.index] = torch.stack([self._coef(self._widened(state)) for state in states])
-        gaps, off = self._gaps(terms, coef.T, g, states), terms.violation(coef.T, g)
-        points = []
-        for k, (state, flat) in enumerate(zip(states, coef, strict=True)):
+        gaps, off, points = self._gaps(terms, coef, g, states), terms.violation(coef, g), []
+        for k, (state, flat) in enumerate(zip(states, coef.T, strict=True)):
             w, shift = flat.view(shape), state.w[:head].reshape(shape[1:]) if head else flat.new_zeros(shape[1:])
             kept = nonzero_rows(w)
             points.append(PathPoint(kept, w[kept], problem.reported(shift), gaps[k], off[k], state.loss, steps[k]))
-        return points, terms.slack(coef.T, g)
+        return points
 
     def _gaps(self, terms: C, coef: Tensor, g: Tensor, states: Sequence[_State]) -> Tensor:
         """Duality gaps, (batch,); nan without a conjugate."""
