@@ -12,8 +12,8 @@ In full, with weights v_i of sum 1, ``eta = X w + b + offset``, ``r = loss'(eta)
 - Other losses: their `Datafit.fenchel_gap`; s is no larger than their conjugate's domain allows. With K outputs r_i
   and eta_i are rows of K numbers, and ``s r_i eta_i`` their inner product.
 - The intercept b is unpenalised: at its best value the r_i have weighted mean 0, so it adds nothing.
-- L1 with a ridge, alone or together, per entry: `penalty_gap`. Groups: `group_gap`. With K outputs w and g are tables,
-  and the sums go over all their entries or groups; one s serves them all.
+- L1 with a ridge, alone or together, per entry: `penalty_gap`. Groups: `GroupTerms.gap`. With K outputs w and g are
+  tables, and the sums go over all their entries or groups; one s serves them all.
 - Any other penalty, or loss without a conjugate: nan.
 
 Source: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5); scaling of the residual: El Ghaoui,
@@ -28,12 +28,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchreg.linear.groupwise.conditions import group_terms
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.problem import Problem
 from torchreg.penalties import GroupForm, L1Form, NoConjugate, Penalty
 from torchreg.shrinkage import soft
-
-_HALVINGS = 60  # of the interval of dual scales: exact in float64
 
 
 def dual_scale(form: L1Form, g: Tensor) -> Tensor:
@@ -179,14 +178,16 @@ def gap_at(problem: Problem, form: L1Form | GroupForm, coef: Tensor, eta: Tensor
     rows = problem.datafit.grad(eta, problem.y)
     if isinstance(form, L1Form):
         form, coef, g = _flat(form, coef), coef.reshape(-1), g.reshape(-1)
-    scale = dual_scale(form, g) if isinstance(form, L1Form) else group_scale(form, g)
+        scale = dual_scale(form, g)
+    else:
+        (terms,), coef, g = group_terms([form], coef), coef.reshape(-1), g.reshape(-1)
+        scale = terms.scale(g)
     scale = torch.minimum(scale, problem.datafit.feasible(rows, problem.y))
     try:
         data = mean_of(problem.datafit.fenchel_gap(eta, scale * rows, problem.y), problem.weights)
     except NoConjugate:
         return torch.full_like(scale, torch.nan)
-    rest = penalty_gap if isinstance(form, L1Form) else group_gap
-    return data + rest(form, coef, scale * g)  # type: ignore[arg-type]
+    return data + (penalty_gap(form, coef, scale * g) if isinstance(form, L1Form) else terms.gap(coef, scale * g))
 
 
 def _flat(form: L1Form, coef: Tensor) -> L1Form:
@@ -198,65 +199,3 @@ def _flat(form: L1Form, coef: Tensor) -> L1Form:
         for part in (form.l1, form.l2)
     )
     return L1Form(l1, l2, form.lower)
-
-
-def group_scale(form: GroupForm, g: Tensor) -> Tensor:
-    """`dual_scale` for groups: the largest ``s <= 1`` with ``||S(s g)|| <= l1`` in every group without a ridge.
-
-    ``S(z) = sign(z) max(0, |z| - inner)`` entry by entry: the dual ball of ``l1 ||w|| + sum inner |w|`` are the z with
-    ``||S(z)|| <= l1``. The norm grows with s, so that s is found by halving an interval; without inner it is
-    ``min(1, l1 / ||g||)``. Groups without any penalty are left out, as in `dual_scale`.
-
-    Args:
-        form: of the penalty.
-        g: (p,) or (p, K).
-
-    Returns:
-        0-d.
-
-    Source:
-        Ndiaye, Fercoq, Gramfort and Salmon, NeurIPS 2016 (dual norm of the sparse group lasso).
-    """
-    g = g.clamp(min=0.0) if form.lower == 0.0 else g
-    ridge = form.by.extreme(
-        torch.as_tensor(form.l2, dtype=g.dtype, device=g.device).broadcast_to(g.shape), largest=True
-    )
-    inner = torch.as_tensor(form.inner, dtype=g.dtype, device=g.device).broadcast_to(g.shape)
-    held = (ridge == 0.0) & ((form.l1 > 0.0) | (form.by.extreme(inner, largest=True) > 0.0))
-    low, high = torch.zeros_like(form.l1), torch.ones_like(form.l1)
-    if bool(((form.by.norms(soft(g, inner)) <= form.l1) | ~held).all()):
-        return high.amin() if len(high) else g.new_ones(())
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        fits = form.by.norms(soft(form.by.expand(middle, g) * g, inner)) <= form.l1
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    whole = form.by.norms(soft(g, inner)) <= form.l1
-    return torch.where(whole | ~held, 1.0, low).amin()
-
-
-def group_gap(form: GroupForm, w: Tensor, z: Tensor) -> Tensor:
-    """`penalty_gap` for groups; each group's share is not negative.
-
-    For each group, with S as in `group_scale` and l2 the same within a group:
-
-    ``l1 ||w|| + sum (inner |w| + l2 w^2 / 2 - z w) + max(0, ||S(z)|| - l1)^2 / (2 l2)``
-
-    the last term, the conjugate, only with a ridge: without one z is feasible, where it is 0.
-
-    Args:
-        form: of the penalty.
-        w: (p,) or (p, K).
-        z: feasible correlations, of w's shape.
-
-    Returns:
-        0-d.
-    """
-    z = torch.where((w == 0.0) & (z < 0.0), 0.0, z) if form.lower == 0.0 else z
-    positive = z.clamp(min=0.0) if form.lower == 0.0 else z
-    norms, l2 = form.by.norms(w), torch.as_tensor(form.l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
-    ridge = form.by.extreme(l2, largest=True)
-    inner = torch.where(w == 0.0, 0.0, torch.as_tensor(form.inner, dtype=z.dtype, device=z.device) * w.abs())
-    linear = torch.where(norms == 0.0, 0.0, form.l1 * norms) + form.by.sum(inner + l2 * w.square() / 2.0 - z * w)
-    excess = (form.by.norms(soft(positive, form.inner)) - form.l1).clamp(min=0.0)
-    conjugate = torch.where(ridge > 0.0, excess.square() / (2.0 * torch.where(ridge > 0.0, ridge, 1.0)), 0.0)
-    return (linear + conjugate).clamp(min=0.0).sum()

@@ -46,4 +46,4 @@ class GroupNewtonPath:
             forms: the penalty at each of them.
         """
         parts, present = self._parts, self._present
-        return self._path.points(alphas, [group_terms(form, self._like, parts, present) for form in forms])
+        return self._path.points(alphas, group_terms(forms, self._like, parts, present))

@@ -59,7 +59,7 @@ class GroupPath:
             alphas: strengths, descending; only their ratios matter.
             forms: the penalty at each of them.
         """
-        strengths = [group_terms(form, self._zero, self._parts, self._present) for form in forms]
+        strengths = group_terms(forms, self._zero, self._parts, self._present)
         self._open(strengths[0])
         done, size = 0, 1
         while done < len(forms):
