@@ -83,19 +83,26 @@ class GroupNewton:
 
     def run(self, target: float, limit: int) -> int:
         """Improve until the duality gap over the groups is at most ``target``, or for ``limit`` rounds; how many."""
-        rounds, last = 0, float("inf")
+        rounds, last, gap = 0, float("inf"), float("inf")
         while True:
             self._decide_zeros()
-            gap = float(self._quadratic.gap(self._penalty, self.w, self.g))
-            if gap <= (target if rounds else _FIRST * target) or rounds >= limit:
+            if not rounds and not self._quadratic.is_factored(self.w):
+                gap = self._gap()
+                if gap <= _FIRST * target:
+                    return rounds
+            rounds, moved = rounds + 1, self._newton_step(max(_ERROR, _SHARE * target / gap))
+            gap = self._gap()
+            if gap <= target or rounds >= limit:
                 return rounds
-            rounds += 1
-            if gap > _PROGRESS * last or not self._newton_step(max(_ERROR, _SHARE * target / gap)):
+            if not moved or gap > _PROGRESS * last:
                 if self._curvature < _LONGEST:
                     return rounds
                 rounds += self._proximal_point_step(limit - rounds)
                 gap = float("inf")
             last = gap
+
+    def _gap(self) -> float:
+        return float(self._quadratic.gap(self._penalty, self.w, self.g))
 
     def _decide_zeros(self) -> None:
         """A proximal step in the groups, or entries, that it would change much."""

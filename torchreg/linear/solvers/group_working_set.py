@@ -138,7 +138,7 @@ class GroupWorkingSet:
         needed = alive | (reach > (1.0 + SLACK) * penalty.l1)
         if penalty.unpenalised is not None:
             needed |= penalty.unpenalised > 0.0
-        count, new = torch.stack([alive.sum(), (needed & ~self._is_working).any()]).tolist()
+        count, new = torch.stack([alive.sum(), (needed & ~self._is_working).sum()]).tolist()
         if first and len(self._working) > _SPARE * count + _FEW:
             self._empty(thin=False)
             new = bool(needed.any())
