@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from torchreg import L1, L1L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
 from torchreg.linear.frame import framed
-from torchreg.linear.objective.penalty_terms import EntryTerms
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.path import fit_path
 from torchreg.linear.proximal_gradient import proximal_gradient
 from torchreg.linear.solvers import prox_newton

@@ -57,6 +57,11 @@ class GroupTerms(PenaltyTerms):
     def ridge(self) -> bool:  # type: ignore[override]
         return self.l2 is not None
 
+    @cached_property
+    def _finite(self) -> Tensor:
+        """l1, with 0 for groups that are zero, so that nothing is added for them."""
+        return self.l1.nan_to_num(nan=math.nan, posinf=0.0)
+
     @property
     def free(self) -> bool:  # type: ignore[override]
         return self.unpenalised is not None
@@ -152,34 +157,34 @@ class GroupTerms(PenaltyTerms):
         """
         if not len(self.l1):
             return g.new_ones(g.shape[1:])
-        norms, l1 = self.reach(g), self.l1
-        held = norms > l1
-        for none in (self.unpenalised, self.l2):
-            held = held if none is None else held & (none == 0.0)
-        scale = torch.ones_like(norms)
-        if self.inner is not None:
-            for _ in range(_NEWTON_STEPS):
-                left = self.left(g * self.parts.spread(scale))
-                norms = self.parts.norms(left)
-                slope = self.parts.sums(left * g) / norms.clamp(min=_TINY)
-                over = held & (norms > l1)
-                scale = torch.where(over, (scale - (norms - l1) / torch.where(over, slope, 1.0)).clamp(min=0.0), scale)
-            norms = self.reach(g * self.parts.spread(scale))
-        shrunk = scale * (l1 / norms.clamp(min=_TINY)).clamp(max=1.0)
-        if self.inner is not None:
-            shrunk = torch.where(l1 > 0.0, shrunk, self._entry_scale(g))
-        return torch.where(held, shrunk, 1.0).amin(0)
+        inner = self.inner
+        scale = self._inner_scale(g, inner) if inner is not None else (self.l1 / self.reach(g).clamp(min=_TINY))
+        for penalty in (self.unpenalised, self.l2):
+            scale = scale if penalty is None else torch.where(penalty > 0.0, 1.0, scale)
+        return scale.amin(0).clamp(max=1.0)
 
-    def _entry_scale(self, g: Tensor) -> Tensor:
+    def _inner_scale(self, g: Tensor, inner: Tensor) -> Tensor:
+        """The scale of each group where entries have strengths ``inner`` of their own."""
+        l1, scale = self.l1, torch.ones_like(self.reach(g))
+        for _ in range(_NEWTON_STEPS):
+            left = self.left(g * self.parts.spread(scale))
+            norms = self.parts.norms(left)
+            slope = self.parts.sums(left * g) / norms.clamp(min=_TINY)
+            over = norms > l1
+            scale = torch.where(over, (scale - (norms - l1) / torch.where(over, slope, 1.0)).clamp(min=0.0), scale)
+        norms = self.reach(g * self.parts.spread(scale))
+        shrunk = scale * (l1 / norms.clamp(min=_TINY)).clamp(max=1.0)
+        return torch.where(l1 > 0.0, shrunk, self._entry_scale(g, inner))
+
+    def _entry_scale(self, g: Tensor, inner: Tensor) -> Tensor:
         """The largest ``s <= 1`` for which no entry of ``s g`` exceeds its ``inner`` strength, of each group."""
-        assert self.inner is not None
         size = g if self.lower == 0.0 else g.abs()
-        over = (size > self.inner) & (self.inner > 0.0)
-        return 1.0 / self.parts.largest(torch.where(over, size / torch.where(over, self.inner, 1.0), 1.0))
+        over = (size > inner) & (inner > 0.0)
+        return 1.0 / self.parts.largest(torch.where(over, size / torch.where(over, inner, 1.0), 1.0))
 
     def gap(self, w: Tensor, z: Tensor) -> Tensor:
         norms = self.parts.norms(w)
-        price = torch.where(norms == 0.0, 0.0, self.l1 * norms) - self.parts.sums(z * w)
+        price = self._finite * norms - self.parts.sums(z * w)
         if self.inner is not None:
             price = price + self.parts.sums(self.inner * w.abs())
         if self.l2 is not None:
@@ -192,29 +197,38 @@ class GroupTerms(PenaltyTerms):
 
 
 def group_terms(
-    form: GroupForm, coef: Tensor, parts: Partition | None = None, present: Tensor | None = None
-) -> GroupTerms:
-    """The terms of one penalty, over the entries of coef in one dimension.
+    forms: Sequence[GroupForm], coef: Tensor, parts: Partition | None = None, present: Tensor | None = None
+) -> list[GroupTerms]:
+    """The terms of several penalties, over the entries of coef in one dimension.
 
     Args:
-        form: of the penalty.
+        forms: of the penalties, which have the same groups.
         coef: any coefficients, (p,) or (p, K).
-        parts: groups of coef's entries; None for those of ``form``.
-        present: their numbers in ``form``, (groups,); None for all.
+        parts: groups of coef's entries; None for those of the forms.
+        present: their numbers in the forms, (groups,); None for all.
     """
     if parts is None:
-        parts = Partition(form.by.count(coef), entry_labels(form.by, coef).reshape(-1), None)
-    l1 = form.l1.to(coef)
-    l1 = l1 if present is None else l1.index_select(0, present)
+        by = forms[0].by
+        parts = Partition(by.count(coef), entry_labels(by, coef).reshape(-1), None)
+    terms = [_terms(form, coef, parts, present) for form in forms]
+    some = torch.stack(
+        [term.unpenalised.any() for term in terms if term.unpenalised is not None] or [coef.new_zeros(())]
+    )
+    return terms if bool(some.any()) else [replace(term, unpenalised=None) for term in terms]
+
+
+def _terms(form: GroupForm, coef: Tensor, parts: Partition, present: Tensor | None) -> GroupTerms:
+    """The terms of one penalty; without strengths of entries, all groups are asked whether they are unpenalised."""
 
     def entries(value: float | Tensor) -> Tensor | None:
         if not isinstance(value, Tensor) and value == 0.0:
             return None
         return torch.as_tensor(value, dtype=coef.dtype, device=coef.device).expand(coef.shape).reshape(-1)
 
-    l2, inner = entries(form.l2), entries(form.inner)
+    l1, l2, inner = form.l1.to(coef), entries(form.l2), entries(form.inner)
+    l1 = l1 if present is None else l1.index_select(0, present)
     l2 = None if l2 is None else parts.largest(l2)
+    if inner is not None:
+        return GroupTerms(parts, l1, l2, inner.clamp(max=_HUGE), form.lower, None)
     free = (l1 == 0.0) if l2 is None else (l1 == 0.0) & (l2 == 0.0)
-    some = inner is None and bool(free.any())
-    inner = None if inner is None else inner.clamp(max=_HUGE)
-    return GroupTerms(parts, l1, l2, inner, form.lower, free.to(l1) if some else None)
+    return GroupTerms(parts, l1, l2, None, form.lower, free.to(l1))

@@ -58,6 +58,13 @@ class Partition:
             return v.index_select(0, self.labels)
         return v.unsqueeze(1).expand(self._count, self.width, *v.shape[1:]).reshape(-1, *v.shape[1:])
 
+    def along(self, left: Tensor, right: Tensor, x: Tensor) -> Tensor:
+        """``left_g (right_g' x_g)`` in each group: the product with a matrix of rank one."""
+        if self.width is None:
+            return left * self.spread(self.sums(right * x))
+        shape = (self._count, self.width)
+        return (left.view(shape) * (right * x).view(shape).sum(1, keepdim=True)).view(-1)
+
     def entries(self, groups: Tensor) -> Tensor:
         """Numbers of the entries of some groups, (m,), in the order of the groups."""
         if self.width is not None:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from torchreg.linear.objective.penalty_terms import EntryTerms
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem

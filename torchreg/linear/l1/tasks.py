@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchreg.linear.l1.least_squares import PivotLeastSquares
 from torchreg.linear.moments import Moments
-from torchreg.linear.objective.penalty_terms import EntryTerms
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.linear.problem import Problem

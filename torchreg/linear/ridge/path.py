@@ -18,8 +18,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import penalty_gap, violation
 from torchreg.linear.moments import Moments, moments_of
+from torchreg.linear.objective.entry_terms import penalty_gap, violation
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.linear.problem import Problem
 from torchreg.linear.ridge.routes import (

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import gap_at, violation
+from torchreg.linear.certificate import gap_at
+from torchreg.linear.objective.entry_terms import violation
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.smooth.charts import Chart, Plain, RowSpace

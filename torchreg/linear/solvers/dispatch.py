@@ -28,7 +28,7 @@ from torchreg.linear.kinks import Start, allowed, is_kinkless, without_kink
 from torchreg.linear.l1.least_squares import PivotLeastSquares
 from torchreg.linear.l1.tasks import TaskPath
 from torchreg.linear.moments import Moments
-from torchreg.linear.objective.penalty_terms import EntryTerms
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.oracle import oracle_of
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
@@ -147,7 +147,7 @@ def _grouped(problem: Problem, rows: Tensor, forms: Forms) -> list[GroupTerms]:
     """Penalties of groups of the rows of coef, all on one partition of its entries."""
     present, labels = rows.unique(return_inverse=True)
     parts = partition(labels.repeat_interleave(problem.K or 1))
-    return [group_terms(form, problem.no_coef(), parts, present) for form in forms]
+    return group_terms(forms, problem.no_coef(), parts, present)
 
 
 def _is_small(problem: Problem, form: L1Form) -> bool:

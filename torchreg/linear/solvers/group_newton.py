@@ -1,4 +1,4 @@
-"""Least squares with a penalty of groups, over a working set of groups: semismooth Newton, and proximal point steps where it stalls.
+"""Least squares with a penalty of groups, over a working set: semismooth Newton, proximal points where it stalls.
 
 Minimises ``w' G w / 2 - cross' w + R(w)``, with correlations ``g = cross - G w``:
 
@@ -27,7 +27,7 @@ from torchreg.linear.solvers.group_quadratic import ROUNDING, GroupQuadratic
 from torchreg.linear.solvers.linear_algebra import ARMIJO, conjugate_gradients, line_search, safe_cholesky
 
 _TINY = 1e-300
-_STEEPEST = 1e30  # curvature of a group that is nearly zero
+_STEEPEST = 1e30  # curvature of a group that is nearly zero: single precision holds it
 _LEAST = 1e-14  # of a group's curvature along u, relative to that across: less is rounding
 _RIDGE = 1e-13  # of the largest diagonal entry, for singular matrices
 _CG_STEPS = 500
@@ -83,37 +83,39 @@ class GroupNewton:
 
     def run(self, target: float, limit: int) -> int:
         """Improve until the duality gap over the groups is at most ``target``, or for ``limit`` rounds; how many."""
-        rounds, last = 0, float("inf")
+        rounds, last, gap = 0, float("inf"), float("inf")
         while True:
             self._decide_zeros()
+            if not rounds and not self._quadratic.is_factored(self.w):
+                gap = self._gap()
+                if gap <= _FIRST * target:
+                    return rounds
+            rounds, moved = rounds + 1, self._newton_step(max(_ERROR, _SHARE * target / gap))
             gap = self._gap()
-            if gap <= (target if rounds else _FIRST * target) or rounds >= limit:
+            if gap <= target or rounds >= limit:
                 return rounds
-            rounds += 1
-            if gap > _PROGRESS * last or not self._newton_step(max(_ERROR, _SHARE * target / gap)):
+            if not moved or gap > _PROGRESS * last:
                 if self._curvature < _LONGEST:
                     return rounds
                 rounds += self._proximal_point_step(limit - rounds)
                 gap = float("inf")
             last = gap
 
+    def _gap(self) -> float:
+        return float(self._quadratic.gap(self._penalty, self.w, self.g))
+
     def _decide_zeros(self) -> None:
         """A proximal step in the groups, or entries, that it would change much."""
-        norms, curvature, before = self._parts.norms, self._quadratic.bound, self._parts.norms(self.w)
+        penalty, curvature, before = self._penalty, self._quadratic.bound, self._parts.norms(self.w)
         for _ in range(_DOUBLINGS):
-            way = self._proximal_step(self.w, self.g, curvature) - self.w
-            much = self._parts.spread(norms(way) > _CHANGE * before)
-            if self._penalty.signed:
+            y = torch.addcmul(self.g, self._parts.spread(curvature), self.w)
+            way = penalty.prox(y, curvature) - self.w
+            much = self._parts.spread(self._parts.norms(way) > _CHANGE * before)
+            if penalty.signed:
                 much = much | ((self.w + way != 0.0) != (self.w != 0.0))
             if not bool(much.any()) or self._move(way * much):
                 return
             curvature = 2.0 * curvature
-
-    def _proximal_step(self, w: Tensor, g: Tensor, curvature: Tensor) -> Tensor:
-        return self._penalty.prox(torch.addcmul(g, self._parts.spread(curvature), w), curvature)
-
-    def _gap(self) -> float:
-        return float(self._quadratic.gap(self._penalty, self.w, self.g))
 
     def _move(self, way: Tensor) -> bool:
         """Go there if the objective does not grow."""
@@ -150,24 +152,26 @@ class GroupNewton:
         return torch.zeros_like(self.w).index_copy_(0, entries, found)
 
     def _iterated(self, model: _Model, error: float) -> Tensor:
-        """Newton's direction up to a relative error, by conjugate gradients.
+        """Newton's direction up to a relative error, by conjugate gradients in single precision.
 
         Preconditioned by the inverse of the Hessian with G's diagonal for G: in each group a diagonal plus a matrix of
         rank one, inverted by the formula of Sherman and Morrison.
         """
-        gram, sums, spread = self._quadratic.gram, self._parts.sums, self._parts.spread
+        gram, along = self._quadratic.gram, self._parts.along
         inverse = model.free / (self._quadratic.diagonal + model.shift).clamp_(min=_TINY)
         bent = inverse * model.unit
-        back = bent * model.stiffness / (1.0 - model.stiffness * spread(sums(model.unit * bent))).clamp_(min=_LEAST)
         stiff = model.stiffness * model.unit
+        back = bent * model.stiffness / (1.0 - along(model.stiffness, model.unit, bent)).clamp_(min=_LEAST)
+        tensors = (model.slope, model.shift, model.unit, stiff, inverse, bent, back)
+        side, shift, unit, stiff, inverse, bent, back = (v.float() for v in tensors)
 
         def times(p: Tensor) -> Tensor:
-            return gram.times(p).addcmul_(model.shift, p).addcmul_(stiff, spread(sums(model.unit * p)), value=-1.0)
+            return gram.times(p).addcmul_(shift, p).sub_(along(stiff, unit, p))
 
         def precondition(r: Tensor) -> Tensor:
-            return (inverse * r).addcmul_(back, spread(sums(bent * r)))
+            return along(back, bent, r).addcmul_(inverse, r)
 
-        return conjugate_gradients(times, precondition, model.slope, tol=error, limit=_CG_STEPS).x
+        return conjugate_gradients(times, precondition, side, tol=error, limit=_CG_STEPS).x.to(model.slope)
 
     def _shortened(self, way: Tensor) -> Tensor:
         """The way to ``w + way``, zero in groups and entries that would pass through zero."""

@@ -10,7 +10,7 @@ from torchreg.linear.groupwise.partition import contiguous
 
 ROUNDING = 1e-15  # relative: less is not told from zero
 _TINY = 1e-300
-_FACTORED = {"cpu": 800}  # entries of the largest matrix to be factored: beyond, conjugate gradients cost less time
+_FACTORED, _FACTORED_THIN = 700, 300  # entries of the largest matrix to be factored: of more, iterations cost less
 _FACTORED_ELSEWHERE = 4096  # where a launch costs more than a thousand multiplications
 _FIRST_BUFFER, _GROWTH = 64, 1.5  # columns of the buffer of a Gram matrix
 
@@ -27,6 +27,7 @@ class Gram:
     def __init__(self, device: torch.device, outputs: int, *, thin: bool) -> None:
         self._outputs, self._thin = outputs, thin
         self._matrix = self._buffer = torch.zeros(0, 0, dtype=torch.float64, device=device)
+        self._single = self._matrix.float()
 
     def append(self, piece: Tensor) -> Tensor:
         """New columns, k of them, by their products with all, (size + k, k), or by their rows of B, (k, n).
@@ -48,12 +49,16 @@ class Gram:
         return piece[old:]
 
     def times(self, v: Tensor) -> Tensor:
-        """The product with a vector, (size * K,)."""
+        """The product with a vector, (size * K,), in its precision; half of the digits take half of the time."""
+        matrix = self._matrix
+        if v.dtype is torch.float32:
+            if len(self._single) != len(matrix):
+                self._single = matrix.float()
+            matrix = self._single
         if self._outputs == 1:
-            return torch.mv(self._matrix, torch.mv(self._matrix.T, v) if self._thin else v)
+            return torch.mv(matrix, torch.mv(matrix.T, v) if self._thin else v)
         table = v.view(-1, self._outputs).T
-        table = (table @ self._matrix) @ self._matrix.T if self._thin else table @ self._matrix
-        return table.T.reshape(-1)
+        return ((table @ matrix) @ matrix.T if self._thin else table @ matrix).T.reshape(-1)
 
     def block(self, entries: Tensor) -> Tensor:
         """The matrix of some entries of vectors, those of different outputs unrelated."""
@@ -89,7 +94,9 @@ class GroupQuadratic:
         self._sizes = torch.zeros(0, dtype=torch.long, device=device)
         self.parts = contiguous(self._sizes, width)
         self.cross = self.diagonal = self.bound = torch.zeros(0, dtype=torch.float64, device=device)
-        self._factored = (300 if thin else 700) if device.type == "cpu" else _FACTORED_ELSEWHERE
+        self._factored = _FACTORED_ELSEWHERE
+        if device.type == "cpu":
+            self._factored = _FACTORED_THIN if thin else _FACTORED
         self._block: tuple[Tensor, Tensor, Tensor] | None = None
 
     def append(self, piece: Tensor, cross: Tensor, sizes: Tensor) -> None:

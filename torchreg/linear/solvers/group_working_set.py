@@ -123,13 +123,16 @@ class GroupWorkingSet:
         past, parts = self._past[::-1], self._parts
         if len(past) < 2:
             return self._w
-        known = torch.stack([w for _, w in past], 1)
-        terms = known @ known.new_tensor(_newton_weights([at for at, _ in past], alpha))
-        last, alive = self._w, parts.norms(known).sign_()
-        guess = last + (terms * parts.spread(alive.cumprod(1)[:, 1:])).sum(1)
+        weights = _newton_weights([at for at, _ in past], alpha)
+        guess, alive = self._w, torch.stack([parts.norms(w) for _, w in past]).sign_().cumprod(0)
+        for k, kept in enumerate(alive[1:]):
+            term = sum(
+                (row[k] * w for row, (_, w) in zip(weights[1:], past[1:], strict=True)), weights[0][k] * past[0][1]
+            )
+            guess = torch.addcmul(guess, term, parts.spread(kept))
         if penalty.signed:
-            guess = torch.where(guess * last > 0.0, guess, 0.0)
-        return torch.where(parts.spread(parts.sums(guess * last) > 0.0), guess, last)
+            guess = torch.where(guess * self._w > 0.0, guess, 0.0)
+        return torch.where(parts.spread(parts.sums(guess * self._w) > 0.0), guess, self._w)
 
     def _enlarge(self, penalty: GroupTerms, w: Tensor, g: Tensor, *, first: bool) -> bool:
         """Add the groups that are needed to the working set; whether Newton's method has anything to do."""
@@ -138,12 +141,13 @@ class GroupWorkingSet:
         needed = alive | (reach > (1.0 + SLACK) * penalty.l1)
         if penalty.unpenalised is not None:
             needed |= penalty.unpenalised > 0.0
-        if first and len(self._working) > _SPARE * int(alive.sum()) + _FEW:
+        count, new = torch.stack([alive.sum(), (needed & ~self._is_working).sum()]).tolist()
+        if first and len(self._working) > _SPARE * count + _FEW:
             self._empty(thin=False)
-        new = bool((needed & ~self._is_working).any())
+            new = bool(needed.any())
         if new:
             self._add(((needed | (reach > _NEAR * penalty.l1)) & ~self._is_working).nonzero().flatten())
-        return bool(len(self._working)) and (first or new)
+        return bool(len(self._working)) and (first or bool(new))
 
     def _empty(self, *, thin: bool) -> None:
         """Begin the working set anew."""

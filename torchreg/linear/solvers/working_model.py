@@ -9,7 +9,8 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from torchreg.linear.objective.penalty_terms import C, EntryTerms
+from torchreg.linear.objective.entry_terms import EntryTerms
+from torchreg.linear.objective.penalty_terms import C
 from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.problem import Problem
