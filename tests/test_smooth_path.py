@@ -16,8 +16,6 @@ from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.engines import RidgeEngine, SmoothEngine, engine_for
 from torchreg.linear.frame import framed
 from torchreg.linear.path import fit_path
-from torchreg.linear.ridge.kernel import kernel_of
-from torchreg.linear.ridge.shifted import Factor, Spectrum
 from torchreg.linear.smooth.charts import Plain, RowSpace
 from torchreg.linear.smooth.features import features_of
 from torchreg.linear.smooth.path import SmoothPath
@@ -28,6 +26,7 @@ from torchreg.linear.smooth.systems import (
     JointFactor,
     newton_direction,
 )
+from torchreg.linear.solvers.ridge_systems import kernel_of, projected, system_for
 
 DRAWS = np.random.default_rng(0)
 ALPHAS = [1.0, 0.1, 0.01, 1e-4]
@@ -363,7 +362,7 @@ def test_outputs_without_a_known_map_have_no_hessian():
 
 @pytest.mark.parametrize("width", [1, 5, 300])
 def test_kernel(width, monkeypatch):
-    monkeypatch.setattr("torchreg.linear.ridge.kernel._WIDEST", width)
+    monkeypatch.setattr("torchreg.linear.solvers.ridge_systems._WIDEST", width)
     X, scales = normal((13, 6)), torch.rand(6, generator=generator(0), dtype=F64)
     design = as_design(X).standardised(torch.full((13,), 1 / 13, dtype=F64), centre=True, scale=False)
     kernel, centred = kernel_of(design, scales), X - X.mean(0)
@@ -371,15 +370,26 @@ def test_kernel(width, monkeypatch):
     assert torch.equal(kernel, kernel.T)
 
 
-def test_shifted_systems():
+@pytest.mark.parametrize("count", [3, 40], ids=["factors", "spectrum"])
+@pytest.mark.parametrize("free", [[], [0, 3]], ids=str)
+def test_systems_of_many_strengths(count, free):
     A = normal((9, 5))
     square, sides, strengths = A.T @ A, normal((5, 3), 1), torch.tensor([0.1, 2.0, 0.1], dtype=F64)
-    for system in (Spectrum(square), Factor(square, None)):
-        found = system.solve(strengths, sides)
-        assert torch.allclose(square @ found + strengths * found, sides, atol=1e-10)
-    singular = torch.ones(2, 2, dtype=F64)
-    least = Spectrum(singular).solve(torch.zeros(1, dtype=F64), torch.full((2, 1), 2.0, dtype=F64))
-    assert torch.allclose(least, torch.ones(2, 1, dtype=F64))
+    ridged = ~torch.isin(torch.arange(5), torch.tensor(free))
+    system = system_for(square, ridged if free else None, count, 0.1)
+    found = system.solve(strengths, sides)
+    found = found + system.solve(strengths, sides - square @ found - strengths * ridged[:, None] * found)
+    assert torch.allclose(square @ found + strengths * ridged[:, None] * found, sides, atol=1e-10)
+    least = system_for(torch.ones(2, 2, dtype=F64), None, 1, 0.0)
+    assert torch.allclose(least.solve(torch.zeros(1), torch.full((2, 1), 2.0, dtype=F64)), torch.ones(2, 1, dtype=F64))
+
+
+def test_a_spectrum_beside_directions_that_are_projected_out():
+    A, aside, side = normal((8, 20)), normal((8, 2), 1), normal((8, 1), 2)
+    found = projected(A @ A.T, aside).solve(torch.tensor([0.3], dtype=F64), side)
+    rest = torch.linalg.qr(aside, mode="complete")[0][:, 2:]  # an orthonormal basis of what is left
+    inner = torch.linalg.solve(rest.T @ A @ A.T @ rest + 0.3 * torch.eye(6, dtype=F64), rest.T @ side)
+    assert torch.allclose(found, rest @ inner, atol=1e-12)
 
 
 @pytest.mark.parametrize("kept", [None, [0, 2, 3], [1, 2, 3, 4, 5, 6]], ids=["all", "few", "most"])

@@ -27,8 +27,8 @@ from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
-from torchreg.linear.ridge.path import RidgePath
 from torchreg.linear.smooth.path import SmoothPath
+from torchreg.linear.solvers.ridge import RidgePath
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
 _SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding

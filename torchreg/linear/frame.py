@@ -37,10 +37,10 @@ class Coordinates:
         """A solution in the coordinates of X."""
         values, index = point.values, point.index
         if self.scale is not None:
-            values = values / _per_row(self.scale[index], values)
+            values = values / _per_row(self.scale.index_select(0, index), values)
         intercept = point.intercept if self.shift is None else self.shift
         if self.mean is not None and len(index):
-            intercept = intercept - self.mean[index] @ values
+            intercept = intercept - self.mean.index_select(0, index) @ values
         if self.relative:
             intercept = intercept - intercept.mean()
         return replace(point, values=values, intercept=intercept)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchreg.linear.designs.base import Design
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.problem import Problem
-from torchreg.linear.ridge.kernel import kernel_of
 from torchreg.linear.smooth.features import Features, WholeFeatures, features_of
+from torchreg.linear.solvers.ridge_systems import kernel_of
 
 _CUT = 1e-15  # of the largest eigenvalue of a kernel, for each row: less is rounding
 _TOGETHER = 16  # points of the row space that are brought back to X together
