@@ -27,7 +27,7 @@ from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
 from torchreg.linear.proximal_gradient import proximal_gradient
-from torchreg.linear.smooth.path import SmoothPath
+from torchreg.linear.solvers.newton_cg import NewtonCGPath
 from torchreg.linear.solvers.ridge import RidgePath
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -123,7 +123,7 @@ class NewtonEngine(Engine):
                 start = (point.dense(len(coef)), point.intercept)
                 yield point
         rest = [form for form in smooth[count:] if form is not None]
-        yield from SmoothPath(problem, start, self._tol, self._max_iter).points(rest)
+        yield from NewtonCGPath(problem, start, self._tol, self._max_iter).points(rest)
 
 
 class RidgeEngine(Engine):
@@ -147,7 +147,7 @@ class SmoothEngine(Engine):
 
     def __init__(self, problem: Problem, start: Start | None, tol: float, max_iter: int) -> None:
         self._coef = problem.no_coef()
-        self._path = SmoothPath(problem, start, tol, max_iter)
+        self._path = NewtonCGPath(problem, start, tol, max_iter)
 
     def points(self, alphas: Sequence[float], penalties: Sequence[Penalty]) -> Iterator[PathPoint]:
         del alphas

@@ -25,8 +25,8 @@ from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.points import PathPoint, nonzero_rows
 from torchreg.linear.problem import Problem
-from torchreg.linear.smooth.charts import centred
 from torchreg.linear.solvers.linear_algebra import ARMIJO, line_search
+from torchreg.linear.solvers.newton_coordinates import centred
 from torchreg.penalties import L1Form, NoConjugate
 
 _KEEP = 1.0  # of its strength: a correlation predicted to reach it joins the working set

@@ -41,13 +41,11 @@ class Pattern:
         ridged = None if self.shares is None else self.shares > 0.0
         return None if ridged is None or bool(ridged.all()) else ridged
 
-    @property
-    def free(self) -> Tensor | None:
-        """Numbers of the columns without a ridge, (k,); None where there are none."""
-        if self.ridged is None:
-            return None
-        free = (~self.ridged).nonzero().flatten()
-        return free if self.kept is None else self.kept[free]
+    def free(self, like: Tensor) -> Tensor:
+        """Numbers of the columns without a ridge beside others that have one, (k,), on the device of ``like``."""
+        shares = like.new_ones(0) if self.shares is None else self.shares
+        numbers = (shares == 0.0).nonzero().flatten()
+        return numbers if self.kept is None else self.kept[numbers]
 
     def scales(self, like: Tensor) -> Tensor:
         """One over the share of each column, (p,); 0 without a ridge, and where the column is forced to zero."""

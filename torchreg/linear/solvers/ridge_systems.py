@@ -91,11 +91,9 @@ class ByRows:
         self.y, self._scales = self._root * as_table(problem.y), pattern.scales(problem.weights)
         kernel = kernel_of(problem.design, self._scales).mul_(self._root).mul_(self._root.T)
         self._plain = pattern.kept is None and pattern.shares is None
-        self._free, self._kernel, parts = pattern.free, kernel, [] if aside is None else [aside]
-        if self._free is not None:
-            unit = problem.weights.new_zeros(problem.design.p, len(self._free))
-            unit[self._free, torch.arange(len(self._free), device=unit.device)] = 1.0
-            self._columns = self._root * problem.design.times(unit)
+        self._free, self._kernel, parts = pattern.free(problem.weights), kernel, [] if aside is None else [aside]
+        if len(self._free):
+            self._columns = self._root * columns_of(problem.design, self._free)
             self._inverse = torch.linalg.pinv(self._columns)
             parts.append(self._columns)
         self.system = projected(kernel, torch.cat(parts, 1)) if parts else system_for(kernel, None, count, least)
@@ -109,7 +107,7 @@ class ByRows:
             w = self._design.transposed(self._root * a)
             w = w if self._plain else self._scales[:, None] * w
             fitted = self._root * self._design.times(w)
-            if self._free is not None:
+            if len(self._free):
                 w[self._free] = self._inverse @ (y - fitted - strengths * a)
                 fitted = fitted + self._columns @ w[self._free]
             residual = y - fitted - strengths * a
@@ -117,7 +115,7 @@ class ByRows:
                 break
             a = a + self.system.solve(strengths, residual)
         slope = self._design.transposed(self._root * residual)
-        if self._free is not None:
+        if len(self._free):
             slope[self._free] = self._columns.T @ (y - fitted)
         return Solved(self._pattern.taken(w), self._pattern.taken(slope), _gain(y, fitted))
 
@@ -271,6 +269,13 @@ def kernel_of(design: Design, scales: Tensor) -> Tensor:
         corner.copy_(0.5 * (corner + corner.T))
         square[rows, rows.stop :] = square[rows.stop :, rows].T
     return square
+
+
+def columns_of(design: Design, index: Tensor) -> Tensor:
+    """Some columns of X~, dense, (n, k)."""
+    unit = torch.zeros(design.p, len(index), dtype=torch.float64, device=index.device)
+    unit[index, torch.arange(len(index), device=index.device)] = 1.0
+    return design.times(unit)
 
 
 def as_table(rows: Tensor) -> Tensor:
