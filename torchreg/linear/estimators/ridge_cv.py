@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import get_scorer
-from sklearn.utils import Tags, check_scalar
+from sklearn.utils import check_scalar
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
+from torchreg.linear.datafits import Quadratic
+from torchreg.linear.estimators.arrays import Data, Matrix, to_numpy
 from torchreg.linear.estimators.base import warn_unless_converged
 from torchreg.linear.estimators.cross_validated import (
     CrossValidated,
@@ -24,7 +25,7 @@ from torchreg.linear.estimators.cross_validated import (
     split_metadata,
 )
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number
+from torchreg.linear.estimators.parameters import ARRAY, Rule, number
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import Regressor
 from torchreg.linear.estimators.ridge import ridge_penalty, ridge_rows
@@ -90,16 +91,10 @@ class RidgeCV(CrossValidated, Regressor):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
+    _several = True
+    _rules: ClassVar[Mapping[str, Rule]] = {"alphas": ARRAY | number(0.0, closed="()")}
     max_iter = None  # not parameters: scikit-learn's class has none
     positive = False
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _datafit(self) -> Datafit:
-        return Quadratic()
 
     def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         return ridge_rows(coef), self._one_zero_without(intercept)
@@ -111,12 +106,12 @@ class RidgeCV(CrossValidated, Regressor):
         return scorer.set_score_request(sample_weight=True) if routing_is_on() else scorer
 
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self, alphas=ARRAY | number(0.0, closed="()"))
+        data = super()._training_data(X, y, sample_weight)
         if self.cv is not None and self.store_cv_results:
             raise ValueError("cv!=None and store_cv_results=True are incompatible")
         if self.cv is not None and self.alpha_per_target:
             raise ValueError("cv!=None and alpha_per_target=True are incompatible")
-        return regression_data(self, X, y, sample_weight, several=True)
+        return data
 
     def _checked_alphas(self) -> list[float]:
         given = self.alphas if isinstance(self.alphas, list | tuple) else np.atleast_1d(to_numpy(self.alphas)).tolist()
