@@ -20,8 +20,8 @@ from torchreg.linear.lockstep.fold_oracle import is_complete
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
-from torchreg.linear.ridge.path import lost_digits
 from torchreg.linear.solvers.dispatch import grouped_rows, pivots, solver_for
+from torchreg.linear.solvers.ridge import lost_digits
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
 

@@ -149,8 +149,11 @@ def assembled(
 ) -> Path:
     """The path of these points, with objectives and verdicts."""
     problem = frame.problem
-    values = [penalty.with_alpha(a).value(p.dense(problem.design.p)) for a, p in zip(grid, points, strict=True)]
-    objectives = torch.stack([point.loss + value for point, value in zip(points, values, strict=True)])
+    values = [
+        penalty.with_alpha(a).value(p.dense(problem.design.p)) if p.penalty is None else p.penalty
+        for a, p in zip(grid, points, strict=True)
+    ]
+    objectives = torch.stack([point.loss for point in points]) + torch.stack(values)
     outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
     null, slope = float(problem.null_loss()), float(problem.null_slope())

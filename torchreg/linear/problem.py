@@ -125,9 +125,9 @@ class Problem:
 
     def has_gaps(self) -> bool:
         """Whether the datafit knows its conjugate, so that there are duality gaps."""
-        eta = self.null_eta()
+        eta = self.null_eta(0.0)[:1]
         try:
-            self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y)
+            self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y[:1])
         except NoConjugate:
             return False
         return True

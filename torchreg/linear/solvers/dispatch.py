@@ -32,11 +32,11 @@ from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.oracle import oracle_of
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
-from torchreg.linear.ridge.path import RidgePath
-from torchreg.linear.smooth.path import SmoothPath
+from torchreg.linear.solvers.newton_cg import NewtonCGPath
 from torchreg.linear.solvers.path_following import PathFollower
 from torchreg.linear.solvers.prox_newton import ProxNewton
 from torchreg.linear.solvers.proximal_path import proximal_points
+from torchreg.linear.solvers.ridge import RidgePath
 from torchreg.linear.solvers.working_model import PivotModel
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -90,7 +90,7 @@ def solver_for(
         if quadratic and (moments is not None or _is_small(problem, form)):
             return solver("ridge", 0.0, lambda alphas, forms: RidgePath(problem, moments).points(forms))
         if has_hessian(problem):
-            smooth = SmoothPath(problem, start, tol, max_iter)
+            smooth = NewtonCGPath(problem, start, tol, max_iter)
             return solver("newton_cg", 0.0, lambda alphas, forms: smooth.points(forms))
     if isinstance(form, L1Form) and quadratic:
         if outputs is not None:
@@ -131,7 +131,7 @@ def _newton_points(
         for point in PathFollower(ProxNewton(problem, model, start, tol, max_iter)).points(alphas[:count], terms):
             start = (point.dense(len(coef)), point.intercept)
             yield point
-    yield from SmoothPath(problem, start, tol, max_iter).points([form for form in smooth[count:] if form is not None])
+    yield from NewtonCGPath(problem, start, tol, max_iter).points([form for form in smooth[count:] if form is not None])
 
 
 def _newton_terms(problem: Problem, rows: Tensor | None, forms: Forms) -> tuple[Callable[[Tensor], Any], Sequence[Any]]:
