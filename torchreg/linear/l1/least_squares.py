@@ -22,7 +22,7 @@ from torchreg.linear.oracle import Oracle
 from torchreg.linear.pivoting.solver import PivotSolver
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.points import PathPoint, zero_intercept
-from torchreg.linear.solvers.path_following import Detour, Solved, Subsolver
+from torchreg.linear.solvers.path_following import Continuation, Solved, Subsolver
 
 _FEW = 10  # columns that join a working set at once, at least
 _ASTRAY = 1e-12  # of the target's energy: a larger gap means that the strength was too far away
@@ -95,9 +95,9 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
     def accept(self, count: int) -> None:
         del count  # the next strength is as near to the last one solved
 
-    def detour(
+    def continuation(
         self, tried: PathPoint | None, alpha: float, terms: EntryTerms, slack: Tensor, last: float
-    ) -> Detour[EntryTerms] | None:
+    ) -> Continuation[EntryTerms] | None:
         wide = len(self._chosen) > _WIDE * self._oracle.rank and alpha < _LESS_FAR * last
         known = wide if tried is None else not bool(tried.gap <= _ASTRAY * self._oracle.energy)
         if not known or not alpha > 0.0:
@@ -109,7 +109,7 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
             last = alpha * max(1.0, terms.strongest(slack))
         steps = 1 + int(1.001 * math.log(last / alpha) / -math.log(_LESS_FAR if tried is None else self.far))
         shares = [(last / alpha) ** (k / steps) for k in range(steps - 1, -1, -1)]
-        return Detour(last, [share * alpha for share in shares], [terms.raised(share) for share in shares])
+        return Continuation(last, [share * alpha for share in shares], [terms.raised(share) for share in shares])
 
     def _points(
         self, terms: EntryTerms, index: Tensor, w: Tensor, g: Tensor, slack: Tensor, squares: Tensor, steps: list[int]

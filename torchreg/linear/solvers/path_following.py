@@ -58,7 +58,7 @@ class Solved(Generic[C]):
 
 
 @dataclass(frozen=True)
-class Detour(Generic[C]):
+class Continuation(Generic[C]):
     """Strengths to be solved instead of one alone, which is the last of them, and the penalties at them.
 
     Attributes:
@@ -129,7 +129,9 @@ class Subsolver(ABC, Generic[C]):
         """Coefficients may leave the working set that a penalty holds at zero by far."""
         del slack, terms
 
-    def detour(self, tried: PathPoint | None, alpha: float, terms: C, slack: Tensor, last: float) -> Detour[C] | None:
+    def continuation(
+        self, tried: PathPoint | None, alpha: float, terms: C, slack: Tensor, last: float
+    ) -> Continuation[C] | None:
         """Strengths on the way to a far one, to which the solver would go astray; None where it would not.
 
         Args:
@@ -213,8 +215,8 @@ class PathFollower(Generic[C]):
 
     def _alone(self, alphas: Sequence[float], penalties: Sequence[C]) -> list[PathPoint]:
         """Solve one strength until it is good enough, or nothing helps any more."""
-        if self._far and (round_about := self._round_about(None, alphas[0], penalties[0])):
-            return round_about
+        if self._far and (found_between := self._by_continuation(None, alphas[0], penalties[0])):
+            return found_between
         solver, accuracy, gap = self._solver, 1.0, math.inf
         found, exact = solver.solve(alphas, penalties, None), math.isnan(solver.goal)
         for _ in range(_PASSES):
@@ -229,15 +231,15 @@ class PathFollower(Generic[C]):
             solver.forget(found.slack[:, 0], penalties[0])
             self._add(beyond, found.slack[:, 0], penalties[0])
             found = solver.solve(alphas, penalties, accuracy)
-        if self._far and (round_about := self._round_about(found.points[0], alphas[0], penalties[0])):
-            return round_about
+        if self._far and (found_between := self._by_continuation(found.points[0], alphas[0], penalties[0])):
+            return found_between
         solver.accept(1)
         self._remember(found.slack, alphas)
         return found.points
 
-    def _round_about(self, tried: PathPoint | None, alpha: float, terms: C) -> list[PathPoint]:
+    def _by_continuation(self, tried: PathPoint | None, alpha: float, terms: C) -> list[PathPoint]:
         """Solve one strength by way of others, where the solver asks for it; else nothing."""
-        way = self._solver.detour(tried, alpha, terms, self._slack, self._alpha)
+        way = self._solver.continuation(tried, alpha, terms, self._slack, self._alpha)
         if way is None:
             return []
         self._alpha = way.last
