@@ -28,8 +28,11 @@ def shapes() -> list[tuple[int, ...]]:
     return [(13000, 768), (1024, 768), *layer * 12]
 
 
-def options(description: str, rounds: int = 11) -> argparse.Namespace:
+def options(description: str, rounds: int = 11, **flags: str) -> argparse.Namespace:
+    """The common options, and switches of this benchmark by name with their help."""
     parser = argparse.ArgumentParser(description=description)
+    for name, words in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=words)
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each candidate, at least 5")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")

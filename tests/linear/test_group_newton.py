@@ -13,7 +13,8 @@ from skglm.utils.data import grp_converter
 
 from torchreg import L1, L2, Group, NonNegative, labels
 from torchreg.linear import datafits as ours
-from torchreg.linear import engines, fit_path
+from torchreg.linear import fit_path
+from torchreg.linear.solvers import dispatch
 
 RNG = np.random.default_rng(7)
 N, SIZES = 120, (1, 3, 2, 6, 1, 4, 5, 3, 7, 2)
@@ -129,7 +130,7 @@ def test_more_columns_than_rows_down_to_a_thousandth():
 def test_proximal_gradient_agrees(monkeypatch):
     """The slow engine, which takes any penalty and knows no second derivative, finds the same."""
     fast = fitted("logistic", group(), alphas=[0.05, 0.02])
-    monkeypatch.setattr(engines, "has_hessian", lambda problem: False)
+    monkeypatch.setattr(dispatch, "has_hessian", lambda problem: False)
     slow = fitted("logistic", group(), alphas=[0.05, 0.02], max_iter=20000)
     assert slow.converged.all()
     assert int(slow.n_iters.sum()) > 5 * int(fast.n_iters.sum()), "it was another engine"

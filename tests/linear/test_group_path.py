@@ -13,15 +13,15 @@ from linear_oracle import Blocks, Judge, certify
 from sklearn.linear_model import MultiTaskLasso
 
 from torchreg import L1, L1L2, Group, NonNegative, columns, labels, rows, whole
-from torchreg.linear import Quadratic, engines
+from torchreg.linear import Quadratic
 from torchreg.linear.frame import framed
-from torchreg.linear.groupwise import proximal_point
-from torchreg.linear.groupwise.growing_gram import FullGram, ThinGram
-from torchreg.linear.groupwise.partition import Even, Uneven, group_of_rows, partition
-from torchreg.linear.groupwise.strengths import strengths_of
-from torchreg.linear.groupwise.system import GroupSystem
+from torchreg.linear.groupwise.partition import group_of_rows
 from torchreg.linear.moments import moments_of
+from torchreg.linear.oracle import oracle_of
 from torchreg.linear.path import fit_path
+from torchreg.linear.solvers import group_newton
+from torchreg.linear.solvers.dispatch import solver_for
+from torchreg.linear.solvers.proximal_path import proximal_points
 
 TOL = 1e-10
 DRAWS = np.random.default_rng(3)
@@ -184,8 +184,9 @@ def test_sparse_group_lasso_is_that_of_proximal_gradient(X):
     y, penalty = target(X), group(np.arange(X.shape[1]) // 5) + L1(0.3)
     path = tight(X, y, penalty, alphas=4)
     frame = framed(X, y, Quadratic(), None, None, True, False, None)
-    slow = engines.ProximalEngine(frame.problem, None, 1e-12, 100_000, frame.moments)
-    points = list(slow.points(path.alphas.tolist(), [penalty.with_alpha(a) for a in path.alphas.tolist()]))
+    penalties = [penalty.with_alpha(a) for a in path.alphas.tolist()]
+    options = {"start": None, "tol": 1e-12, "max_iter": 100_000, "moments": frame.moments}
+    points = list(proximal_points(frame.problem, penalties, **options))
     for k, point in enumerate(points):
         np.testing.assert_allclose(path.coefs[k], point.dense(X.shape[1]), atol=1e-5)
 
@@ -255,11 +256,11 @@ def test_a_constant_target_has_no_coefficients():
     assert path.intercepts.tolist() == pytest.approx([3.0, 3.0])
 
 
-def test_the_engine_is_chosen_by_the_groups():
+def test_the_solver_is_chosen_by_the_groups():
     problem = framed(TALL, target(TALL, 2), Quadratic(), None, None, True, False, None).problem
     options = {"start": None, "tol": 1e-6, "max_iter": 100, "moments": None}
-    for by, kind in ((rows, engines.GroupEngine), (columns, engines.ProximalEngine)):
-        assert isinstance(engines.engine_for(problem, Group(L1(1.0), by=by), **options), kind)
+    for by, name in ((rows, "group_newton"), (columns, "proximal_gradient")):
+        assert solver_for(problem, Group(L1(1.0), by=by), **options).name == name
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
@@ -273,50 +274,41 @@ def test_rows_of_groups(outputs):
         assert group_of_rows(rows, coef).tolist() == list(range(6))
 
 
-def test_both_partitions_sum_alike():
-    index = torch.arange(12) // 3
-    even, uneven = partition(index), Uneven(index)
-    assert isinstance(even, Even)
-    assert isinstance(partition(index.flip(0)), Uneven)
-    x, v = torch.randn(12, 5, dtype=F64), torch.randn(4, 5, dtype=F64)
-    for name in ("sums", "norms", "largest"):
-        found = getattr(even, name)(even.shaped(x)).reshape(4, 5)
-        torch.testing.assert_close(found, getattr(uneven, name)(uneven.shaped(x)))
-    for name in ("total", "least"):
-        torch.testing.assert_close(getattr(even, name)(even.column(v)), getattr(uneven, name)(v))
-    some = torch.tensor([3, 1])
-    assert even.entries(some).tolist() == uneven.entries(some).tolist() == [9, 10, 11, 3, 4, 5]
-    assert even.part(some).labels.tolist() == uneven.part(some).labels.tolist() == [0, 0, 0, 1, 1, 1]
+@pytest.mark.parametrize("outputs", [None, 3])
+@pytest.mark.parametrize("inner", [0.0, 0.3])
+def test_the_order_of_columns_does_not_matter(outputs, inner):
+    """Groups that follow each other are summed in another way than groups in any order."""
+    y, index = target(WIDE, outputs), np.arange(90) // 5
+    shuffle = np.random.default_rng(1).permutation(90)
+    paths = [
+        tight(X, y, group(labels) + L1(inner)) for X, labels in ((WIDE, index), (WIDE[:, shuffle], index[shuffle]))
+    ]
+    np.testing.assert_allclose(paths[0].coefs[:, shuffle], paths[1].coefs, atol=1e-5)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("kind", ["full", "thin"])
-def test_gram_matrices_grow(kind, outputs):
-    rows, device = torch.randn(200, 7, dtype=F64), torch.device("cpu")
-    whole_matrix = rows @ rows.T
-    gram = FullGram(device, outputs, 200) if kind == "full" else ThinGram(device, outputs)
-    for end, start in ((70, 0), (75, 70), (200, 75)):
-        piece = whole_matrix[:end, start:end] if kind == "full" else rows[start:end]
-        torch.testing.assert_close(gram.corner(piece), whole_matrix[start:end, start:end])
-        gram.append(piece)
-    v, some = torch.randn(200, outputs, dtype=F64), torch.tensor([5, 100])
-    torch.testing.assert_close(gram.times(v), whole_matrix @ v)
-    assert gram.times(v).is_contiguous()
-    only = torch.zeros_like(v).index_copy_(0, some, v[some])
-    torch.testing.assert_close(gram.times_some(some, v[some].view(-1)), (whole_matrix @ only).view(-1))
-    torch.testing.assert_close(gram.some(some), whole_matrix[some][:, some])
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_groups_of_many_more_columns_than_rows(outputs):
+    """Their Gram matrix is never formed: it would be of 20,000 numbers for each row."""
+    X = np.random.default_rng(2).standard_normal((20, 4000))
+    y, index = target(X, outputs), np.arange(4000) // 1000
+    path = tight(X, y, group(index), alphas=6)
+    blocks = index if outputs is None else np.repeat(index[:, None], outputs, 1)
+    certify(path, Judge(X, y), lambda a: Blocks(blocks, np.full(4, a)), gap=TOL)
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_both_oracles_know_the_correlations_of_their_set(outputs):
     problem = framed(TALL, target(TALL, outputs), Quadratic(), None, None, True, False, None).problem
-    data, gram = (engines.oracle_of(problem, moments) for moments in (None, moments_of(problem)))
+    data, gram = (oracle_of(problem, moments) for moments in (None, moments_of(problem)))
     some = torch.tensor([4, 9, 2])
     w = torch.randn(3, *data.cross.shape[1:], dtype=F64)
     for oracle in (data, gram):
         oracle.append(some)
         whole_g = oracle.correlations(w[:, None])[0][:, 0]
         torch.testing.assert_close(oracle.within(w), whole_g[some])
+        places = torch.tensor([2, 0, 1]), torch.tensor([0, 1])
+        part = moments_of(problem).gram[some]
+        torch.testing.assert_close(oracle.products(*places), part[places[0]][:, some[places[1]]])
     rows = data.factor(torch.tensor([2, 0]))
     torch.testing.assert_close(rows @ rows.T, moments_of(problem).gram[[2, 4]][:, [2, 4]])
     assert gram.factor(some) is None
@@ -346,37 +338,22 @@ def test_repeated_strengths():
     np.testing.assert_allclose(twice.coefs[1::2], once.coefs, atol=1e-5)
 
 
-@pytest.mark.parametrize("factored", [1500, 0], ids=["factored", "iterated"])
+@pytest.mark.parametrize("kind", ["duplicates", "walk", "scales"])
 @pytest.mark.parametrize("inner", [0.0, 0.5])
-def test_proximal_points_alone_lead_to_the_solution(factored, inner, monkeypatch):
-    """Steps of curvatures c_k leave an objective of |w*|^2 / (2 sum 1 / c_k) above the minimum (Gueler, 1991).
+def test_proximal_points_alone_lead_to_the_solution(kind, inner, monkeypatch):
+    """Where Newton steps never lead on; a step of curvature c is off by eps / c relative to the largest eigenvalue."""
+    monkeypatch.setattr(group_newton.GroupNewton, "_newton_step", lambda *_: False)
+    X, y, index = DEGENERATE[kind], target(WIDE), np.arange(90) // 5
+    path = tight(X, y, group(index) + L1(inner) if inner else group(index), alphas=6, eps=0.1, tol=1e-7)
+    certify(path, Judge(X, y), lambda a: Blocks(index, np.full(18, a), inner=inner * a), gap=1e-7)
 
-    A step that moves by d and is inexact by a part of d has correlations off by v = (c + part L) d, where L is the
-    largest eigenvalue; the gap is at most 2 v sum_g |w_g| + (v / alpha)^2 times the null model's loss. Rounding, of
-    eps L / c = 6e-9 of a step, is far below both down to c = 1e-4.
-    """
-    monkeypatch.setattr(proximal_point, "_FACTORED", factored)
-    X, y = WIDE.cumsum(1), target(WIDE)
-    index = np.arange(90) // 5
-    penalty = group(index) + L1(inner) if inner else group(index)
-    path = tight(X, y, penalty, alphas=[0.1 * tight(X, y, penalty, alphas=1).alpha_max])
-    problem = framed(X, y, Quadratic(), None, None, True, False, None).problem
-    moments, sizes = moments_of(problem), torch.full((18,), 5)
-    system = GroupSystem(torch.device("cpu"), 1, 5, 90, float(moments.energy), thin=False)
-    system.append(moments.gram, moments.cross, sizes)
-    form = penalty.with_alpha(float(path.alphas[0])).form(problem.no_coef())
-    strengths = strengths_of(form, problem.no_coef(), system.parts, torch.arange(18))
-    w = torch.zeros(18, 5, dtype=F64)
-    curvatures = [10.0**-k for k in range(5)]
-    for c in curvatures:
-        before = w
-        w, rounds = proximal_point.proximal_point(system, strengths, w, c, 1000)
-        assert 1 <= rounds < 50
-    g, norms, loss = system.cross - system.gram.times(w), system.parts.norms(w), path.null_objective
-    steepest = float(torch.linalg.eigvalsh(moments.gram)[-1])
-    off = (c + proximal_point._INEXACT * steepest) * float((w - before).norm())
-    bound = 2.0 * off * float(norms.sum()) + (off / float(path.alphas[0])) ** 2 * loss
-    assert system.gap(strengths, w, norms, g) <= bound
-    value = penalty.with_alpha(float(path.alphas[0])).value(w.view(-1))
-    excess = problem.value(problem.eta(w.view(-1))) + value - path.objectives[0]
-    assert float(excess) <= float(path.coefs[0].square().sum()) / (2.0 * sum(1.0 / c for c in curvatures))
+
+@pytest.mark.parametrize("outputs", [None, 3])
+@pytest.mark.parametrize("inner", [0.0, 0.5])
+def test_directions_by_iteration_lead_to_the_same_point(outputs, inner, monkeypatch):
+    X, y, penalty = WIDE, target(WIDE, outputs), group(np.arange(90) // 5) + L1(inner)
+    factored = tight(X, y, penalty)
+    monkeypatch.setattr(group_newton.GroupQuadratic, "is_factored", lambda *_: False)
+    iterated = tight(X, y, penalty)
+    assert bool(iterated.converged.all())
+    np.testing.assert_allclose(factored.coefs, iterated.coefs, atol=1e-5)

@@ -16,10 +16,10 @@ CLASSES = (X[:, 0] - X[:, 1] + NOISE > 0).double()
 COUNTS = (X[:, 0] / 2.0).exp().round()
 BY = labels(torch.arange(12) // 3)
 CASES = [
-    (Logistic(), L1(1.0), CLASSES, 0.9),
+    (Logistic(), L1(1.0), CLASSES, 0.1),
     (Logistic(), Group(MCP(1.0), BY), CLASSES, 0.9),
     (Logistic(), Group(L1(1.0), BY), CLASSES, 0.5),
-    (Poisson(), NonNegative(L1(1.0)), COUNTS, 0.9),
+    (Poisson(), NonNegative(L1(1.0)), COUNTS, 0.1),
     (None, MCP(1.0), X[:, 0] - X[:, 1] + NOISE, 0.9),
 ]
 
@@ -28,8 +28,8 @@ CASES = [
 def test_steps_on_the_way_count(datafit, penalty, y, stride):
     """A path whose strengths are those on the way says how many there are."""
     asked = {"datafit": datafit, "tol": 1e-10}
-    far = fit_path(X, y, penalty, alphas=[0.05, 0.01], **asked)
-    alphas, wanted = stations([0.05, 0.01], far.alpha_max, stride)
+    far = fit_path(X, y, penalty, alphas=[0.05, 0.001], **asked)
+    alphas, wanted = stations([0.05, 0.001], far.alpha_max, stride)
     assert not all(wanted)
     way = fit_path(X, y, penalty, alphas=alphas, **asked)
     ends = [k + 1 for k, kept in enumerate(wanted) if kept]

@@ -11,12 +11,11 @@ import scipy.sparse
 import torch
 from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length
 
+from torchreg.linear.data.validation import as_offset, as_target, given_weights, normalised, validated
 from torchreg.linear.datafits import Quadratic
 from torchreg.linear.designs.arrays import check_finite, tensor_of
 from torchreg.linear.designs.dense import Dense
 from torchreg.linear.designs.inputs import as_design
-from torchreg.linear.given import given
-from torchreg.linear.rows import as_offset, as_target, given_weights, normalised
 
 GOOD = np.arange(12.0).reshape(4, 3)
 
@@ -230,7 +229,7 @@ def test_bad_weights_in_scikit_learns_words(case):
     with pytest.raises(ValueError, match=r"\S") as theirs:
         _check_sample_weight(bad, GOOD, ensure_non_negative=True, allow_all_zero_weights=False)
     with pytest.raises(ValueError, match=r"\S") as ours:
-        given(GOOD, np.ones(4), Quadratic(), bad, None, None)
+        validated(GOOD, np.ones(4), Quadratic(), bad, None, None)
     words = str(theirs.value).split("\n")[0].rstrip(".")
     assert str(ours.value).startswith(words)
 
@@ -238,8 +237,8 @@ def test_bad_weights_in_scikit_learns_words(case):
 def test_weights_add_up_to_one():
     design = as_design(GOOD)
     for scores in (None, 3.0, [1, 2, 3, 4], np.array([0, 0, 1e308, 1e308]), np.full(4, 5e-324)):
-        assert float(normalised(given_weights(scores, design)).sum()) == pytest.approx(1.0, rel=1e-15)
-    assert normalised(given_weights([0, 0, 3, 1], design)).tolist() == [0.0, 0.0, 0.75, 0.25]
+        assert float(normalised(given_weights(scores, design.n)).sum()) == pytest.approx(1.0, rel=1e-15)
+    assert normalised(given_weights([0, 0, 3, 1], design.n)).tolist() == [0.0, 0.0, 0.75, 0.25]
 
 
 def test_offsets():

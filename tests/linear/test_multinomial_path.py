@@ -24,13 +24,15 @@ from sklearn.linear_model import LogisticRegression
 
 from torchreg import L1, L1L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
-from torchreg.linear.engines import NewtonEngine, TaskEngine, engine_for
 from torchreg.linear.frame import framed
-from torchreg.linear.l1 import multinomial
-from torchreg.linear.l1.multinomial import MultinomialPath
-from torchreg.linear.l1.pairs import Pairs
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.path import fit_path
 from torchreg.linear.proximal_gradient import proximal_gradient
+from torchreg.linear.solvers import prox_newton
+from torchreg.linear.solvers.dispatch import solver_for
+from torchreg.linear.solvers.hessian import PairHessian
+from torchreg.linear.solvers.working_model import PivotModel
+from torchreg.penalties import L1Form
 
 CLASSES = 3  # odd: else a row with as many positive as negative entries can be shifted at no cost
 SHAPES = {"tall": (80, 6), "wide": (30, 50)}
@@ -216,21 +218,21 @@ def test_few_steps_are_not_enough():
 
 
 def test_a_working_set_forgets(monkeypatch):
+    """Whatever the set forgets, at once or never, the path is the same."""
     X, y = data((30, 200))
     sizes, forgotten = [], []
-    prune = MultinomialPath._prune
+    keep = PivotModel.keep
 
-    def watched(self, flat, g):
-        before = len(self._pairs.index)
-        prune(self, flat, g)
-        sizes.append(len(self._pairs.index))
-        forgotten.append(before - sizes[-1])
+    def watched(self, near, eta, terms):
+        sizes.append(len(near))
+        keep(self, near, eta, terms)
+        forgotten.append(sizes[-1] - len(self.index))
 
-    monkeypatch.setattr(MultinomialPath, "_prune", watched)
+    monkeypatch.setattr(PivotModel, "keep", watched)
     paths = []
-    for many, near in ((0.7, 0.9), (1.0, 10.0), (-1.0, 0.0)):
-        monkeypatch.setattr(multinomial, "_MANY", many)
-        monkeypatch.setattr(multinomial, "_NEAR", near)
+    for many, held in ((0.7, 0.9), (1.0, 10.0), (-1.0, 0.0)):
+        monkeypatch.setattr(prox_newton, "_MANY", many)
+        monkeypatch.setattr(prox_newton, "_HELD", held)
         forgotten.clear()
         paths.append(fit_path(X, y, L1(1.0), alphas=15, tol=1e-12, **OPTIONS))
         assert (sum(forgotten) > 0) == (many == 1.0) or many == 0.7
@@ -298,26 +300,55 @@ def test_pairs_have_the_second_derivative(fit_intercept):
     problem = framed(X, y, ours.Multinomial(), None, None, fit_intercept, False, None).problem
     eta, floor = normal((40, CLASSES), 1), 1e-3
     first, second = torch.tensor([0, 7, 3, 13]), torch.tensor([1, 14])
-    whole, parts = Pairs(problem, problem.design), Pairs(problem, problem.design)
-    for pairs in (whole, parts):
-        pairs.bend(eta, floor)
-    whole.append(torch.cat([first, second]))
-    parts.append(first)
-    assert torch.allclose(parts.append(second), whole.matrix()[:, 4:], atol=1e-14)
+    pairs = PairHessian(problem)
+    pairs.bend(eta, floor)
+    pairs.add(first)
+    pairs.add(second)
     chances = torch.softmax(eta, 1)
     rows = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None, :]
     rows = rows + floor * (chances * (1 - chances)).max() * torch.eye(CLASSES, dtype=F64)
     columns = torch.as_tensor(X - X.mean(0) if fit_intercept else X)  # as the frame shows them
     hessian = torch.einsum("i,ij,ikm,il->jklm", problem.weights, columns, rows, columns).reshape(15, 15)
-    if fit_intercept:
-        edge = torch.einsum("i,ij,ikm->jkm", problem.weights, columns, rows).reshape(15, CLASSES)
-        hessian = hessian - edge @ torch.linalg.pinv(torch.einsum("i,ikm->km", problem.weights, rows)) @ edge.T
-    index = whole.index
-    assert torch.allclose(whole.matrix(), hessian[index[:, None], index], atol=1e-12)
+    edge = torch.einsum("i,ij,ikm->jkm", problem.weights, columns, rows).reshape(15, CLASSES)
+    index = pairs.index
+    assert torch.equal(index, torch.cat([first, second]))
+    for start in (0, 4):
+        assert torch.allclose(pairs.block(start), hessian[index[:, None], index[start:]], atol=1e-12)
+        assert torch.allclose(pairs.edge(start), edge[index[start:]], atol=1e-12)
+    assert torch.allclose(pairs.inverse(), torch.linalg.pinv(torch.einsum("i,ikm->km", problem.weights, rows)))
     w, v = normal((6,), 2), normal((40, CLASSES), 3)
     coef = torch.zeros(15, dtype=F64).index_copy_(0, index, w).view(5, CLASSES)
-    assert torch.allclose(whole.times(w), columns @ coef)
-    assert torch.allclose(whole.transposed(v), (columns.T @ v).reshape(-1)[index])
+    assert torch.allclose(pairs.times(w), columns @ coef)
+    assert torch.allclose(pairs.transposed(v), (columns.T @ v).reshape(-1)[index])
+    assert torch.allclose(pairs.along(v), torch.einsum("i,ik,ikm,im->", problem.weights, v, rows, v))
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("loss", ["Multinomial", "Logistic"])
+def test_a_model_without_a_penalty_is_minimised_with_its_intercepts(loss, fit_intercept):
+    """A Newton step solves the equations of coefficients and intercepts together."""
+    X, y = data((40, 5))
+    classes = y if loss == "Multinomial" else y > 0
+    problem = framed(X, classes, getattr(ours, loss)(), None, None, fit_intercept, False, None).problem
+    outputs, none = problem.K or 1, torch.zeros_like(problem.no_coef())
+    model, terms = PivotModel(problem, problem.null_eta()), EntryTerms.of(L1Form(0.0, 1e-3), none)
+    picked = torch.zeros(none.numel(), dtype=torch.bool)
+    for numbers in ([0, 3], [1, 4]):  # the second meet those that are there
+        picked[numbers] = True
+        model.add(picked, terms)
+    units = torch.eye(model.size, dtype=F64)
+    predictors = torch.stack([model.times(unit).reshape(40, outputs) for unit in units])
+    rows = torch.stack(
+        [problem.datafit.hessian_map(problem.null_eta(), problem.y)(p.view_as(problem.null_eta())) for p in predictors]
+    ).reshape(len(units), 40, outputs)
+    hessian = torch.einsum("aik,i,bik->ab", predictors, problem.weights, rows)
+    hessian[range(model.head, model.size), range(model.head, model.size)] += 1e-3
+    w, g = normal((model.size,), 2), normal((model.size,), 3)
+    g[: model.head] -= g[: model.head].mean() if loss == "Multinomial" else 0.0  # a shift of all intercepts is flat
+    slope = g.clone()
+    slope[model.head :] -= 1e-3 * w[model.head :]
+    found = model.minimiser(w, g, terms.within(model.index)) - w
+    assert torch.allclose(hessian @ found, slope, atol=1e-6)  # the floor of the curvature is 1e-8
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
@@ -363,9 +394,9 @@ def test_dispatch():
     X, y = data(SHAPES["tall"])
     options = {"start": None, "tol": 1e-6, "max_iter": 9, "moments": None}
     softmax = framed(X, y, ours.Multinomial(), None, None, True, False, None).problem
-    assert isinstance(engine_for(softmax, L1(1.0), **options), NewtonEngine)
+    assert solver_for(softmax, L1(1.0), **options).name == "prox_newton"
     tasks = framed(X, np.stack([y, y], 1), ours.Quadratic(), None, None, True, False, None).problem
-    assert isinstance(engine_for(tasks, L1(1.0), **options), TaskEngine)
+    assert solver_for(tasks, L1(1.0), **options).name == "pivoting"
 
 
 def test_empty_sets_and_no_classes_left_out():

@@ -13,21 +13,14 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from torchreg import L1, L1L2, L2, NonNegative, Weighted
 from torchreg.linear import datafits as ours
 from torchreg.linear.designs.inputs import as_design
-from torchreg.linear.engines import RidgeEngine, SmoothEngine, engine_for
 from torchreg.linear.frame import framed
 from torchreg.linear.path import fit_path
-from torchreg.linear.ridge.kernel import kernel_of
-from torchreg.linear.ridge.shifted import Factor, Spectrum
-from torchreg.linear.smooth.charts import Plain, RowSpace
-from torchreg.linear.smooth.features import features_of
-from torchreg.linear.smooth.path import SmoothPath
-from torchreg.linear.smooth.systems import (
-    Curve,
-    Diagonal,
-    Factors,
-    JointFactor,
-    newton_direction,
-)
+from torchreg.linear.solvers.dispatch import solver_for
+from torchreg.linear.solvers.newton_cg import NewtonCGPath
+from torchreg.linear.solvers.newton_coordinates import Coefficients, Features, RowSpace
+from torchreg.linear.solvers.newton_systems import Curvature, Diagonal, Factors, JointFactor, newton_direction
+from torchreg.linear.solvers.ridge_pattern import Pattern
+from torchreg.linear.solvers.ridge_systems import kernel_of, projected, system_for
 
 DRAWS = np.random.default_rng(0)
 ALPHAS = [1.0, 0.1, 0.01, 1e-4]
@@ -317,17 +310,17 @@ def problem_of(shape, kind, *, weights=None):
 )
 def test_dispatch(penalty):
     problem = problem_of(SHAPES["tall"], "Logistic")
-    assert isinstance(engine_for(problem, penalty, start=None, tol=1e-6, max_iter=9, moments=None), SmoothEngine)
+    options = {"start": None, "tol": 1e-6, "max_iter": 9, "moments": None}
+    assert solver_for(problem, penalty, **options).name == "newton_cg"
     X, y = data(SHAPES["tall"], "Quadratic")
     squares = framed(X, y, ours.Quadratic(), None, None, True, False, None).problem
-    assert isinstance(engine_for(squares, penalty, start=None, tol=1e-6, max_iter=9, moments=None), RidgeEngine)
+    assert solver_for(squares, penalty, **options).name == "ridge"
     for kinked in (L1(0.0), NonNegative(L2(1.0))):
-        found = engine_for(problem, kinked, start=None, tol=1e-6, max_iter=9, moments=None)
-        assert not isinstance(found, SmoothEngine)
+        assert solver_for(problem, kinked, **options).name == "prox_newton"
 
 
 def test_large_least_squares_go_to_conjugate_gradients(monkeypatch):
-    monkeypatch.setattr("torchreg.linear.engines._FACTORED", 10)
+    monkeypatch.setattr("torchreg.linear.solvers.dispatch._FACTORED", 10)
     X, y = data(SHAPES["wide"], "tasks")
     path = fit_path(X, y, L2(1.0), alphas=ALPHAS)
     certify(path, judge_of(X, y, "tasks"), lambda a: Entries(0.0, 2 * a))
@@ -363,7 +356,7 @@ def test_outputs_without_a_known_map_have_no_hessian():
 
 @pytest.mark.parametrize("width", [1, 5, 300])
 def test_kernel(width, monkeypatch):
-    monkeypatch.setattr("torchreg.linear.ridge.kernel._WIDEST", width)
+    monkeypatch.setattr("torchreg.linear.solvers.ridge_systems._WIDEST", width)
     X, scales = normal((13, 6)), torch.rand(6, generator=generator(0), dtype=F64)
     design = as_design(X).standardised(torch.full((13,), 1 / 13, dtype=F64), centre=True, scale=False)
     kernel, centred = kernel_of(design, scales), X - X.mean(0)
@@ -371,15 +364,26 @@ def test_kernel(width, monkeypatch):
     assert torch.equal(kernel, kernel.T)
 
 
-def test_shifted_systems():
+@pytest.mark.parametrize("count", [3, 40], ids=["factors", "spectrum"])
+@pytest.mark.parametrize("free", [[], [0, 3]], ids=str)
+def test_systems_of_many_strengths(count, free):
     A = normal((9, 5))
     square, sides, strengths = A.T @ A, normal((5, 3), 1), torch.tensor([0.1, 2.0, 0.1], dtype=F64)
-    for system in (Spectrum(square), Factor(square, None)):
-        found = system.solve(strengths, sides)
-        assert torch.allclose(square @ found + strengths * found, sides, atol=1e-10)
-    singular = torch.ones(2, 2, dtype=F64)
-    least = Spectrum(singular).solve(torch.zeros(1, dtype=F64), torch.full((2, 1), 2.0, dtype=F64))
-    assert torch.allclose(least, torch.ones(2, 1, dtype=F64))
+    ridged = ~torch.isin(torch.arange(5), torch.tensor(free))
+    system = system_for(square, ridged if free else None, count, 0.1)
+    found = system.solve(strengths, sides)
+    found = found + system.solve(strengths, sides - square @ found - strengths * ridged[:, None] * found)
+    assert torch.allclose(square @ found + strengths * ridged[:, None] * found, sides, atol=1e-10)
+    least = system_for(torch.ones(2, 2, dtype=F64), None, 1, 0.0)
+    assert torch.allclose(least.solve(torch.zeros(1), torch.full((2, 1), 2.0, dtype=F64)), torch.ones(2, 1, dtype=F64))
+
+
+def test_a_spectrum_beside_directions_that_are_projected_out():
+    A, aside, side = normal((8, 20)), normal((8, 2), 1), normal((8, 1), 2)
+    found = projected(A @ A.T, aside).solve(torch.tensor([0.3], dtype=F64), side)
+    rest = torch.linalg.qr(aside, mode="complete")[0][:, 2:]  # an orthonormal basis of what is left
+    inner = torch.linalg.solve(rest.T @ A @ A.T @ rest + 0.3 * torch.eye(6, dtype=F64), rest.T @ side)
+    assert torch.allclose(found, rest @ inner, atol=1e-12)
 
 
 @pytest.mark.parametrize("kept", [None, [0, 2, 3], [1, 2, 3, 4, 5, 6]], ids=["all", "few", "most"])
@@ -388,7 +392,7 @@ def test_features(kept, ones):
     X, weights = normal((20, 7)) + 1.0, torch.rand(20, generator=generator(1), dtype=F64)
     weights = weights / weights.sum()
     kept = None if kept is None else torch.tensor(kept)
-    features = features_of(as_design(X), kept, ones, weights)
+    features = Features(as_design(X), kept, ones, weights)
     table = X if kept is None else X[:, kept]
     table = torch.cat([table, torch.ones(20, 1, dtype=F64)], 1) if ones else table
     theta, rows, bend = normal((features.width, 2)), normal((20, 2)), torch.rand(20, generator=generator(2), dtype=F64)
@@ -400,19 +404,19 @@ def test_features(kept, ones):
 
 @pytest.mark.parametrize("kind", ["Logistic", "Multinomial"])
 @pytest.mark.parametrize("shares", [None, "some", "free"])
-def test_charts_lead_out_and_back(kind, shares):
+def test_unknowns_lead_out_and_back(kind, shares):
     problem = problem_of(SHAPES["wide"], kind)
     strengths = torch.ones(70, dtype=F64) if shares is None else torch.linspace(0.1, 1.0, 70, dtype=F64)
     if shares == "free":
         strengths[:2] = 0.0
-    for chart in (Plain(problem, None), RowSpace(problem, strengths)):
-        theta = normal((chart.features.width, *problem.no_coef().shape[1:]), 4, 1.0)
-        coef, intercept = chart.outward(theta.reshape(chart.features.width, -1))
+    for unknowns in (Coefficients(problem, None), RowSpace(problem, Pattern(70, None, strengths))):
+        theta = normal((unknowns.features.width, *problem.no_coef().shape[1:]), 4, 1.0)
+        coef, intercept = unknowns.outward(theta.reshape(unknowns.features.width, -1))
         coef, intercept = coef.reshape(problem.no_coef().shape), intercept.reshape(problem.null_intercept().shape)
-        assert torch.allclose(chart.features.times(theta), problem.eta(coef, intercept), atol=1e-10)
-        assert torch.allclose(chart.inward(coef, intercept), theta, atol=1e-9)
+        assert torch.allclose(unknowns.features.times(theta), problem.eta(coef, intercept), atol=1e-10)
+        assert torch.allclose(unknowns.inward(coef, intercept), theta, atol=1e-9)
     l2 = strengths.reshape(-1, *[1] * (theta.dim() - 1)).expand_as(coef)
-    energy = (chart.ridge(l2) * theta.square()).sum()
+    energy = (unknowns.ridge(l2) * theta.square()).sum()
     assert torch.allclose(energy, (l2 * coef.square()).sum(), rtol=1e-9)
 
 
@@ -422,7 +426,7 @@ def test_newton_directions(name, kind):
     problem = problem_of((50, 6), kind)
     if name == "joint" and problem.K is None:
         pytest.skip("several outputs alone have a joint factor")
-    features = Plain(problem, None).features
+    features = Coefficients(problem, None).features
     made = {
         "diagonal": lambda: Diagonal(features, problem.weights),
         "factors": lambda: Factors(features, None, 0.0, -1.0),
@@ -436,7 +440,7 @@ def test_newton_directions(name, kind):
         weights = problem.weights.reshape(-1, *[1] * (eta.dim() - 1))
         second = problem.datafit.hessian_map(eta, problem.y)
         bend = weights * problem.datafit.hessian(eta, problem.y)
-        return Curve(bend, lambda v: weights * second(v), torch.full_like(theta, 0.01))
+        return Curvature(bend, lambda v: weights * second(v), torch.full_like(theta, 0.01))
 
     system, curve, side = made[name](), curve_at(theta), normal(theta.shape, 5)
     if name == "stale":
@@ -453,11 +457,11 @@ def test_the_row_space_is_entered_when_it_pays(kind, monkeypatch):
     problem = problem_of(SHAPES["wide"], kind)
     found = []
     for memory_bound in (1e9, 1e-9):
-        monkeypatch.setattr("torchreg.linear.smooth.path._MEMORY_BOUND", memory_bound)
-        path = SmoothPath(problem, None, 1e-12, 100)
+        monkeypatch.setattr("torchreg.linear.solvers.newton_cg._MEMORY_BOUND", memory_bound)
+        path = NewtonCGPath(problem, None, 1e-12, 100)
         forms = [L2(a).form(problem.no_coef()) for a in ALPHAS]
         found.append([p.dense(70) for p in path.points(forms)])
-        assert isinstance(path._chart, RowSpace if memory_bound > 1 else Plain)
+        assert isinstance(path._unknowns, RowSpace if memory_bound > 1 else Coefficients)
     assert torch.allclose(torch.stack(found[0]), torch.stack(found[1]), atol=1e-5)  # the root of the gaps
 
 

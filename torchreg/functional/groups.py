@@ -75,6 +75,19 @@ def root(x: Tensor) -> Tensor:
     return torch.where(positive, safe, x)  # x keeps a NaN
 
 
+def label_sums(x: Tensor, index: Tensor, count: int) -> Tensor:
+    """Sums of the slices of dim 0 of ``x`` that bear the same label, (count, ...); 0 for a label that none bears."""
+    zero = torch.zeros(count, *x.shape[1:], dtype=x.dtype, device=x.device)
+    return zero.index_add(0, index, x)
+
+
+def label_extremes(x: Tensor, index: Tensor, count: int, *, largest: bool) -> Tensor:
+    """Largest or smallest entries of the slices that bear the same label, as `label_sums`."""
+    zero = torch.zeros(count, *x.shape[1:], dtype=x.dtype, device=x.device)
+    where = index.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+    return zero.scatter_reduce(0, where, x, "amax" if largest else "amin", include_self=False)
+
+
 @dataclass(frozen=True)
 class _Slices(Groups):
     """One group for each index of a dimension."""
@@ -222,15 +235,12 @@ class labels(Groups):
         return x.reshape(-1)
 
     def sum(self, x: Tensor) -> Tensor:
-        zero = torch.zeros(self._sizes.numel(), dtype=x.dtype, device=x.device)
-        return zero.index_add(0, self.index.reshape(-1), self._per_label(x))
+        return label_sums(self._per_label(x), self.index.reshape(-1), self._sizes.numel())
 
     def extreme(self, x: Tensor, *, largest: bool) -> Tensor:
         if self.index.dim() == 1 and x.dim() > 1:
             x = x.flatten(1).amax(1) if largest else x.flatten(1).amin(1)
-        zero = torch.zeros(self._sizes.numel(), dtype=x.dtype, device=x.device)
-        kind = "amax" if largest else "amin"
-        return zero.scatter_reduce(0, self.index.reshape(-1), x.reshape(-1), kind, include_self=False)
+        return label_extremes(x.reshape(-1), self.index.reshape(-1), self._sizes.numel(), largest=largest)
 
     def expand(self, v: Tensor, like: Tensor) -> Tensor:
         if self.index.dim() == 1 and like.dim() > 1:

@@ -1,12 +1,16 @@
-"""What is left of torch's threads in a forked process: one."""
+"""How many threads torch computes on: one in a forked process, where the others are left behind, and for small fits."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+_SMALL = 1 << 19  # entries of X: threads of a fit so small wait for one another, and longer where others compute too
 
 _forks = 0  # between the first process that imported this and the present one
 _minded = threading.local()  # in which of them the present thread was told; torch counts threads thread by thread
@@ -22,6 +26,21 @@ def one_thread_after_fork() -> None:
     if getattr(_minded, "forks", 0) != _forks:
         torch.set_num_threads(1)
         _minded.forks = _forks
+
+
+@contextmanager
+def one_thread_if_small(entries: int) -> Iterator[None]:
+    """Let torch compute on one thread inside the block if X has few entries, and afterwards on as many as before."""
+    one_thread_after_fork()
+    threads = torch.get_num_threads()
+    if threads == 1 or entries > _SMALL:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _count() -> None:

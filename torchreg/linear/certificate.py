@@ -12,8 +12,8 @@ In full, with weights v_i of sum 1, ``eta = X w + b + offset``, ``r = loss'(eta)
 - Other losses: their `Datafit.fenchel_gap`; s is no larger than their conjugate's domain allows. With K outputs r_i
   and eta_i are rows of K numbers, and ``s r_i eta_i`` their inner product.
 - The intercept b is unpenalised: at its best value the r_i have weighted mean 0, so it adds nothing.
-- L1 with a ridge, alone or together, per entry: `penalty_gap`. Groups: `group_gap`. With K outputs w and g are tables,
-  and the sums go over all their entries or groups; one s serves them all.
+- L1 with a ridge, alone or together, per entry: `penalty_gap`. Groups: `GroupTerms.gap`. With K outputs w and g are
+  tables, and the sums go over all their entries or groups; one s serves them all.
 - Any other penalty, or loss without a conjugate: nan.
 
 Source: Fenchel's inequality (Rockafellar, Convex Analysis, 1970, theorem 23.5); scaling of the residual: El Ghaoui,
@@ -23,112 +23,15 @@ Viallon and Rabbani, Pacific J. Optim. 8, 2012.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from torchreg.functional.shrinkage import soft
+from torchreg.linear.groupwise.conditions import group_terms
 from torchreg.linear.intercept import mean_of
+from torchreg.linear.objective.entry_terms import dual_scale, penalty_gap
 from torchreg.linear.problem import Problem
 from torchreg.penalties import GroupForm, L1Form, NoConjugate, Penalty
-
-_HALVINGS = 60  # of the interval of dual scales: exact in float64
-
-
-def dual_scale(form: L1Form, g: Tensor) -> Tensor:
-    """The largest ``s <= 1`` such that ``s g`` is feasible for the penalty's conjugate.
-
-    ``s = min(1, min_j l1_j / |g_j|)`` over the entries j with l1 and without a ridge, whose conjugate is finite for
-    ``|z_j| <= l1_j`` alone; g_j instead of |g_j| where coefficients are >= 0. A ridge makes every z feasible.
-
-    Unpenalised coefficients are left out: their correlations are zero up to rounding.
-
-    Args:
-        form: of one penalty.
-        g: correlations, (p,) or (p, batch).
-
-    Returns:
-        0-d or (batch,).
-    """
-    l1, l2 = columns(form.l1, g), columns(form.l2, g)
-    size = g if form.lower == 0.0 else g.abs()
-    bound = (l2 == 0.0) & (size > l1) & (l1 > 0.0)
-    ratio = torch.where(bound, l1 / torch.where(bound, size, 1.0), 1.0)
-    return ratio.amin(0) if len(ratio) else ratio.new_ones(g.shape[1:])
-
-
-def penalty_gap(form: L1Form, w: Tensor, z: Tensor) -> Tensor:
-    """``R(w) + R*(z) - <z, w>`` as a sum of non-negative terms.
-
-    For each entry, ``R(w) = l1 |w| + l2 w^2 / 2``, and S is soft thresholding, ``S(z) = sign(z) max(0, |z| - l1)``:
-
-    - l1 alone: ``l1 |w| - z w``, for ``|z| <= l1``;
-    - with a ridge: ``l1 |w| - sign(z) min(|z|, l1) w + (l2 w - S(z))^2 / (2 l2)``;
-    - neither, where z is 0 but for rounding: ``|z w|``, what leaving w as it is may cost;
-    - forced to zero (l1 infinite): 0.
-
-    Where coefficients are >= 0, z stands for |z|, and S(z) is ``max(0, z - l1)``.
-
-    Args:
-        form: of one penalty.
-        w: coefficients, (p,) or (p, batch).
-        z: feasible correlations, of w's shape.
-
-    Returns:
-        0-d or (batch,).
-    """
-    l1, l2 = columns(form.l1, z), columns(form.l2, z)
-    bounded = z if form.lower == 0.0 else z.abs()
-    clipped = torch.minimum(bounded, l1)
-    linear = torch.where(w == 0.0, 0.0, torch.nan_to_num(l1, posinf=0.0) * w.abs() - _sign(form, z) * clipped * w)
-    excess = soft(z.clamp(min=0.0) if form.lower == 0.0 else z, l1)
-    free = (l1 == 0.0) & (l2 == 0.0)
-    ridge = l2 > 0.0
-    quadratic = torch.where(ridge, (l2 * w - excess).square() / (2.0 * torch.where(ridge, l2, 1.0)), 0.0)
-    return torch.where(free, (z * w).abs(), linear + quadratic).clamp(min=0.0).sum(0)
-
-
-def _sign(form: L1Form, z: Tensor) -> Tensor:
-    return torch.ones_like(z) if form.lower == 0.0 else z.sign()
-
-
-def violation(form: L1Form, w: Tensor, g: Tensor) -> Tensor:
-    """The largest distance of ``g`` from the subdifferential of the penalty at ``w``.
-
-    ``max(0, |g| - l1)`` where w is 0, with g for |g| where coefficients are >= 0; elsewhere
-    ``|g - l2 w - l1 sign(w)|``.
-
-    Args:
-        form: of one penalty.
-        w: coefficients, (p,) or (p, batch).
-        g: minus the gradient of the data term, of w's shape.
-
-    Returns:
-        0-d or (batch,).
-    """
-    l1, l2 = columns(form.l1, g), columns(form.l2, g)
-    size = g if form.lower == 0.0 else g.abs()
-    finite = torch.nan_to_num(l1, posinf=0.0)
-    at_zero = (size - l1).clamp(min=0.0)
-    elsewhere = (g - l2 * w - finite * w.sign()).abs()
-    distance = torch.where(w == 0.0, at_zero, elsewhere)
-    return distance.amax(0) if len(distance) else distance.new_zeros(g.shape[1:])
-
-
-def columns(strength: float | Tensor, like: Tensor) -> Tensor:
-    """A strength as a tensor that broadcasts with coefficients (p,) or (p, batch)."""
-    value = torch.as_tensor(strength, dtype=like.dtype, device=like.device)
-    return value[:, None] if value.dim() == 1 and like.dim() == 2 else value
-
-
-def table(forms: Sequence[L1Form], like: Tensor) -> L1Form:
-    """Penalties of several strengths as one: (1, batch) for numbers, (p, batch) for strengths of each column."""
-    l1, l2 = (
-        torch.stack(torch.broadcast_tensors(*(columns(s, like[:, 0]).reshape(-1) for s in part)), 1)
-        for part in ([form.l1 for form in forms], [form.l2 for form in forms])
-    )
-    return L1Form(l1, l2, forms[0].lower)
 
 
 def full_gap(
@@ -179,14 +82,16 @@ def gap_at(problem: Problem, form: L1Form | GroupForm, coef: Tensor, eta: Tensor
     rows = problem.datafit.grad(eta, problem.y)
     if isinstance(form, L1Form):
         form, coef, g = _flat(form, coef), coef.reshape(-1), g.reshape(-1)
-    scale = dual_scale(form, g) if isinstance(form, L1Form) else group_scale(form, g)
+        scale = dual_scale(form, g)
+    else:
+        (terms,), coef, g = group_terms([form], coef), coef.reshape(-1), g.reshape(-1)
+        scale = terms.scale(g)
     scale = torch.minimum(scale, problem.datafit.feasible(rows, problem.y))
     try:
         data = mean_of(problem.datafit.fenchel_gap(eta, scale * rows, problem.y), problem.weights)
     except NoConjugate:
         return torch.full_like(scale, torch.nan)
-    rest = penalty_gap if isinstance(form, L1Form) else group_gap
-    return data + rest(form, coef, scale * g)  # type: ignore[arg-type]
+    return data + (penalty_gap(form, coef, scale * g) if isinstance(form, L1Form) else terms.gap(coef, scale * g))
 
 
 def _flat(form: L1Form, coef: Tensor) -> L1Form:
@@ -198,65 +103,3 @@ def _flat(form: L1Form, coef: Tensor) -> L1Form:
         for part in (form.l1, form.l2)
     )
     return L1Form(l1, l2, form.lower)
-
-
-def group_scale(form: GroupForm, g: Tensor) -> Tensor:
-    """`dual_scale` for groups: the largest ``s <= 1`` with ``||S(s g)|| <= l1`` in every group without a ridge.
-
-    ``S(z) = sign(z) max(0, |z| - inner)`` entry by entry: the dual ball of ``l1 ||w|| + sum inner |w|`` are the z with
-    ``||S(z)|| <= l1``. The norm grows with s, so that s is found by halving an interval; without inner it is
-    ``min(1, l1 / ||g||)``. Groups without any penalty are left out, as in `dual_scale`.
-
-    Args:
-        form: of the penalty.
-        g: (p,) or (p, K).
-
-    Returns:
-        0-d.
-
-    Source:
-        Ndiaye, Fercoq, Gramfort and Salmon, NeurIPS 2016 (dual norm of the sparse group lasso).
-    """
-    g = g.clamp(min=0.0) if form.lower == 0.0 else g
-    ridge = form.by.extreme(
-        torch.as_tensor(form.l2, dtype=g.dtype, device=g.device).broadcast_to(g.shape), largest=True
-    )
-    inner = torch.as_tensor(form.inner, dtype=g.dtype, device=g.device).broadcast_to(g.shape)
-    held = (ridge == 0.0) & ((form.l1 > 0.0) | (form.by.extreme(inner, largest=True) > 0.0))
-    low, high = torch.zeros_like(form.l1), torch.ones_like(form.l1)
-    if bool(((form.by.norms(soft(g, inner)) <= form.l1) | ~held).all()):
-        return high.amin() if len(high) else g.new_ones(())
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        fits = form.by.norms(soft(form.by.expand(middle, g) * g, inner)) <= form.l1
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    whole = form.by.norms(soft(g, inner)) <= form.l1
-    return torch.where(whole | ~held, 1.0, low).amin()
-
-
-def group_gap(form: GroupForm, w: Tensor, z: Tensor) -> Tensor:
-    """`penalty_gap` for groups; each group's share is not negative.
-
-    For each group, with S as in `group_scale` and l2 the same within a group:
-
-    ``l1 ||w|| + sum (inner |w| + l2 w^2 / 2 - z w) + max(0, ||S(z)|| - l1)^2 / (2 l2)``
-
-    the last term, the conjugate, only with a ridge: without one z is feasible, where it is 0.
-
-    Args:
-        form: of the penalty.
-        w: (p,) or (p, K).
-        z: feasible correlations, of w's shape.
-
-    Returns:
-        0-d.
-    """
-    z = torch.where((w == 0.0) & (z < 0.0), 0.0, z) if form.lower == 0.0 else z
-    positive = z.clamp(min=0.0) if form.lower == 0.0 else z
-    norms, l2 = form.by.norms(w), torch.as_tensor(form.l2, dtype=z.dtype, device=z.device).broadcast_to(z.shape)
-    ridge = form.by.extreme(l2, largest=True)
-    inner = torch.where(w == 0.0, 0.0, torch.as_tensor(form.inner, dtype=z.dtype, device=z.device) * w.abs())
-    linear = torch.where(norms == 0.0, 0.0, form.l1 * norms) + form.by.sum(inner + l2 * w.square() / 2.0 - z * w)
-    excess = (form.by.norms(soft(positive, form.inner)) - form.l1).clamp(min=0.0)
-    conjugate = torch.where(ridge > 0.0, excess.square() / (2.0 * torch.where(ridge > 0.0, ridge, 1.0)), 0.0)
-    return (linear + conjugate).clamp(min=0.0).sum()

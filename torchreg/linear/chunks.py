@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from torchreg.linear.data.validation import as_target, check_total, given_weights
 from torchreg.linear.datafits import Quadratic
 from torchreg.linear.designs.gram_blocks import mirrored
 from torchreg.linear.designs.inputs import as_design
 from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.intercept import mean_of
-from torchreg.linear.rows import as_target, given_weights
 
 Chunk: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
 Chunks: TypeAlias = Iterable[Chunk]
@@ -127,6 +127,19 @@ def are_chunks(X: Any, y: Any) -> bool:  # noqa: N803
     return isinstance(X, RowChunks) or (y is None and not hasattr(X, "shape"))
 
 
+def refuse_chunks(X: Any, y: Any) -> None:  # noqa: N803
+    """Refuse chunks of rows where one array is needed.
+
+    Raises:
+        ValueError: if X stands for chunks.
+    """
+    if are_chunks(X, y):
+        raise ValueError(
+            f"X is {type(X).__name__} and y {type(y).__name__}, but this fit requires y to be passed, and X as one "
+            "array that holds all rows; fit_path alone takes chunks of rows."
+        )
+
+
 def moments_of_chunks(chunks: Chunks, *, device: torch.device | str | None = None) -> ChunkMoments:
     """Weighted means and second moments by one pass over chunks of rows.
 
@@ -166,8 +179,7 @@ def moments_of_chunks(chunks: Chunks, *, device: torch.device | str | None = Non
 
 
 def _check(found: ChunkMoments) -> None:
-    if found.total == 0.0:
-        raise ValueError("Sample weights must contain at least one non-zero number.")
+    check_total(found.total)
     if not math.isfinite(found.total + float(found.gram.diagonal().sum() + found.energy.sum())):
         raise ValueError("Weights, or squares of X or y, add up to more than float64 holds; divide them by a number.")
 
@@ -177,7 +189,7 @@ def _of_one(chunk: Any, device: torch.device | str | None) -> ChunkMoments:
     X, y, given = _parts(chunk)  # noqa: N806
     design = as_design(X, device)
     target = Quadratic().prepare(as_target(y, design))
-    weights = given_weights(given, design)
+    weights = given_weights(given, design.n, design.device)
     total = float(weights.sum())
     weights = weights / total if total > 0.0 else weights
     design = design.standardised(weights, centre=True, scale=False)

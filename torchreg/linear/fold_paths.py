@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.linear.engines import engine_for, fits_l1, grouped_rows
 from torchreg.linear.fold_digits import keeps_digits
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
@@ -21,7 +20,8 @@ from torchreg.linear.lockstep.fold_oracle import is_complete
 from torchreg.linear.lockstep.path import lockstep_points
 from torchreg.linear.moments import remainder
 from torchreg.linear.points import PathPoint
-from torchreg.linear.ridge.path import lost_digits
+from torchreg.linear.solvers.dispatch import grouped_rows, pivots, solver_for
+from torchreg.linear.solvers.ridge import lost_digits
 from torchreg.linear.stations import solved
 from torchreg.penalties import Penalty
 
@@ -75,8 +75,8 @@ def training_points(
         if not (is_smooth(penalty, frame.problem.no_coef()) and lost_digits(points, _energy(frame, train))):
             return points
     part = frame.weighing(train) if _spares_a_copy(frame, train, penalty) else frame.subset(train)
-    engine = engine_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
-    return [part.coordinates.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
+    solver = solver_for(part.problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=part.moments)
+    return [part.coordinates.outward(point) for point in solved(solver, penalty, grid, grid[0], progress=False)]
 
 
 def _spares_a_copy(frame: Frame, train: Tensor, penalty: Penalty) -> bool:
@@ -86,7 +86,7 @@ def _spares_a_copy(frame: Frame, train: Tensor, penalty: Penalty) -> bool:
 
 def _pivots(frame: Frame, penalty: Penalty) -> bool:
     """Whether paths follow kinks by pivoting."""
-    return fits_l1(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef())
+    return pivots(frame.problem, penalty) and not is_smooth(penalty, frame.problem.no_coef())
 
 
 class Verdict(NamedTuple):
@@ -134,7 +134,7 @@ def _may_subtract(frame: Frame, fold: Fold, penalty: Penalty) -> bool:
 
 
 def _needs_moments_alone(frame: Frame, penalty: Penalty) -> bool:
-    return fits_l1(frame.problem, penalty) or grouped_rows(frame.problem, penalty) is not None
+    return pivots(frame.problem, penalty) or grouped_rows(frame.problem, penalty) is not None
 
 
 def _by_subtraction(
@@ -144,6 +144,6 @@ def _by_subtraction(
     assert whole is not None
     rest = remainder(problem, whole, test, centre=frame.fit_intercept, scale=frame.standardize)
     tol *= float(torch.nan_to_num(rest.moments.energy / whole.energy, nan=1.0))  # the engine's is relative to the whole
-    engine = engine_for(problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=rest.moments)
+    solver = solver_for(problem, penalty, start=None, tol=tol, max_iter=max_iter, moments=rest.moments)
     back = frame.coordinates.nested(Coordinates(rest.mean, rest.scale, rest.shift))
-    return [back.outward(point) for point in solved(engine, penalty, grid, grid[0], progress=False)]
+    return [back.outward(point) for point in solved(solver, penalty, grid, grid[0], progress=False)]

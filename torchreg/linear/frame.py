@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchreg.linear.chunks import refuse_chunks
+from torchreg.linear.data.validation import Validated, validated
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design, deviation
-from torchreg.linear.given import Given, given
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.moments import Moments, moments_of, moments_pay
 from torchreg.linear.points import PathPoint
@@ -37,10 +38,10 @@ class Coordinates:
         """A solution in the coordinates of X."""
         values, index = point.values, point.index
         if self.scale is not None:
-            values = values / _per_row(self.scale[index], values)
+            values = values / _per_row(self.scale.index_select(0, index), values)
         intercept = point.intercept if self.shift is None else self.shift
         if self.mean is not None and len(index):
-            intercept = intercept - self.mean[index] @ values
+            intercept = intercept - self.mean.index_select(0, index) @ values
         if self.relative:
             intercept = intercept - intercept.mean()
         return replace(point, values=values, intercept=intercept)
@@ -138,13 +139,13 @@ class Frame:
 
     def subset(self, rows: Tensor) -> Frame:
         """Some of the rows, centred and scaled by themselves."""
-        part = Given(self.raw, self.target, self.weights, self.lift).taken(rows)
+        part = Validated(self.raw, self.target, self.weights, self.lift).taken(rows)
         return frame_of(part, self.problem.datafit, self.fit_intercept, self.standardize)
 
     def weighing(self, rows: Tensor) -> Frame:
         """`subset` without a copy of X: the other rows stay, and weigh nothing."""
         weights = torch.bincount(rows, minlength=len(self.weights)) * self.weights
-        whole = Given(self.raw, self.target, weights / weights.sum(), self.lift)
+        whole = Validated(self.raw, self.target, weights / weights.sum(), self.lift)
         return _centred(whole, self.problem.datafit, self.fit_intercept, self.standardize)
 
 
@@ -153,17 +154,18 @@ def framed(
     device: torch.device | str | None,
 ) -> Frame:  # fmt: skip
     """Validate the data, leave out rows of weight 0, centre and scale the others as the datafit asks."""
-    return frame_of(given(X, y, datafit, sample_weight, offset, device), datafit, fit_intercept, standardize)
+    refuse_chunks(X, y)
+    return frame_of(validated(X, y, datafit, sample_weight, offset, device), datafit, fit_intercept, standardize)
 
 
-def frame_of(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
+def frame_of(data: Validated, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
     """The frame of the rows that count; the others would cost time and, if they are large, digits."""
     kept = data.counting
     counted = data if kept is None else data.taken(kept)
     return replace(_centred(counted, datafit, fit_intercept, standardize), n=data.design.n, kept=kept, names=data.names)
 
 
-def _centred(data: Given, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
+def _centred(data: Validated, datafit: Datafit, fit_intercept: bool, standardize: bool) -> Frame:
     """The frame of all rows, those of weight 0 too."""
     raw, target, weights, lift = data.design, data.target, data.weights, data.lift
     eliminated, y, rest, shift = datafit.quadratic and fit_intercept, target, lift, None

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from torchreg.linear.designs.base import Design
+from torchreg.linear.designs.gram_blocks import balanced
+from torchreg.linear.moments import Moments
+from torchreg.linear.problem import Problem
 
 
 class Oracle(ABC):
@@ -56,6 +59,13 @@ class Oracle(ABC):
         """Correlations of the set alone at one coefficient vector over it, (m,) or (m, K), in its shape."""
 
     @abstractmethod
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        """Entries of the Gram matrix of the set, by the places of two groups of columns in it, (l, r).
+
+        Exactly symmetric where ``left`` ends with ``right``.
+        """
+
+    @abstractmethod
     def factor(self, places: Tensor) -> Tensor | None:
         """Rows ``B`` for which ``B B'`` is the Gram matrix of some columns, by their places in the set, (k, n).
 
@@ -101,6 +111,14 @@ class DataOracle(Oracle):
         residuals = self._y - self._columns.times(w)
         return self._columns.transposed((self._weights if w.dim() == 1 else self._weights[:, None]) * residuals)
 
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        rows, others = self.factor(left), self.factor(right)
+        if rows is not None and others is not None:
+            return balanced(rows @ others.T)
+        unit = self._weights.new_zeros(len(self.chosen), len(right)).scatter_(0, right[None], 1.0)
+        products = self._columns.transposed(self._weights[:, None] * self._columns.times(unit))
+        return balanced(products.index_select(0, left))
+
     def factor(self, places: Tensor) -> Tensor | None:
         rows = self._columns.dense(places)
         return None if rows is None else rows * self._weights.sqrt()
@@ -137,5 +155,16 @@ class GramOracle(Oracle):
         dense = torch.zeros_like(self.cross).index_copy_(0, self.chosen, w)
         return (self.cross - self._gram @ dense).index_select(0, self.chosen)
 
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        left, right = self.chosen.index_select(0, left), self.chosen.index_select(0, right)
+        return self._gram.index_select(0, left).index_select(1, right)
+
     def factor(self, places: Tensor) -> None:
         del places
+
+
+def oracle_of(problem: Problem, moments: Moments | None) -> Oracle:
+    """Where correlations come from: the Gram matrix where it is at hand, else the data."""
+    if moments is None:
+        return DataOracle(problem.design, problem.weights, problem.y)
+    return GramOracle(moments.gram, moments.cross, moments.energy)

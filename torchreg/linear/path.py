@@ -15,7 +15,6 @@ from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.designs.base import Design, divided
-from torchreg.linear.engines import engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.intercept import mean_of
 from torchreg.linear.kinks import Start
@@ -23,6 +22,7 @@ from torchreg.linear.path_result import Fit, Path, is_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.problem import Problem
 from torchreg.linear.settings import check_flags, checked
+from torchreg.linear.solvers.dispatch import solver_for
 from torchreg.linear.stations import solved
 from torchreg.penalties import GroupForm, L1Form, Penalty
 
@@ -139,8 +139,8 @@ def fit_framed(
     alpha_max = strongest(frame, penalty, tol, limit)
     grid = alpha_grid(alphas, alpha_max, eps)
     start = None if init is None else frame.coordinates.inward(init, problem.no_coef())
-    engine = engine_for(problem, penalty, start=start, tol=tol, max_iter=limit, moments=frame.moments)
-    points = solved(engine, penalty, grid, alpha_max if start is None else math.inf, progress=progress)
+    solver = solver_for(problem, penalty, start=start, tol=tol, max_iter=limit, moments=frame.moments)
+    points = solved(solver, penalty, grid, alpha_max if start is None else math.inf, progress=progress)
     return assembled(frame, penalty, grid, points, alpha_max=alpha_max, tol=tol)
 
 
@@ -149,8 +149,11 @@ def assembled(
 ) -> Path:
     """The path of these points, with objectives and verdicts."""
     problem = frame.problem
-    values = [penalty.with_alpha(a).value(p.dense(problem.design.p)) for a, p in zip(grid, points, strict=True)]
-    objectives = torch.stack([point.loss + value for point, value in zip(points, values, strict=True)])
+    values = [
+        penalty.with_alpha(a).value(p.dense(problem.design.p)) if p.penalty is None else p.penalty
+        for a, p in zip(grid, points, strict=True)
+    ]
+    objectives = torch.stack([point.loss for point in points]) + torch.stack(values)
     outward = tuple(frame.coordinates.outward(point) for point in points)
     columns = summary(outward, objectives)
     null, slope = float(problem.null_loss()), float(problem.null_slope())
@@ -166,14 +169,14 @@ def assembled(
 def strongest(frame: Frame, penalty: Penalty, tol: float, max_iter: int) -> float:
     """The least strength at which all penalised coefficients are zero; the unpenalised ones are fitted."""
     problem = frame.problem
-    coef, eta = problem.no_coef(), problem.null_eta()
+    coef, eta, gradient = problem.no_coef(), problem.null_eta(), problem.null_gradient
     left = 0.0  # of the slope over the rows, by the unpenalised fit
     if _spares(penalty, coef):
         left = _EXPLAINED * _width(problem, eta)
-        engine = engine_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
-        point = next(iter(engine.points([_HUGE], [penalty.with_alpha(_HUGE)])))
+        solver = solver_for(problem, penalty, start=None, tol=_EXACT, max_iter=max_iter, moments=frame.moments)
+        point = next(iter(solver.points([_HUGE], [penalty.with_alpha(_HUGE)])))
         eta = problem.eta(point.dense(problem.design.p), point.intercept)
-    gradient = problem.gradient(eta)
+        gradient = problem.gradient(eta)
     try:
         found = float(penalty.alpha_max(gradient))
     except ValueError:  # an infinite slope at zero: no strength is known before the step

@@ -22,6 +22,7 @@ class PathPoint:
         violation: distance from optimality, 0-d.
         loss: the mean loss, without the penalty, 0-d.
         n_iter: iterations, of the kind that the engine counts.
+        penalty: the penalty's value, 0-d, where the solver has it at hand; else None.
     """
 
     index: Tensor
@@ -31,6 +32,7 @@ class PathPoint:
     violation: Tensor
     loss: Tensor
     n_iter: int
+    penalty: Tensor | None = None
 
     def dense(self, rows: int) -> Tensor:
         """The coefficients, (p,) or (p, K)."""

@@ -114,15 +114,20 @@ class Problem:
         except NoConjugate:
             return self.null_value()
 
+    @cached_property
+    def null_gradient(self) -> Tensor:
+        """`gradient` with all coefficients zero."""
+        return self.gradient(self.null_eta())
+
     def null_slope(self) -> Tensor:
         """The largest derivative of `value` by a coefficient with all of them zero, 0-d."""
-        return self.gradient(self.null_eta()).abs().max()
+        return self.null_gradient.abs().max()
 
     def has_gaps(self) -> bool:
         """Whether the datafit knows its conjugate, so that there are duality gaps."""
-        eta = self.null_eta()
+        eta = self.null_eta(0.0)[:1]
         try:
-            self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y)
+            self.datafit.fenchel_gap(eta, torch.zeros_like(eta), self.y[:1])
         except NoConjugate:
             return False
         return True

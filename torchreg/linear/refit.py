@@ -13,13 +13,13 @@ from torchreg.linear.after_fork import one_thread_after_fork
 from torchreg.linear.chunk_frame import framed_chunks
 from torchreg.linear.chunks import are_chunks
 from torchreg.linear.designs.tables import check_names
-from torchreg.linear.engines import engine_for
 from torchreg.linear.frame import Frame, framed
 from torchreg.linear.kinks import Start
 from torchreg.linear.new_rows import check_width
 from torchreg.linear.path_result import Path, is_converged, summary
 from torchreg.linear.points import PathPoint
 from torchreg.linear.settings import checked
+from torchreg.linear.solvers.dispatch import solver_for
 from torchreg.penalties import L1Form, Penalty
 from torchreg.penalties.base import Form
 
@@ -180,5 +180,5 @@ def _unpenalised(frame: Frame, index: Tensor, max_iter: int) -> _Refit:
 def _fitted(frame: Frame, kept: Tensor, start: Start | None, tol: float, max_iter: int) -> PathPoint:
     """The solution in the engine's coordinates, with only the columns in ``kept``."""
     penalty = _Support(kept)
-    engine = engine_for(frame.problem, penalty, start=start, tol=tol, max_iter=max_iter, moments=frame.moments)
-    return next(iter(engine.points([0.0], [penalty])))
+    solver = solver_for(frame.problem, penalty, start=start, tol=tol, max_iter=max_iter, moments=frame.moments)
+    return next(iter(solver.points([0.0], [penalty])))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.linear.chunks import refuse_chunks
+from torchreg.linear.data.validation import validated
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.frame import Coordinates, frame_of
-from torchreg.linear.given import given
 from torchreg.linear.implicit import Solution, attached
 from torchreg.linear.intercept import best_shift, mean_of
 from torchreg.linear.path import fit_framed
@@ -122,7 +123,8 @@ def solve(
         penalty = at_its_own_strength(penalty)
         alpha = float(_detached(penalty.alpha))
         with torch.no_grad():
-            data = given(X, y, datafit, sample_weight, offset, device)
+            refuse_chunks(X, y)
+            data = validated(X, y, datafit, sample_weight, offset, device)
             frame = frame_of(data, datafit, fit_intercept, False)
             path = fit_framed(
                 frame, _detached(penalty), alphas=[alpha], eps=0.5, tol=tol, max_iter=None, progress=False, init=None

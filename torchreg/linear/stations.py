@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from torchreg.linear.engines import STRIDE, Engine
 from torchreg.linear.points import PathPoint
 from torchreg.linear.progress import shown
+from torchreg.linear.solvers.dispatch import STRIDE, PathSolver
 from torchreg.penalties import Penalty
 
 
-def solved(engine: Engine, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
+def solved(solver: PathSolver, penalty: Penalty, grid: list[float], first: float, *, progress: bool) -> list[PathPoint]:
     """The points of the grid; a strength that it repeats is solved once.
 
     The iterations of a point are its own and those of the stations on the way to it.
 
     Args:
-        engine: solves strengths in descending order.
+        solver: solves strengths in descending order.
         penalty: whose alpha each strength replaces.
         grid: descending.
-        first: a strength whose solution the engine starts from; inf if there is none.
+        first: a strength whose solution the solver starts from; inf if there is none.
         progress: whether to show a bar.
     """
     distinct = list(dict.fromkeys(grid))
-    alphas, wanted = stations(distinct, first, engine.stride)
-    points = engine.points(alphas, [penalty.with_alpha(a) for a in alphas])
+    alphas, wanted = stations(distinct, first, solver.stride)
+    points = solver.points(alphas, [penalty.with_alpha(a) for a in alphas])
     bar = shown(points, progress=progress, total=len(alphas), what="path", unit="alpha")
     found, steps = {}, 0
     for alpha, point, kept in zip(alphas, bar, wanted, strict=True):

@@ -55,6 +55,11 @@ class Design(ABC):
         """``X~' v``, (p,) or (p, batch); ``v`` need not add up to 0."""
         return less_total(self._transposed(v), self._owed, self.scale, v)
 
+    def dense_rows(self, part: slice) -> Tensor:
+        """Some rows of X~, dense, one a column, (p, k)."""
+        some = self.subset(part)
+        return some.transposed(torch.eye(some.n, dtype=torch.float64, device=self.device))
+
     @abstractmethod
     def gram(self, weights: Tensor) -> Tensor:
         """``X~' diag(weights) X~``, (p, p), exactly symmetric; ``weights`` are not negative."""

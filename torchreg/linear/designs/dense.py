@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchreg.linear.designs.base import Design, Selection, as_scale, deviation
+from torchreg.linear.designs.base import Design, Selection, as_scale, deviation, divided
 from torchreg.linear.designs.gram_blocks import (
     Correction,
     add_products,
@@ -25,6 +25,7 @@ _LEAST_ROWS = 256  # of a chunk: shorter ones spend their time on adding up (p, 
 _FAR = 1e3  # |mean| / deviation from which each pass subtracts the mean: a rank-one correction loses log10 of it digits
 _NEAR = 8.0  # |mean| / deviation up to which a Gram matrix is corrected afterwards: it loses the square
 _MULTIPLE = 4  # of a batch: 8 vectors cost half as much as 7
+_MANY = 24  # vectors in a batch, from which one reading more or less does not count
 _SAMPLE = 64  # rows from which a deviation is guessed
 _FIRST_CAPACITY = 64  # columns of a selection
 
@@ -68,6 +69,11 @@ class Dense(Design):
     @property
     def device(self) -> torch.device:
         return self.X.device
+
+    def dense_rows(self, part: slice) -> Tensor:
+        columns = self.X[part].T.to(torch.float64)
+        columns = columns if self.mean is None else columns - self.mean[:, None]
+        return divided(columns, self.scale)
 
     def gram(self, weights: Tensor) -> Tensor:
         square = self.X.new_zeros(self.p, self.p, dtype=torch.float64)
@@ -164,7 +170,8 @@ class Dense(Design):
             return weights.new_zeros(self.p)
         step = -(-len(rows) // _SAMPLE)
         some: Tensor | slice = slice(None, None, step) if len(rows) == self.n else rows[::step]
-        return self.X[some].double().std(0, correction=0)
+        sample = self.X[some].double()
+        return (sample - sample.mean(0)).square_().mean(0).sqrt_()  # five times as fast as std
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns and float64 entries of X, the mean subtracted unless it is owed; each overwrites the last."""
@@ -280,6 +287,8 @@ def _zeros(length: int, w: Tensor) -> Tensor:
 
 def _laid_in_rows(batch: Tensor) -> Tensor:
     """The transposed batch, filled up with zeros: BLAS reads the matrix once more for each row beyond a multiple."""
+    if batch.shape[1] >= _MANY and batch.T.is_contiguous():
+        return batch.T
     count = -(-batch.shape[1] // _MULTIPLE) * _MULTIPLE
     rows = batch.new_zeros(count, batch.shape[0])
     rows[: batch.shape[1]] = batch.T

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from torchreg.linear.after_fork import one_thread_after_fork
-from torchreg.linear.designs.arrays import there
+from torchreg.linear.data.validation import check_offset, check_total, given_weights
+from torchreg.linear.designs.arrays import check_finite, check_matrix, there
 from torchreg.linear.designs.structure import check_structure
 from torchreg.linear.designs.torch_rows import in_csr
 
@@ -116,22 +116,12 @@ def _refuse_text(X: Matrix) -> None:
 def _checked_tensor(X: Tensor) -> Tensor:
     if X.is_complex():
         raise ValueError(f"Complex data not supported\n{X}\n")
-    if X.dim() != 2:
-        raise ValueError(
-            f"Expected 2D array, got {X.dim()}D array instead.\nReshape your data either using X.reshape(-1, 1) if it "
-            "has a single feature or X.reshape(1, -1) if it contains a single sample."
-        )
-    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
-        if not count:
-            raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
+    check_matrix(tuple(X.shape), X)
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.layout != torch.strided:
         X = in_csr(X)
-    values = X if X.layout == torch.strided else X.values()
-    if not bool(torch.isfinite(values.sum())) and not bool(values.isfinite().all()):
-        kind = "NaN" if bool(values.isnan().any()) else f"infinity or a value too large for {values.dtype}"
-        raise ValueError(f"Input X contains {kind}.")
+    check_finite(X if X.layout == torch.strided else X.values(), "X")
     return X
 
 
@@ -148,7 +138,8 @@ def regression_data(estimator: BaseEstimator, X: Matrix, y: Any, sample_weight: 
         X, y = validate_data(
             estimator, X, y, accept_sparse=["csr", "csc"], dtype=_FLOATS, multi_output=several, y_numeric=True
         )
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if not isinstance(y, np.ndarray) or y.dtype != np.float64:
+            y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     y = y if several else column_or_1d(y, warn=True)
     return Data(X, y, checked_weights(sample_weight, X.shape[0]))
 
@@ -178,22 +169,9 @@ def checked_weights(weights: Any, rows: int) -> np.ndarray | None:
     """Weights of the rows as float64, (rows,); None where none are given."""
     if weights is None:
         return None
-    weights = to_numpy(weights)
-    if isinstance(weights, Number) or getattr(weights, "ndim", 1) == 0:
-        weights = np.full(rows, weights)
-    weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-    if weights.ndim != 1:
-        raise ValueError(
-            f"Sample weights must be 1D array or scalar, got {weights.ndim}D array. Expected either a scalar value "
-            f"or a 1D array of length {rows}."
-        )
-    if weights.shape != (rows,):
-        raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(rows,)}!")
-    if (weights < 0).any():
-        raise ValueError("Negative values in data passed to `sample_weight`.")
-    if not weights.any():
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return weights
+    checked = given_weights(weights, rows).contiguous().numpy()
+    check_total(checked.max())
+    return checked
 
 
 def linear_predictor(X: Matrix, coef: Array, intercept: Array) -> Array:
@@ -213,9 +191,7 @@ def lifted(eta: Array, offset: Any) -> Array:
     """A linear predictor with an offset, if there is one, of the same shape."""
     if offset is None:
         return eta
-    shape = tuple(getattr(offset, "shape", np.shape(to_numpy(offset))))
-    if shape != tuple(eta.shape):
-        raise ValueError(f"offset must have shape {tuple(eta.shape)}, got {shape}.")
+    check_offset(getattr(offset, "shape", np.shape(to_numpy(offset))), eta.shape)
     if isinstance(eta, Tensor):
         return eta + torch.as_tensor(offset, dtype=eta.dtype, device=eta.device)
     return eta + np.asarray(to_numpy(offset), dtype=eta.dtype)

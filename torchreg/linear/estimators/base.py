@@ -16,6 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from torchreg.linear.after_fork import one_thread_if_small
 from torchreg.linear.datafits import Datafit
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, checked_matrix, dense, linear_predictor
 from torchreg.linear.estimators.nested import BETWEEN, nested, with_field
@@ -78,20 +79,12 @@ class Model(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is not ty
     def _fit_path(
         self, data: Data, penalty: Penalty, datafit: Datafit, alphas: list[float], init: Start | None = None
     ) -> Path:
-        return fit_path(
-            data.X,
-            data.y,
-            penalty,
-            datafit=datafit,
-            alphas=alphas,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            sample_weight=data.weights,
-            offset=data.offset,
-            fit_intercept=self.fit_intercept,
-            device=self.device,
-            init=init,
-        )
+        options: dict[str, Any] = {"alphas": alphas, "tol": self.tol, "max_iter": self.max_iter, "device": self.device}
+        rows: dict[str, Any] = {"sample_weight": data.weights, "offset": data.offset}
+        with one_thread_if_small(data.X.shape[0] * data.features):
+            return fit_path(
+                data.X, data.y, penalty, datafit=datafit, fit_intercept=self.fit_intercept, init=init, **options, **rows
+            )
 
     def _start(self, data: Data, outputs: int | None) -> Start | None:
         """The present coefficients, where there are any that fit, as the engine takes them."""

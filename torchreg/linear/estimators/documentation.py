@@ -13,6 +13,9 @@ C = TypeVar("C")
 ARGUMENTS = {
     "alpha": "strength, >= 0; 0 for no penalty.",
     "l1_ratio": "share of L1, between 0 and 1.",
+    "penalty": "any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets, or K > 2 classes.",
+    "metric": "what is averaged over the test rows, lower is better: a function of (prepared y, prediction, weights) "
+    "that returns a 0-d tensor; None for the mean loss, which for squares is the mean squared error.",
     "groups": "None, each feature alone; an integer, blocks of so many neighbouring features; or a label for each "
     "feature, (p,), numbers or strings.",
     "group_weights": "v, >= 0; None for the square root of the group's size, a number, or one for each group in the "
@@ -75,7 +78,8 @@ def documented(estimator: type[C]) -> type[C]:
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     sections["Args"] = _listed(_arguments(estimator, _entries(sections.get("Args", ""))))
     sections["Attributes"] = _listed(_attributes(estimator, _entries(sections.get("Attributes", ""))))
-    sections.setdefault("Raises", f"    {_RAISES}\n\n")
+    groups = ", or if the groups do not fit the features" if hasattr(estimator, "groups") else ""
+    sections.setdefault("Raises", _WRAPPER.fill(_RAISES.replace(", in", f"{groups}, in")) + "\n\n")
     names = ("Args", "Attributes", "Raises", "Source", "Example")
     estimator.__doc__ = head + "".join(f"{name}:\n{sections[name]}" for name in names if name in sections)
     return estimator

@@ -7,10 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import group_factors, grouped_by
 from torchreg.linear.estimators.regressor import SingleFit
 from torchreg.penalties import L1, Group, NonNegative, Penalty, Sum
@@ -60,10 +58,6 @@ class GroupLasso(SingleFit):
         intercept_: b; 0 without one.
         alpha_max_: the least alpha at which all penalised groups are zero.
 
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
-            the groups do not fit the features.
-
     Source:
         Yuan and Lin, JRSS B 68, 2006.
 
@@ -87,13 +81,6 @@ class GroupLasso(SingleFit):
     positive: bool = False
     device: str | torch.device | None = None
 
-    def _datafit(self) -> Datafit:
-        return Quadratic()
-
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return regression_data(self, X, y, sample_weight, several=False)
-
     def _penalty(self, data: Data) -> Penalty:
         return group_lasso(self.alpha, self, data)
 
@@ -112,10 +99,6 @@ class SparseGroupLasso(SingleFit):
     Attributes:
         coef_: w, (p,); of X's kind and precision.
         intercept_: b; 0 without one.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
-            the groups do not fit the features.
 
     Source:
         Simon et al., J. Computational and Graphical Statistics 22, 2013.
@@ -141,13 +124,6 @@ class SparseGroupLasso(SingleFit):
     warm_start: bool = False
     positive: bool = False
     device: str | torch.device | None = None
-
-    def _datafit(self) -> Datafit:
-        return Quadratic()
-
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return regression_data(self, X, y, sample_weight, several=False)
 
     def _penalty(self, data: Data) -> Penalty:
         return sparse_group_lasso(self.alpha, self.l1_ratio, self, data)

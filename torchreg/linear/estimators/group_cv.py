@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.documentation import documented
 from torchreg.linear.estimators.group import group_lasso, sparse_group_lasso
-from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.quadratic_cv import SquaredErrorCV
 from torchreg.penalties import Penalty
 
@@ -22,10 +21,6 @@ class GroupLassoCV(SquaredErrorCV):
 
     ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2 + alpha * sum_g v_g |w_g|`` with the
     Euclidean norm of each group's coefficients, sample weights s and group weights v.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
-            the groups do not fit the features.
 
     Source:
         Yuan and Lin, JRSS B 68, 2006.
@@ -52,10 +47,6 @@ class GroupLassoCV(SquaredErrorCV):
     positive: bool = False
     device: str | torch.device | None = None
 
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return regression_data(self, X, y, sample_weight, several=False)
-
     def _penalties(self, data: Data) -> list[Penalty]:
         return [group_lasso(1.0, self, data)]
 
@@ -68,10 +59,6 @@ class SparseGroupLassoCV(SquaredErrorCV):
     ``minimise 1 / (2 sum_i s_i) * sum_i s_i (y_i - x_i w - b)^2
     + alpha * (l1_ratio * sum_j |w_j| + (1 - l1_ratio) * sum_g v_g |w_g|)`` with the Euclidean norm of
     each group's coefficients, sample weights s and group weights v.
-
-    Raises:
-        ValueError: if a parameter, X, y or the weights are not allowed, in scikit-learn's words, or
-            the groups do not fit the features.
 
     Source:
         Simon et al., J. Computational and Graphical Statistics 22, 2013.
@@ -98,10 +85,6 @@ class SparseGroupLassoCV(SquaredErrorCV):
     rule: Any = "min"
     positive: bool = False
     device: str | torch.device | None = None
-
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return regression_data(self, X, y, sample_weight, several=False)
 
     def _penalties(self, data: Data) -> list[Penalty]:
         return [sparse_group_lasso(1.0, self.l1_ratio, self, data)]

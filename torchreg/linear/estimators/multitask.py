@@ -9,10 +9,8 @@ import torch
 from sklearn.utils import Tags
 
 from torchreg.functional.groups import rows
-from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data, Matrix
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.parameters import check_parameters
 from torchreg.linear.estimators.penalised import feature_weights
 from torchreg.linear.estimators.regressor import SingleFit
 from torchreg.penalties import L1, Group, Penalty
@@ -75,18 +73,15 @@ class MultiTaskLasso(SingleFit):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
+    _several = True
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
         tags.target_tags.single_output = False
         return tags
 
-    def _datafit(self) -> Datafit:
-        return Quadratic()
-
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return several_targets(regression_data(self, X, y, sample_weight, several=True), "Lasso")
+        return several_targets(super()._training_data(X, y, sample_weight), "Lasso")
 
     def _penalty(self, data: Data) -> Penalty:
         return of_features(self.alpha, self.penalty_weights, data, self.device)

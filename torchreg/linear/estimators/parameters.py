@@ -110,10 +110,10 @@ def check_parameters(estimator: BaseEstimator, **special: Rule) -> None:
     """Raise InvalidParameterError, a ValueError, where a parameter of ``estimator`` is not allowed.
 
     Args:
-        estimator: its constructor parameters that stand in `RULES` are checked.
+        estimator: its constructor parameters that stand in `RULES` are checked; fitted attributes end in an underscore.
         special: rules that differ for this estimator.
     """
-    for name, value in estimator.get_params(deep=False).items():
+    for name, value in vars(estimator).items():
         rule = special.get(name) or RULES.get(name)
         if rule is not None and not rule.allows(value):
             raise InvalidParameterError(

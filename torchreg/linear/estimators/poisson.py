@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sklearn.metrics import d2_tweedie_score
 from sklearn.utils import Tags
 
 from torchreg.linear.datafits import Datafit, Poisson
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data
+from torchreg.linear.estimators.arrays import Data
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.parameters import check_parameters, one_of
+from torchreg.linear.estimators.parameters import Rule, one_of
 from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import SingleFit
 from torchreg.penalties import L1L2, Penalty
@@ -70,6 +71,7 @@ class PoissonRegressor(SingleFit):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
+    _rules: ClassVar[Mapping[str, Rule]] = {"solver": one_of("lbfgs", "newton-cholesky")}
     _explained = staticmethod(partial(d2_tweedie_score, power=1))
 
     @property
@@ -84,10 +86,6 @@ class PoissonRegressor(SingleFit):
 
     def _datafit(self) -> Datafit:
         return Poisson()
-
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self, solver=one_of("lbfgs", "newton-cholesky"))
-        return regression_data(self, X, y, sample_weight, several=False)
 
     def _penalty(self, data: Data) -> Penalty:
         return entrywise(L1L2(self.alpha, self.l1_ratio), self, data)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.utils import Tags, column_or_1d
 
-from torchreg.linear.datafits import Datafit, Quadratic
 from torchreg.linear.estimators.arrays import Array, Data, Matrix, regression_data, to_numpy
 from torchreg.linear.estimators.cross_validated import PathCV
 from torchreg.linear.estimators.documentation import documented
@@ -25,9 +24,6 @@ class SquaredErrorCV(PathCV, ABC):
     """Squared loss, and the mean squared error of each fold."""
 
     mse_path_: Array
-
-    def _datafit(self) -> Datafit:
-        return Quadratic()
 
     def _keep_losses(self, losses: Array) -> None:
         self.mse_path_ = losses
@@ -208,15 +204,15 @@ class MultiTaskLassoCV(SquaredErrorCV):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
+    _several = True
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
         tags.target_tags.single_output = False
         return tags
 
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self)
-        return several_targets(regression_data(self, X, y, sample_weight, several=True), "LassoCV")
+        return several_targets(super()._training_data(X, y, sample_weight), "LassoCV")
 
     def _penalties(self, data: Data) -> list[Penalty]:
         return [of_features(1.0, self.penalty_weights, data, self.device)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -11,11 +11,13 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.utils import Tags
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit
-from torchreg.linear.estimators.arrays import Array, Data, Matrix, lifted, through, to_numpy
+from torchreg.linear.datafits import Datafit, Quadratic
+from torchreg.linear.estimators.arrays import Array, Data, Matrix, lifted, regression_data, through, to_numpy
 from torchreg.linear.estimators.base import Model, warn_unless_converged
+from torchreg.linear.estimators.parameters import Rule, check_parameters
 from torchreg.linear.settings import at_its_own_strength
 from torchreg.penalties import Penalty
 
@@ -24,14 +26,22 @@ class Regressor(RegressorMixin, Model):  # type: ignore[misc]
     """A model of numbers: ``predict`` is the mean response."""
 
     _explained: ClassVar[Callable[..., float]] = staticmethod(r2_score)
+    _several: ClassVar[bool] = False  # whether y may have a column for each of several targets
+    _rules: ClassVar[Mapping[str, Rule]] = {}  # of parameters, where they are not those of all estimators
 
-    @abstractmethod
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = self._several
+        return tags
+
     def _datafit(self) -> Datafit:
         """The data term."""
+        return Quadratic()
 
-    @abstractmethod
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
         """The data, after all checks of data and parameters."""
+        check_parameters(self, **self._rules)
+        return regression_data(self, X, y, sample_weight, several=self._several)
 
     @property
     def sparse_coef_(self) -> csr_array:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils import Tags
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
+from torchreg.linear.estimators.arrays import Data, to_numpy
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number, one_of
+from torchreg.linear.estimators.parameters import ARRAY, Rule, number, one_of
 from torchreg.linear.estimators.penalised import Entrywise, entrywise, feature_weights
 from torchreg.linear.estimators.regressor import SingleFit
 from torchreg.penalties import L2, NonNegative, Penalty, Weighted
@@ -99,17 +98,8 @@ class Ridge(SingleFit):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _datafit(self) -> Datafit:
-        return Quadratic()
-
-    def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self, alpha=number(0.0) | ARRAY, solver=one_of(*SOLVERS))
-        return regression_data(self, X, y, sample_weight, several=True)
+    _several = True
+    _rules: ClassVar[Mapping[str, Rule]] = {"alpha": number(0.0) | ARRAY, "solver": one_of(*SOLVERS)}
 
     def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         return ridge_rows(coef), self._one_zero_without(intercept)

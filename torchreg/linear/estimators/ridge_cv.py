@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import get_scorer
-from sklearn.utils import Tags, check_scalar
+from sklearn.utils import check_scalar
 from torch import Tensor
 
-from torchreg.linear.datafits import Datafit, Quadratic
-from torchreg.linear.designs.arrays import tensor_of
-from torchreg.linear.designs.inputs import as_design
-from torchreg.linear.estimators.arrays import Data, Matrix, regression_data, to_numpy
+from torchreg.linear.datafits import Quadratic
+from torchreg.linear.estimators.arrays import Data, Matrix, to_numpy
 from torchreg.linear.estimators.base import warn_unless_converged
 from torchreg.linear.estimators.cross_validated import (
     CrossValidated,
@@ -26,13 +25,15 @@ from torchreg.linear.estimators.cross_validated import (
     split_metadata,
 )
 from torchreg.linear.estimators.documentation import documented
-from torchreg.linear.estimators.leave_one_out import left_out, smoother
-from torchreg.linear.estimators.parameters import ARRAY, check_parameters, number
-from torchreg.linear.estimators.penalised import entrywise, feature_weights
+from torchreg.linear.estimators.parameters import ARRAY, Rule, number
+from torchreg.linear.estimators.penalised import entrywise
 from torchreg.linear.estimators.regressor import Regressor
 from torchreg.linear.estimators.ridge import ridge_penalty, ridge_rows
 from torchreg.linear.estimators.scored import Ordered, cross_validated_path, fit_in_order, scores_on, takes_weights
-from torchreg.penalties import L2
+from torchreg.linear.frame import framed
+from torchreg.linear.path import MAX_ITER, assembled, strongest
+from torchreg.linear.solvers.ridge import RidgePath
+from torchreg.penalties import L2, Penalty
 
 
 @documented
@@ -90,16 +91,10 @@ class RidgeCV(CrossValidated, Regressor):
     penalty_weights: Any = None
     device: str | torch.device | None = None
 
+    _several = True
+    _rules: ClassVar[Mapping[str, Rule]] = {"alphas": ARRAY | number(0.0, closed="()")}
     max_iter = None  # not parameters: scikit-learn's class has none
     positive = False
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _datafit(self) -> Datafit:
-        return Quadratic()
 
     def _rows(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         return ridge_rows(coef), self._one_zero_without(intercept)
@@ -111,12 +106,12 @@ class RidgeCV(CrossValidated, Regressor):
         return scorer.set_score_request(sample_weight=True) if routing_is_on() else scorer
 
     def _training_data(self, X: Matrix, y: Any, sample_weight: Any) -> Data:
-        check_parameters(self, alphas=ARRAY | number(0.0, closed="()"))
+        data = super()._training_data(X, y, sample_weight)
         if self.cv is not None and self.store_cv_results:
             raise ValueError("cv!=None and store_cv_results=True are incompatible")
         if self.cv is not None and self.alpha_per_target:
             raise ValueError("cv!=None and alpha_per_target=True are incompatible")
-        return regression_data(self, X, y, sample_weight, several=True)
+        return data
 
     def _checked_alphas(self) -> list[float]:
         given = self.alphas if isinstance(self.alphas, list | tuple) else np.atleast_1d(to_numpy(self.alphas)).tolist()
@@ -147,7 +142,7 @@ class RidgeCV(CrossValidated, Regressor):
         return self
 
     def _leave_out_rows(self, data: Data, alphas: list[float], scored: dict[str, Any]) -> None:
-        errors = self._errors_of_rows(data, alphas)
+        fitted, errors = self._fitted_without_rows(data, alphas)
         if self.scoring is None:
             results = np.square(errors)
             each = -results.mean(1)
@@ -158,22 +153,24 @@ class RidgeCV(CrossValidated, Regressor):
             losses = -each.reshape(len(alphas), -1).mean(1, keepdims=True)
         if self.store_cv_results:
             self.cv_results_ = data.out(torch.from_numpy(np.moveaxis(results, 0, -1).copy()))
-        self._choose(data, alphas, losses.T, np.ones_like(losses.T, dtype=bool), None)
+        self._choose(data, alphas, fitted, losses.T, np.ones_like(losses.T, dtype=bool), None)
         if self.alpha_per_target and data.y.ndim == 2:
             self._choose_for_each_target(data, np.array(alphas), each)
 
-    def _errors_of_rows(self, data: Data, alphas: list[float]) -> np.ndarray:
-        """By what each row's target exceeds its prediction without it, times sqrt(s): (a, n) or (a, n, K)."""
-        device = data.on(self.device)
-        y = tensor_of(data.y).to(device)
-        weights = torch.ones_like(y[..., 0] if y.dim() == 2 else y)
-        if data.weights is not None:
-            weights = tensor_of(data.weights).to(device)
-        factors = None
-        if self.penalty_weights is not None:
-            factors = feature_weights(self.penalty_weights, data.features, device)
-        shared = smoother(as_design(data.X, device), weights, factors, fit_intercept=self.fit_intercept)
-        return torch.stack([left_out(shared, y, weights, alpha) for alpha in alphas]).cpu().numpy()
+    def _fitted_without_rows(self, data: Data, alphas: list[float]) -> tuple[Ordered, np.ndarray]:
+        """The path on all rows, and leave-one-out residuals times sqrt(sample weight), (a, n) or (a, n, K)."""
+        penalty, order = self._penalty(data), np.argsort(-np.asarray(alphas), kind="stable")
+        places, grid = np.argsort(order), [alphas[i] / (2.0 * data.total) for i in order]
+        frame = framed(data.X, data.y, Quadratic(), data.weights, None, self.fit_intercept, False, self.device)
+        ridge = RidgePath(frame.problem, frame.moments, centred=self.fit_intercept)
+        coef = frame.problem.no_coef()
+        forms: Any = [penalty.with_alpha(alpha).form(coef) for alpha in grid]
+        residuals = ridge.left_out(forms) * data.total**0.5
+        alpha_max = strongest(frame, penalty, self.tol, MAX_ITER)
+        path = assembled(frame, penalty, grid, list(ridge.points(forms)), alpha_max=alpha_max, tol=self.tol)
+        errors = np.zeros((len(grid), *data.y.shape))
+        errors[:, slice(None) if frame.kept is None else frame.kept.cpu().numpy()] = residuals.cpu().numpy()
+        return Ordered(path, places), errors[places]
 
     def _leave_out_folds(self, data: Data, alphas: list[float], folds: Any, scored: dict[str, Any]) -> None:
         scorer, scores, converged = self._scorer(), [], []
@@ -182,17 +179,20 @@ class RidgeCV(CrossValidated, Regressor):
             fitted = self._fitted(data.only(train), alphas)
             scores.append(scores_on(self, data, fitted, data.y, test, scorer, scored))
             converged.append(fitted.converged)
-        self._choose(data, alphas, -np.array(scores), np.array(converged), folds)
+        self._choose(data, alphas, self._fitted(data, alphas), -np.array(scores), np.array(converged), folds)
+
+    def _penalty(self, data: Data) -> Penalty:
+        return entrywise(L2(1.0), self, data, outputs=data.y.ndim == 2)
 
     def _fitted(self, data: Data, alphas: list[float]) -> Ordered:
-        penalty = entrywise(L2(1.0), self, data, outputs=data.y.ndim == 2)
-        return fit_in_order(self, data, penalty, Quadratic(), [alpha / (2.0 * data.total) for alpha in alphas])
+        return fit_in_order(self, data, self._penalty(data), Quadratic(), [a / (2.0 * data.total) for a in alphas])
 
-    def _choose(self, data: Data, alphas: list[float], losses: np.ndarray, converged: np.ndarray, folds: Any) -> None:
+    def _choose(
+        self, data: Data, alphas: list[float], fitted: Ordered, losses: np.ndarray, converged: np.ndarray, folds: Any
+    ) -> None:
         """Keep the best of the alphas, by losses (folds, a); ``converged``, of the same shape, is for a warning."""
         if isinstance(self.rule, str) and self.rule == "1se" and len(losses) == 1:
             raise ValueError("rule='1se' needs the scores of several folds; give cv, or scoring=None.")
-        fitted = self._fitted(data, alphas)
         self.path_ = cross_validated_path(fitted, losses, converged, folds, self.rule)
         best = fitted.chosen(losses.mean(0), self.path_)
         self.alpha_, self.best_score_ = alphas[best], -float(losses[:, best].mean())

@@ -46,9 +46,6 @@ class SparseRegressor(SingleFit):
     1e-5 in size, or, with ``threshold=5e-324``, of any size. ``GridSearchCV`` reaches the fields of the penalty, by
     ``penalty__alpha`` say.
 
-    Args:
-        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
-
     Attributes:
         dual_gap_: by how much the objective may exceed its minimum, or NaN.
         alpha_max_: the least alpha of the penalty at which all penalised coefficients are zero.
@@ -106,7 +103,6 @@ class SparseClassifier(SingleClassifier):
     convex, or its conjugate is not known, ``dual_gap_`` is NaN.
 
     Args:
-        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
         datafit: a `torchreg.linear.Datafit` of classes, Logistic(), SquaredHinge() or Multinomial(); None for
             the likelihood.
 

@@ -30,12 +30,6 @@ class SparseRegressorCV(PathCV):
     The penalty's own alpha is replaced by those of the grid. A penalty that no alpha makes zero (L2)
     has no grid of its own: give ``alphas``.
 
-    Args:
-        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K targets.
-        metric: what is averaged over the test rows, lower is better: a function of (prepared y,
-            prediction, weights) that returns a 0-d tensor; None for the mean squared error, or the
-            mean loss of another datafit.
-
     Attributes:
         loss_path_: losses on the test rows, (a, folds).
 
@@ -97,11 +91,8 @@ class SparseClassifierCV(CrossValidated, Accurate):
     has no grid of its own: give ``alphas``. Alphas are compared by the mean loss, not by accuracy.
 
     Args:
-        penalty: any `torchreg.Penalty` on a tensor (p,), or (p, K) for K > 2 classes.
         datafit: a `torchreg.linear.Datafit` of classes, Logistic(), SquaredHinge() or Multinomial(); None for
             the likelihood.
-        metric: what is averaged over the test rows, lower is better: a function of (prepared y,
-            prediction, weights) that returns a 0-d tensor; None for the mean loss.
         cv: number of folds, a splitter, or (train, test) index arrays; None for 5 folds of
             alike shares of classes, not shuffled.
 

@@ -1,146 +1,101 @@
-"""Whole paths of least squares with a group penalty, every point certified on all groups.
+"""Least squares with a penalty of groups, solved on a working set of groups by Newton's method.
 
-As in `L1Path`, one pass over the data serves a block of strengths. Groups whose correlations, continued along the line
-through the last two points, come near their strength form the pool; its Gram matrix tells for each strength which of
-them are needed, and Newton's method works on these alone. It starts from the parabola through the last three points.
+The working set is wide: the groups that a block of strengths may need. In it `GroupWorkingSet` finds for each strength
+those that it does need.
 
-Source: Tibshirani et al., JRSS B 74, 2012 (sequential strong rule); Yuan and Lin, JRSS B 68, 2006 (group lasso).
+Source: Yuan and Lin, JRSS B 68, 2006 (group lasso).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from torchreg.linear.groupwise.conditions import GroupTerms
 from torchreg.linear.groupwise.partition import partition
-from torchreg.linear.groupwise.pool import SLACK, GroupPool
-from torchreg.linear.groupwise.strengths import Strengths, batched, dual_scale, penalty_gap, strengths_of, violation
 from torchreg.linear.oracle import Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
-from torchreg.penalties import GroupForm
+from torchreg.linear.solvers.group_working_set import GroupWorkingSet
+from torchreg.linear.solvers.path_following import Solved, Subsolver
 
-_KEEP = 0.95  # of its strength: a group predicted to reach it joins the pool
-_BLOCK = 8  # strengths for one pass over the data
+_SHARE = 0.3  # of the tolerance: a gap over a working set that leaves room for rounding
 
 
-class GroupPath:
-    """Follows one path, from the strongest penalty to the weakest.
+class GroupLeastSquares(Subsolver[GroupTerms]):
+    """Blocks of strengths of least squares with groups of rows of coef.
 
     Args:
         oracle: the data.
-        rows: the group of each row of coef, (p,).
-        target: duality gap at which a point is accepted.
+        labels: the group of each row of coef, (p,); every number from 0 to the largest occurs.
+        goal: duality gap at which a point is accepted.
         limit: rounds of Newton's method for one point.
         start: coefficients to start from, (p,) or (p, K); None for zeros.
     """
 
-    def __init__(self, oracle: Oracle, rows: Tensor, target: float, limit: int, start: Tensor | None = None) -> None:
-        self._oracle = oracle
-        cross = oracle.cross
-        self._zero, self._outputs = torch.zeros_like(cross), 1 if cross.dim() == 1 else cross.shape[1]
-        self._present, labels = rows.unique(return_inverse=True)
-        self._rows = partition(labels)
-        self._parts = partition(labels.repeat_interleave(self._outputs))
-        sizes = torch.bincount(labels)
+    keep, block, reach, far = 0.95, 8, 0.0, 0.0
+
+    def __init__(self, oracle: Oracle, labels: Tensor, goal: float, limit: int, start: Tensor | None) -> None:
+        self._oracle, self.goal, self._start = oracle, goal, start
+        self._zero = torch.zeros_like(oracle.cross)
+        self._outputs = self._zero[:1].numel()
+        self._rows, sizes = partition(labels), torch.bincount(labels)
         width = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
-        self._pool = GroupPool(oracle, sizes, width, target, limit)
-        self._chosen = torch.zeros(len(self._rows), dtype=torch.bool, device=cross.device)
-        self._slack = self._before = self._parts.shaped(cross.reshape(-1))
-        self._at = self._at_before = math.inf
-        self._start = start
+        self._set = GroupWorkingSet(oracle, sizes, width, _SHARE * goal, limit)
+        self._chosen = torch.zeros(self._zero.numel(), dtype=torch.bool, device=labels.device)
 
-    def points(self, alphas: Sequence[float], forms: Sequence[GroupForm]) -> Iterator[PathPoint]:
-        """The solutions, one for each form.
+    @property
+    def chosen(self) -> Tensor:
+        return self._chosen
 
-        Args:
-            alphas: strengths, descending; only their ratios matter.
-            forms: the penalty at each of them.
-        """
-        strengths = [strengths_of(form, self._zero, self._parts, self._present) for form in forms]
-        self._open(strengths[0])
-        done, size = 0, 1
-        while done < len(forms):
-            block = slice(done, min(done + size, len(forms)))
-            accepted = yield from self._block(alphas[block], strengths[block])
-            size = _BLOCK if accepted else size
-            done += accepted
+    def begin(self, terms: GroupTerms) -> Tensor:
+        w = (self._zero if self._start is None else self._start.to(self._zero)).reshape(-1).clamp(min=terms.lower)
+        w = w * terms.parts.spread(terms.l1.isfinite())
+        first = w != 0.0
+        if terms.unpenalised is not None:
+            first = first | (terms.parts.spread(terms.unpenalised) > 0.0)
+        self.add(first, terms)
+        entries = self._set.entries
+        if not bool(w.any()):
+            return self._oracle.cross.reshape(-1)
+        self._set.begin(w[entries])
+        return terms.slack(w, self._correlations(w[entries][:, None])[0][:, 0])
 
-    def _open(self, strengths: Strengths) -> None:
-        """Unpenalised groups, and those of the start, are in the pool from the beginning."""
-        parts = self._parts
-        first = torch.zeros_like(self._chosen) if strengths.free is None else strengths.free.view(-1) > 0.0
-        if self._start is None:
-            self._add(first)
-            return
-        w = parts.shaped(self._start.to(self._zero).reshape(-1).clamp(min=strengths.lower))
-        w = w * parts.spread(strengths.l1.isfinite())
-        self._add(first | (parts.norms(w) > 0.0).view(-1))
-        entries = self._pool.entries
-        if len(entries):
-            self._pool.begin(w.reshape(-1)[entries])
-            g = self._correlations(w.reshape(-1)[entries][:, None])[0][..., 0]
-            self._slack = self._before = strengths.slack(g, w)
+    def add(self, needed: Tensor, terms: GroupTerms) -> None:
+        groups = terms.parts.labels[needed & ~self._chosen].unique()
+        if len(groups):
+            self._set.append(groups, self._rows.entries(groups))
+            self._chosen[terms.parts.entries(groups)] = True
 
-    def _add(self, groups: Tensor) -> None:
-        new = (groups & ~self._chosen).nonzero().flatten()
-        if len(new):
-            self._pool.append(new, self._rows.entries(new))
-            self._chosen[new] = True
+    def solve(
+        self, alphas: Sequence[float], penalties: Sequence[GroupTerms], accuracy: float | None
+    ) -> Solved[GroupTerms]:
+        w, rounds = self._set.solve(alphas, penalties, accuracy or 1.0)
+        (g, squares), coef = self._correlations(w), w.new_zeros(self._zero.numel(), len(alphas))
+        terms, coef = penalties[0].batch(penalties), coef.index_copy_(0, self._set.entries, w)
+        return Solved(terms, terms.slack(coef, g), partial(self._points, terms, coef, g, squares, rounds))
 
-    def _block(self, alphas: Sequence[float], strengths: Sequence[Strengths]) -> Generator[PathPoint, None, int]:
-        """Solve a block and give the points before the first that is not optimal; returns how many."""
-        self._screen(alphas, strengths)
-        solved, rounds = self._pool.solve(alphas, strengths)
-        batch, (g, squares) = batched(strengths), self._correlations(solved)
-        w = self._parts.shaped(
-            solved.new_zeros(self._zero.numel(), len(alphas)).index_copy_(0, self._pool.entries, solved)
-        )
-        slack = batch.slack(g, w)
-        reach = self._parts.norms(batch.left(slack))
-        beyond = (reach > (1.0 + SLACK) * batch.l1).view(len(self._chosen), -1) & ~self._chosen[:, None]
-        good = int(beyond.any(0).long().cumsum(0).eq(0).sum())
-        scale = dual_scale(batch, g)
-        gaps = 0.5 * (1.0 - scale).square() * squares + penalty_gap(batch, w, scale * g)
-        worst = violation(batch, w, g)
-        w = w.reshape(self._zero.numel(), -1)
-        for k in range(good):
-            coef = w[:, k].view(self._zero.shape)
-            kept = nonzero_rows(coef)
-            none = zero_intercept(w, None if self._zero.dim() == 1 else self._outputs)
-            yield PathPoint(kept, coef[kept], none, gaps[k], worst[k], 0.5 * squares[k], rounds[k])
-        self._remember(slack[..., :good], alphas[:good])
-        if good < len(alphas):
-            self._pool.return_to(good)
-            self._add(beyond.any(1))
-        return good
+    def _points(
+        self, terms: GroupTerms, coef: Tensor, g: Tensor, squares: Tensor, rounds: Sequence[int]
+    ) -> list[PathPoint]:
+        """One point for each of a batch of penalties, with coefficients and correlations of all entries."""
+        scale = terms.scale(g)
+        gaps, off = 0.5 * (1.0 - scale).square() * squares + terms.gap(coef, scale * g), terms.violation(coef, g)
+        none, points = zero_intercept(g, None if self._zero.dim() == 1 else self._outputs), []
+        for k, flat in enumerate(coef.unbind(1)):
+            table = flat.view(self._zero.shape)
+            kept = nonzero_rows(table)
+            points.append(PathPoint(kept, table[kept], none, gaps[k], off[k], 0.5 * squares[k], rounds[k]))
+        return points
+
+    def accept(self, count: int) -> None:
+        self._set.return_to(count)
 
     def _correlations(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Shaped correlations of all entries and residual squares at coefficients of the pool, (entries, batch)."""
+        """Correlations of all entries and residual squares at coefficients of the working set, (entries, batch)."""
         if self._zero.dim() == 1:
-            g, squares = self._oracle.correlations(w)
-        else:
-            g, squares = self._oracle.correlations(w.view(-1, self._outputs, w.shape[1]).transpose(1, 2))
-            g = g.transpose(1, 2).reshape(-1, w.shape[1])
-        return self._parts.shaped(g), squares
-
-    def _screen(self, alphas: Sequence[float], strengths: Sequence[Strengths]) -> None:
-        """Add the groups that the block may need, as far as one can tell."""
-        span, last = self._at - self._at_before, self._slack
-        if math.isfinite(span) and span != 0.0:
-            last = last + (alphas[-1] - self._at) / span * (self._slack - self._before)
-        needed = torch.zeros_like(self._chosen)
-        for g, s in ((self._slack, strengths[0]), (last, strengths[-1])):
-            needed |= (self._parts.norms(s.left(g)) > _KEEP * s.l1).view(-1)
-        self._add(needed)
-
-    def _remember(self, slack: Tensor, alphas: Sequence[float]) -> None:
-        if not alphas:
-            return
-        if len(alphas) > 1:
-            self._before, self._at_before = slack[..., -2].contiguous(), alphas[-2]
-        else:
-            self._before, self._at_before = self._slack, self._at
-        self._slack, self._at = slack[..., -1].contiguous(), alphas[-1]
+            return self._oracle.correlations(w)
+        g, squares = self._oracle.correlations(w.view(-1, self._outputs, w.shape[1]).transpose(1, 2))
+        return g.transpose(1, 2).reshape(-1, w.shape[1]), squares

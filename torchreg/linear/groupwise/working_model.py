@@ -5,69 +5,56 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreg.linear.groupwise.conditions import GroupConditions
-from torchreg.linear.groupwise.newton import GroupNewton
+from torchreg.linear.groupwise.conditions import GroupTerms
 from torchreg.linear.groupwise.partition import Partition
-from torchreg.linear.groupwise.system import GroupSystem
-from torchreg.linear.newton.working_model import WorkingModel
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.group_newton import GroupNewton
+from torchreg.linear.solvers.group_quadratic import GroupQuadratic
+from torchreg.linear.solvers.working_model import WorkingModel
 
 _LEFT = 0.1  # of the model's gap, where its minimiser is good enough: the loss is not the model
 _ROUNDS = 100  # for one minimiser
 
 
-class GroupModel(WorkingModel[GroupConditions]):
-    """A working model of whole groups; the intercept, if there is one, is profiled out of the matrix.
+class GroupModel(WorkingModel[GroupTerms]):
+    """A working model of whole groups.
 
     Args:
         problem: one output, of a datafit with a second derivative.
         parts: groups of the columns of X.
-        width: the size of all, None where they differ.
         eta: linear predictor at which the first matrix is made, (n,).
     """
 
     patience = 0.3
 
-    def __init__(self, problem: Problem, parts: Partition, width: int | None, eta: Tensor) -> None:
-        super().__init__(problem, eta)
-        self._parts, self._width = parts, width
+    def __init__(self, problem: Problem, parts: Partition, eta: Tensor) -> None:
+        sizes = parts.sizes
+        self._parts, self._width = parts, int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
         self._null = 2.0 * abs(float(problem.null_loss()))  # without a conjugate it can be negative
-        self._renewed()
+        super().__init__(problem, eta)
 
     def begin(self, w: Tensor) -> None:
         del w  # each minimiser starts from the coefficients that it is given
 
-    def minimiser(self, w: Tensor, g: Tensor, inside: GroupConditions) -> Tensor:
-        head, old, pull = self.head, w[self.head :], g / self.factor
-        rest = pull[:1] / self._total
-        if not len(old):
-            return w + rest[:head]
-        system, strengths = self._system, inside.strengths.times(1.0 / self.factor)
-        shaped = system.parts.shaped
-        start, slope = shaped(old), shaped(pull[head:] - self._edge * pull[0] if head else pull)
-        cross = system.gram.times(start) + slope
-        system.aim(cross, self._null / self.factor + float((start * (cross + slope)).sum()))
-        gap = system.gap(strengths, start, system.parts.norms(start), slope)
-        young = torch.zeros_like(strengths.l1, dtype=torch.bool)
-        newton = GroupNewton(system, strengths, start, slope, young)
-        newton.run(_LEFT * gap, _ROUNDS)
-        fresh = newton.w.view(-1)
-        return torch.cat([w[:head] + rest[:head] - self._edge @ (fresh - old), fresh]) if head else fresh
+    def _minimised(self, w: Tensor, slope: Tensor, inside: GroupTerms) -> Tensor:
+        quadratic, penalty = self._quadratic, inside.times(1.0 / self.factor)
+        cross = quadratic.gram.times(w) + slope
+        quadratic.aim(cross, self._null / self.factor + float(torch.dot(w, cross + slope)))
+        newton = GroupNewton(quadratic, penalty, w, slope)
+        newton.run(_LEFT * float(quadratic.gap(penalty, w, slope)), _ROUNDS)
+        return newton.w
 
     def _together(self, needed: Tensor) -> Tensor:
         return self._parts.entries(self._parts.labels[needed].unique())
 
-    def _grown(self, old: int) -> None:
-        piece = self.columns.gram(self.curvature, old)
-        if self.head:
-            self._edge = self.columns.transposed(self.curvature) / self._total
-            piece.addr_(self._edge, self._edge[old:], alpha=-float(self._total))
-        sizes = self._parts.labels[self.index[old:]].unique_consecutive(return_counts=True)[1]
-        self._system.append(piece, piece.new_zeros(piece.shape[1]), sizes)
+    def _emptied(self) -> None:
+        self._quadratic = GroupQuadratic(self.chosen.device, 1, self._width, self._null, thin=False)
 
-    def _renewed(self) -> None:
-        device, limit = self.curvature.device, self._problem.design.p
-        self._system = GroupSystem(device, 1, self._width, limit, self._null, thin=False)
-        self._total, self._edge = self.curvature.sum(), self.curvature[:0]
-        if len(self.index):
-            self._grown(0)
+    def _grown(self, block: Tensor, old: int, terms: GroupTerms) -> None:
+        del terms
+        sizes = self._parts.labels[self.index[old:]].unique_consecutive(return_counts=True)[1]
+        self._quadratic.append(block, block.new_zeros(block.shape[1]), sizes)
+
+    def _renewed(self, block: Tensor, inside: GroupTerms) -> None:
+        self._emptied()
+        self._grown(block, 0, inside)

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.linear.l1.least_squares import L1Path
+from torchreg.linear.l1.least_squares import PivotLeastSquares
 from torchreg.linear.moments import Moments
+from torchreg.linear.objective.entry_terms import EntryTerms
 from torchreg.linear.oracle import DataOracle, GramOracle, Oracle
 from torchreg.linear.points import PathPoint, nonzero_rows, zero_intercept
 from torchreg.linear.problem import Problem
+from torchreg.linear.solvers.path_following import PathFollower
 from torchreg.penalties import L1Form
 
 
@@ -27,7 +29,7 @@ class TaskPath:
     def __init__(self, problem: Problem, start: Tensor | None, moments: Moments | None) -> None:
         self._like = problem.no_coef()
         self._paths = [
-            L1Path(_oracle(problem, moments, k), None if start is None else start[:, k])
+            PathFollower(PivotLeastSquares(_oracle(problem, moments, k), None if start is None else start[:, k]))
             for k in range(self._like.shape[1])
         ]
 
@@ -42,13 +44,14 @@ class TaskPath:
         for parts in zip(*(p.points(alphas, f) for p, f in zip(self._paths, single, strict=True)), strict=True):
             yield self._joined(parts)
 
-    def _of(self, form: L1Form, target: int) -> L1Form:
+    def _of(self, form: L1Form, target: int) -> EntryTerms:
         """The penalty of one target's coefficients."""
         like = self._like
         l1, l2 = (torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in (form.l1, form.l2))
         if not l1.dim() and not l2.dim():
-            return form
-        return L1Form(l1.expand(like.shape)[:, target], l2.expand(like.shape)[:, target], form.lower)
+            return EntryTerms(form, like[:, 0])
+        l1, l2 = (part.expand(like.shape)[:, target] for part in (l1, l2))
+        return EntryTerms(L1Form(l1, l2, form.lower), like[:, 0])
 
     def _joined(self, parts: Sequence[PathPoint]) -> PathPoint:
         coef = torch.stack([part.dense(len(self._like)) for part in parts], 1)

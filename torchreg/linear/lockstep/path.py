@@ -15,12 +15,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from torchreg.linear.certificate import columns, dual_scale, penalty_gap, violation
 from torchreg.linear.folds import Fold
 from torchreg.linear.frame import Coordinates, Frame
 from torchreg.linear.lockstep.exchanges import Sides
 from torchreg.linear.lockstep.fold_oracle import FoldOracle, fold_oracle
 from torchreg.linear.lockstep.pivoting import BatchedPivots
+from torchreg.linear.objective.entry_terms import columns, dual_scale, penalty_gap, violation
 from torchreg.linear.pivoting.subproblem import Subproblem
 from torchreg.linear.points import PathPoint, zero_intercept
 from torchreg.linear.stations import stations

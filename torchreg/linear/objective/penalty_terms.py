@@ -1,15 +1,18 @@
-"""What a path of proximal Newton steps asks of a penalty."""
+"""The one description of a penalty that path following and its solvers read: made once per fit, for each strength.
+
+Coefficients are flat vectors: those of (p, K), for K outputs, are numbered ``column * K + output``.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from torch import Tensor
 
 
-class Conditions(ABC):
+class PenaltyTerms(ABC):
     """A convex penalty R at one strength, or a batch of them: its value, and the optimality that follows from it.
 
     Correlations ``g`` are minus the gradient of the data term. Vectors are (m,) or, for a batch, (m, batch).
@@ -18,11 +21,13 @@ class Conditions(ABC):
         lower: -inf or 0, the least coefficient that is allowed.
         ridge: whether some coefficient has a ridge.
         least: the least strength that is not zero, inf where there is none.
+        free: whether some coefficient is unpenalised: at zero a gap says nothing of it.
     """
 
     lower: float
     ridge: bool
     least: float
+    free: bool
 
     @abstractmethod
     def batch(self, others: Sequence[Self]) -> Self:
@@ -30,7 +35,7 @@ class Conditions(ABC):
 
     @abstractmethod
     def within(self, index: Tensor) -> Self:
-        """The penalty of some columns, by their numbers; those of a group stand together."""
+        """The penalty of some coefficients, by their numbers; those of a group stand together."""
 
     @abstractmethod
     def slack(self, w: Tensor, g: Tensor) -> Tensor:
@@ -38,7 +43,11 @@ class Conditions(ABC):
 
     @abstractmethod
     def reached(self, slack: Tensor, share: float) -> Tensor:
-        """Which columns' correlations are at least ``share`` of the strength that holds them at zero."""
+        """Which coefficients' correlations are at least ``share`` of the strength that holds them at zero."""
+
+    @abstractmethod
+    def excess(self, slack: Tensor) -> Tensor:
+        """How far coefficients' correlations go beyond the strength that holds them at zero."""
 
     @abstractmethod
     def violation(self, w: Tensor, g: Tensor) -> Tensor:
@@ -59,3 +68,6 @@ class Conditions(ABC):
     @abstractmethod
     def extent(self, w: Tensor) -> Tensor:
         """The sum of what strengths multiply: absolute values, or norms of groups, 0-d."""
+
+
+C = TypeVar("C", bound=PenaltyTerms)

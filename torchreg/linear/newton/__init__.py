@@ -1,1 +1,0 @@
-"""Proximal Newton paths of generalised linear models, whatever the penalty."""

@@ -1,0 +1,1 @@
+"""What a fit minimises, and the description of a penalty that solvers read."""

@@ -1,1 +1,0 @@
-"""Least squares with a ridge or nothing, in closed form."""

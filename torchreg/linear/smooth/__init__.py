@@ -1,1 +1,0 @@
-"""Paths of penalties without a kink, for losses with a second derivative."""
