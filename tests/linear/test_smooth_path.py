@@ -1,5 +1,6 @@
 """Fits whose penalty has no kink: closed form and Newton's method against scikit-learn and an independent judge."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_ridge_with_weights_of_features_and_rows(shape, special, kind):
     path = fit_path(X, y, Weighted(L2(1.0), torch.tensor(weights)), alphas=ALPHAS, sample_weight=rows)
     certify(path, judge_of(X, y, kind, weights=rows), ridge_at(weights), gap=1e-14)
     assert all(int((path.coef(k)[list(special.get("forced", ()))] != 0).sum()) == 0 for k in range(len(path)))
+
+
+@each_shape
+@pytest.mark.parametrize("kind", ["Quadratic", "tasks"])
+def test_objectives_of_a_ridge_are_losses_and_the_penaltys_value(shape, kind):
+    X, y = data(shape, kind)
+    weights = torch.tensor(factors(kind, shape[1], forced=(0,), free=(2, 5)))
+    path = fit_path(X, y, Weighted(L2(1.0), weights), alphas=[*ALPHAS, 0.0])
+    for k, alpha in enumerate(path.alphas.tolist()):
+        residual = torch.as_tensor(y) - path.decision(X)[k]
+        loss, value = residual.square().sum() / (2 * len(y)), Weighted(L2(alpha), weights).value(path.coef(k))
+        assert torch.allclose(path.losses[k], loss, rtol=1e-9, atol=1e-12 * path.null_objective)
+        assert torch.allclose(path.objectives[k], loss + value, rtol=1e-9, atol=1e-12 * path.null_objective)
+
+
+def test_a_pickled_ridge_path_holds_its_coefficients_once():
+    X, y = data((20, 500), "Quadratic")
+    path = fit_path(X, y, L2(1.0), alphas=np.geomspace(1.0, 1e-3, 40))
+    assert len(pickle.dumps(path)) <= 3 * path.coefs.numel() * 8  # with the numbers of the columns, and small change
 
 
 def test_ridge_of_each_target():

@@ -134,7 +134,8 @@ class RidgePath:
         judged = zip(gaps.unbind(), violations.unbind(), losses.unbind(), values.unbind(), strict=True)
         for k, (coef, (gap, violation, loss, value)) in enumerate(zip(table.unbind(), judged, strict=True)):
             index = index if shared else alive[k].nonzero().flatten()
-            yield PathPoint(index, coef if shared else coef[index], zero, gap, violation, loss, 1, value)
+            coef = coef.clone() if shared else coef[index]  # of its own memory, so that a pickle holds it once
+            yield PathPoint(index, coef, zero, gap, violation, loss, 1, value)
 
     def _solved(
         self, pattern: Pattern, count: int, least: float, strengths: Tensor, targets: Tensor
