@@ -122,7 +122,8 @@ class GroupTerms(PenaltyTerms):
         left = self.left(y)
         norms = self.parts.norms(left)
         steep = curvature if self.l2 is None else curvature + self.l2
-        return left * self.parts.spread((norms - self.l1).clamp_(min=0.0) / (norms * steep).clamp_(min=_TINY))
+        shrunk = (norms - self.l1).clamp_(min=0.0).div_(norms.clamp(min=_TINY))
+        return left * self.parts.spread(shrunk / steep)
 
     def change(self, w: Tensor, fresh: Tensor) -> Tensor:
         before, after = self.parts.norms(w), self.parts.norms(fresh)
