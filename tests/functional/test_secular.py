@@ -1,5 +1,7 @@
 """The equation of a group's norm in a metric, against scipy's root finder on the equation itself."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_every_round_rises_and_stays_below_the_root(condition):
         slack = 1e-10 * root  # what brentq leaves near a vanishing group, where h is flat
         assert found[0] <= 1.001 * root  # at 0 powers of c meet, of which float64 keeps few digits at 1e8
         assert all(r <= root + slack for r in found[1:])
-        assert all(b >= a - slack for a, b in zip(found[1:], found[2:], strict=False))
+        assert all(b >= a - slack for a, b in pairwise(found[1:]))
 
 
 @pytest.mark.parametrize("condition", [0, 1, 4, 8])

@@ -18,8 +18,10 @@ from torchreg.functional.concave_shrinkage import mcp_slope, scad_slope
 from torchreg.functional.torch_private import of_all_mapped
 from torchreg.groups import Groups
 from torchreg.penalties.concave import MCP, SCAD
+from torchreg.penalties.norm_in_float32 import norm_prox_in_float32
 from torchreg.penalties.separable import Separable
 from torchreg.pieces import ENTRIES
+from torchreg.sums import asks_freely
 
 _SECULAR_STEPS = 10  # enough for a metric of condition 1e10: relative error 1e-14
 _STILL = 1e-8  # of a radius: Newton's next step would move it by the square of that
@@ -50,6 +52,10 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups, *, until_still
         by: the groups.
         until_still: stop as soon as no group moves, which the host has to ask: for the CPU, where that is free.
     """
+    if until_still and z.dtype is step.dtype is torch.float32 and asks_freely(z) and not torch.is_grad_enabled():
+        quick = norm_prox_in_float32(z, step.broadcast_to(z.shape), level.to(z.dtype), by)
+        if quick is not None:
+            return quick
     dtype, z, step, level = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape), _wide(level)
     pull = _product(by.expand(level, z), step)
     with torch.no_grad():

@@ -24,6 +24,7 @@ from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
 from torchreg.penalties.one_step import takes_one_step
 from torchreg.shrinkage import Scalar
+from torchreg.sums import asks_freely
 from torchreg.training.step_rules import ParamGroup, State, StepRule
 
 
@@ -83,7 +84,7 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if step.device.type == "cpu" and not _may(step < 0):
+    if asks_freely(step) and bool(step.amin() >= 0):
         return step
     return torch.vmap(partial(_of_group, by))(step) if stacked else _of_group(by, step)
 
