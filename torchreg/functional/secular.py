@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 _NARROW = 64.0  # roundings of its mean's square below which a variance is not told from 0
+_GRID = 1.5 * 2.0**11  # to which a float32 is added to be rounded to a multiple of 2^-12
 _LEAST = -0.5  # of e: a radius may be too large by roundings
 
 
@@ -45,3 +46,13 @@ def growth(sums: Sequence[Tensor]) -> Tensor:
         total, slope = part + rest, part * below * one + rest * beside * other
         found = (found + (total.sqrt() - 1.0) * (total / slope)).clamp(min=_LEAST)
     return found
+
+
+def in_two(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiples of 2^-12, which float32 adds without rounding up to 4096, and what is left of each.
+
+    Their sums together are a sum that is about 1 as if in float64, at a fraction of the time that turning each entry
+    into float64 takes on a CPU.
+    """
+    high = (x + _GRID) - _GRID
+    return high, x - high

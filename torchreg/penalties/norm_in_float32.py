@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchreg.functional.secular import in_two
 from torchreg.groups import Groups
 
 _ROUNDS = 10
 _STILL = 1e-3  # of a radius: Newton's next step would move it by the square of that
 _NEAR = 1e-5  # of the level, within which float64 decides whether a group vanishes
 _SMALL = 1e-15  # levels below which squares may underflow
-_GRID = 1.5 * 2.0**11  # to which a number is added to be rounded to a multiple of 2^-12
 
 
 def norm_prox_in_float32(z: Tensor, step: Tensor, level: Tensor, by: Groups) -> Tensor | None:
@@ -60,13 +60,7 @@ def _newton(
     below = torch.add(pull, by.expand(radius, z), out=rooms[0])
     ratio = torch.div(z, below, out=rooms[1])
     ratio.mul_(ratio)
-    g = _precise_sum(ratio, by) if precise else by.sum(ratio)
+    high, rest = (by.sum(x).double() for x in in_two(ratio)) if precise else (by.sum(ratio), 0.0)
+    g = high + rest
     slope = by.sum(ratio.div_(below))
     return torch.where(slope > 0, radius + ((g.sqrt() - 1.0) * g / slope), radius).to(z.dtype)
-
-
-def _precise_sum(x: Tensor, by: Groups) -> Tensor:
-    """A sum as if float32 were added in float64, where it is about 1: multiples of 2^-12 are added without rounding."""
-    high = (x + _GRID).sub_(_GRID)
-    whole = by.sum(high).double()
-    return whole + by.sum(torch.sub(x, high, out=high)).double()

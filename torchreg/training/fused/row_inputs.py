@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchreg.functional.secular import growth
+from torchreg.functional.secular import growth, in_two
 from torchreg.penalties import Penalty
 from torchreg.penalties.forms import GroupForm
 from torchreg.shrinkage import Scalar, soft
@@ -21,7 +21,6 @@ from torchreg.training.fused.penalty_inputs import PenaltyInputs, is_known
 from torchreg.training.fused.update import once
 
 _ROUNDS = {torch.float32: 2, torch.float64: 3}
-_GRID = 1.5 * 2.0**11  # to which a float32 is added to be rounded to a multiple of 2^-12
 _LEAST = 1e-12  # of a radius, relative to the norm
 _TINY = 1e-30  # of a radius
 
@@ -57,14 +56,11 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _precise_sum(x: Tensor) -> Tensor:
-    """A sum as if float32 were added in float64, where it is 1 or less; multiples of 2^-12 are added without rounding.
-
-    Numbers that are turned into float64 one by one take compiled code on a CPU several times as long.
-    """
+    """A sum as if in float64 where it is about 1 or less."""
     if x.dtype is torch.float64:
         return _sum(x)
-    high = (x + _GRID) - _GRID
-    return _sum(high).double() + _sum(x - high).double()
+    high, rest = in_two(x)
+    return _sum(high).double() + _sum(rest).double()
 
 
 def _settled(inverse: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,17 +129,8 @@ def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         of_mean = -lr * then / (1.0 - product * then)
         steady = lr * (1.0 + then - now)
         decay = _decay(group, decoupled)
-        return (
-            steady,
-            of_gradient,
-            of_mean,
-            decay,
-            1.0 - beta1,
-            beta2,
-            1.0 - beta2,
-            1.0 / (1.0 - beta2**k),
-            group["eps"],
-        )
+        new1, new2, unbias = 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta2**k)
+        return steady, of_gradient, of_mean, decay, new1, beta2, new2, unbias, group["eps"]
 
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         steady, of_gradient, of_mean, decay, new1, beta2, new2, unbias, eps = numbers
@@ -177,16 +168,11 @@ def _radam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         square = squares(kept[1], beta2, new2, g)
         below = square.sqrt() + eps
         over = 1.0 / below
-        plain = torch.ones_like(p)
-        pace = Pace(
-            torch.where(ready > 0, steady, lr),
-            torch.where(ready > 0, over, plain),
-            torch.where(ready > 0, below, plain),
-            square == 0,
-            lr,
-        )
-        adapted = torch.where(ready > 0, root * over, plain)
-        return p - mean * (lr / first) * adapted * spread, (mean, square), pace
+        plain, now = torch.ones_like(p), ready > 0
+        rate, over, below = (torch.where(now, x, y) for x, y in ((steady, lr), (over, plain), (below, plain)))
+        adapted = torch.where(now, root * over, plain)
+        moved = p - mean * (lr / first) * adapted * spread
+        return moved, (mean, square), Pace(rate, over, below, square == 0, lr)
 
     return Update(("exp_avg", "exp_avg_sq"), ("step",), numbers, move, counted)
 
