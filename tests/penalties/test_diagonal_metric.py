@@ -6,7 +6,7 @@ import torch
 from helpers import F64, generator, normal, objective
 from scipy.optimize import brentq, minimize
 
-from torchreg import L1, L1L2, MCP, SCAD, Group, rows
+from torchreg import L1, L1L2, MCP, SCAD, Group, columns, labels, rows
 from torchreg.penalties import diagonal_metric as secular
 
 SHAPE = (40, 12)
@@ -92,6 +92,42 @@ def test_metric_prox_in_float32_is_as_good_as_its_input():
     penalty = Group(L1(0.5), by=rows)
     exact = penalty.prox(z.double(), step.double())
     assert torch.allclose(penalty.prox(z, step).double(), exact, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("by", [rows, columns, labels(torch.arange(40) % 7)], ids=repr)
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e6, 1e10])
+def test_in_place_float32_gives_what_float64_gives_on_the_same_numbers(condition, by):
+    """But for two roundings of the weights, and zero at the same places."""
+    z, step = normal(SHAPE).float(), metric(condition).float()
+    for alpha in (0.0, 1e-6, 1e-3, 0.1, 1.0, 5.0, 100.0, 1e4):
+        penalty, found = Group(L1(alpha), by=by), z.clone()
+        penalty.prox_([found], [step])
+        exact = penalty.prox(z.double(), step.double())
+        assert torch.equal(found == 0, exact == 0)
+        ulp = torch.nextafter(z.abs(), z.abs() + 1.0) - z.abs()
+        assert ((found - exact).abs() <= 2.0 * ulp).all()
+
+
+def test_in_place_float32_decides_as_float64_where_a_group_is_about_to_vanish():
+    step, z = metric(1e4).float(), normal(SHAPE).float()
+    level = (z.double() / step.double()).norm(dim=1)
+    for factor in (1.0 - 1e-8, 1.0 + 1e-8):  # less than a rounding of float32 away
+        penalty, found = Group(L1(1.0), by=rows, weights=level * factor), z.clone()
+        penalty.prox_([found], [step])
+        assert bool((found == 0).all()) == (factor > 1.0)
+
+
+@pytest.mark.parametrize("odd", ["a step of 0", "an endless step", "NaN", "inf", "tiny", "huge"])
+def test_in_place_float32_leaves_odd_numbers_to_float64(odd):
+    z, step = normal(SHAPE).float(), metric(1e2).float()
+    row = {"NaN": torch.nan, "inf": torch.inf}.get(odd)
+    z[3, 2] = z[3, 2] if row is None else row
+    step[3, 2] = {"a step of 0": 0.0, "an endless step": torch.inf}.get(odd, float(step[3, 2]))
+    scale = {"tiny": 1e-25, "huge": 1e25}.get(odd, 1.0)
+    penalty, found = Group(L1(0.5 * scale), by=rows), z * scale
+    exact = penalty.prox(found.double(), step.double())
+    penalty.prox_([found], [step])
+    torch.testing.assert_close(found.double() / scale, exact / scale, rtol=1e-6, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("inner", [MCP(0.4, 2.5), SCAD(0.4, 3.2)], ids=repr)

@@ -228,11 +228,12 @@ class TestRows:
         """Against Newton in float64 on the same numbers: two roundings of the weights, and the same rows at zero."""
         draw = torch.Generator().manual_seed(condition)
         z = torch.randn(2000, 24, generator=draw)
-        t = 10.0 ** (-condition * torch.rand(2000, 24, generator=draw))
+        c = 10.0 ** (condition * torch.rand(2000, 24, generator=draw))
+        most = c.amax(1, keepdim=True)
         for level in (1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3):
             one = torch.full((2000, 1), level)
-            found = row_inputs._prox(z, t, one, None, None, False)
-            exact = norm_prox(z.double(), t.double(), one[:, 0].double(), by_rows)
+            found = row_inputs._prox(z, c, most, one, None, None, False)
+            exact = norm_prox(z.double(), 1.0 / c.double(), one[:, 0].double(), by_rows)
             assert torch.equal(found == 0, exact == 0)
             assert ((found - exact).abs() <= 2 * (torch.nextafter(z.abs(), z.abs() + 1.0) - z.abs())).all()
 

@@ -17,8 +17,10 @@ from torch import Tensor
 from torchreg.functional.blocking import ENTRIES
 from torchreg.functional.concave_shrinkage import mcp_slope, scad_slope
 from torchreg.functional.groups import Groups
+from torchreg.functional.reductions import asks_freely
 from torchreg.functional.torch_private import of_all_mapped
 from torchreg.penalties.concave import MCP, SCAD
+from torchreg.penalties.norm_in_float32 import norm_prox_in_float32
 from torchreg.penalties.separable import Separable
 
 _SECULAR_STEPS = 10  # enough for a metric of condition 1e10: relative error 1e-14
@@ -50,6 +52,10 @@ def norm_prox(z: Tensor, step: Tensor, level: Tensor, by: Groups, *, until_still
         by: the groups.
         until_still: stop as soon as no group moves, which the host has to ask: for the CPU, where that is free.
     """
+    if until_still and z.dtype is step.dtype is torch.float32 and asks_freely(z) and not torch.is_grad_enabled():
+        quick = norm_prox_in_float32(z, step.broadcast_to(z.shape), level.to(z.dtype), by)
+        if quick is not None:
+            return quick
     dtype, z, step, level = z.dtype, _wide(z), _wide(step).broadcast_to(z.shape), _wide(level)
     pull = _product(by.expand(level, z), step)
     with torch.no_grad():

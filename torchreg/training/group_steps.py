@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from torchreg.functional.groups import Groups
+from torchreg.functional.reductions import asks_freely
 from torchreg.functional.shrinkage import Scalar
 from torchreg.penalties import Penalty
 from torchreg.penalties.cardinality import ranks
@@ -83,7 +84,7 @@ def settled(penalty: Penalty, p: Tensor, step: Any, *, stacked: bool = False) ->
     by = penalty.groups
     if by is None or not isinstance(step, Tensor) or step.shape != p.shape or not step.numel():
         return step
-    if step.device.type == "cpu" and not _may(step < 0):
+    if asks_freely(step) and bool(step.amin() >= 0):
         return step
     return torch.vmap(partial(_of_group, by))(step) if stacked else _of_group(by, step)
 

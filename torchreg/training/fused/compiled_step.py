@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from torchreg.training.fused.penalty_inputs import PenaltyInputs
-from torchreg.training.fused.update import Update
+from torchreg.training.fused.update import Pace, Update
 
 _TRIAL = 1 << 20  # entries of the first call, by which the compiler decides how to cut the work
 _MOST = 64  # kinds that are compiled in a process: each takes seconds, and keeps its code
 _SLACK = 4.0  # roundings by which the compiled pass may differ from the same formulas in torch's own operators
 _FEW = 1e-3  # share of entries that may differ by more: of those at a jump of the proximal map
+
+_OPTIONS: Any = {"realize_reads_threshold": 12}  # so that rows are not written out once more between their sums
 
 Step = Callable[..., None]
 
@@ -92,7 +94,7 @@ def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Ste
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own, of which nobody asked
             # not fullgraph=True: torch then raises, after the step, where a later setting makes it run as Python
-            compiled: Step = torch.compile(_of_its_own(noted), dynamic=True)
+            compiled: Step = torch.compile(_of_its_own(noted), dynamic=True, options=_OPTIONS)
             compiled(*given)
     except Exception:  # whatever a compiler that is missing or broken raises: the unfused step is there
         return None
@@ -103,7 +105,7 @@ def _proven(kind: Kind, penalty: PenaltyInputs, numbers: Sequence[float]) -> Ste
 def _plain(kind: Kind, penalty: PenaltyInputs) -> Step:
     """The pass in torch's own operators."""
     move, own, most = kind.update.move, kind.metric == "auto", kind.most
-    prox = penalty.map
+    prox, rows = penalty.map, penalty.rows
 
     def step(
         p: Tensor,
@@ -113,10 +115,15 @@ def _plain(kind: Kind, penalty: PenaltyInputs) -> Step:
         scale: tuple[Tensor, Tensor],
         inputs: Sequence[Tensor],
     ) -> None:
-        (rate, factor), (moved, now, steps) = scale, move(p, g, kept, numbers)
-        steps = steps if own and steps is not None else rate
-        steps = steps if most is None else steps.clamp(min=-most, max=most)
-        p.copy_(prox(inputs, moved, steps * factor))
+        (rate, factor), (moved, now, pace) = scale, move(p, g, kept, numbers)
+        if not own or pace is None:
+            rate = rate if most is None else rate.clamp(max=most)
+            pace = Pace(rate, torch.ones_like(p), torch.ones_like(p)) if rows else None
+        if rows and pace is not None:
+            steps = pace.inverses(most, factor)
+        else:
+            steps = (rate if pace is None else pace.steps(most)) * factor
+        p.copy_(prox(inputs, moved, steps))
         for x, new in zip(kept, now, strict=True):
             x.copy_(new)
 

@@ -31,7 +31,7 @@ _MISFIT = "a tensor of its penalty is not of its shape, or its groups are not it
 _NO_COMPILER = "torch.compile has no working compiler here, its result differs, or it has compiled too many kinds"
 _SHARED = "it shares memory with its gradient, its state or another parameter"
 
-_BLOCK = 1 << 18  # entries of the rows that are stepped at a time, so that loops over them find them in a CPU's cache
+_BLOCK = 1 << 19  # entries of the rows that are stepped at a time, so that loops over them find them in a CPU's cache
 
 Made = tuple[Step, list[Tensor], int] | str  # a compiled step, its penalty's inputs and rows; or why there is none
 

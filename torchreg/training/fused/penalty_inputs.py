@@ -24,7 +24,8 @@ class PenaltyInputs:
 
     Attributes:
         kind: equal for penalties that differ in these inputs alone.
-        map: (inputs, weights, effective steps) -> the proximal map; steps of entries without a gradient have a minus.
+        map: (inputs, weights, effective steps) -> the proximal map; of rows it takes one over the steps, with a minus
+            where an entry has met no gradient.
         inputs: strengths, and tensors: flat views of the parameter's length, or one entry for each row.
         rows: how many rows a view of the parameter has on which it acts, 0 for a flat view.
     """
@@ -55,7 +56,7 @@ def penalty_inputs(penalty: Penalty, shape: torch.Size) -> PenaltyInputs | None:
     kind, build = _of_penalty(penalty, inputs, {})
 
     def shrunk(given: Sequence[Tensor], w: Tensor, steps: Tensor) -> Tensor:
-        result: Tensor = build(given).prox(w, steps.abs())
+        result: Tensor = build(given).prox(w, steps)
         return result
 
     return PenaltyInputs(kind, shrunk, inputs)

@@ -6,11 +6,50 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 Group = Mapping[str, Any]
-Moved = tuple[Tensor, tuple[Tensor, ...], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The effective steps of all entries, ``rate * over``.
+
+    Attributes:
+        rate: a number.
+        over: of each entry, mostly the inverse of ``below``.
+        below: of each entry.
+        unmet: the entries that have met no gradient, None where the optimizer does not tell.
+        alone: the step of such an entry, a number.
+    """
+
+    rate: Tensor
+    over: Tensor
+    below: Tensor
+    unmet: Tensor | None = None
+    alone: Tensor | None = None
+
+    def steps(self, most: float | None) -> Tensor:
+        """The step of each entry, at most ``most``."""
+        steps = self.rate * self.over
+        if self.unmet is not None and self.alone is not None:
+            steps = torch.where(self.unmet, self.alone, steps)
+        return steps if most is None else steps.clamp(max=most)
+
+    def inverses(self, most: float | None, factor: Tensor) -> Tensor:
+        """One over the step of each entry times a factor, with a minus where it has met no gradient."""
+        least, dtype = 1.0 / (factor * torch.inf if most is None else factor * most), self.below.dtype
+        inverse = self.below * once((1.0 / (self.rate * factor)).to(dtype))
+        inverse = inverse if most is None else inverse.clamp(min=once(least.to(dtype)))
+        if self.unmet is None or self.alone is None:
+            return inverse
+        alone = -(1.0 / (self.alone * factor)).maximum(least)
+        return torch.where(self.unmet, once(alone.to(dtype)), inverse)
+
+
+Moved = tuple[Tensor, tuple[Tensor, ...], Pace | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +61,7 @@ class Update:
         counters: the 0-d tensors of its state that count.
         numbers: (group, counters) -> what the host reckons; the first is the effective step of an entry that has met
             no gradient, or of every entry where ``move`` gives none.
-        move: (parameter, gradient, kept, numbers) -> the parameter, what is kept, the effective steps or None.
+        move: (parameter, gradient, kept, numbers) -> the parameter, what is kept, its `Pace` or None.
         advance: (group, state) -> the counters, after it has moved them as the optimizer does.
         counts_anywhere: whether ``numbers`` takes "step" as a tensor too; its first is then a number all the same.
     """
@@ -33,6 +72,11 @@ class Update:
     move: Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Moved]
     advance: Callable[[Group, MutableMapping[str, Any]], tuple[float, ...]]
     counts_anywhere: bool = False
+
+
+def once(x: Tensor) -> Tensor:
+    """What compiled code is to keep in memory, and not to reckon anew wherever it is used."""
+    return x.as_strided(x.shape, x.stride())
 
 
 SWITCHES: dict[type[Optimizer], Callable[[Group], tuple[Any, ...]]] = {}

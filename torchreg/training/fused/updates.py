@@ -3,7 +3,8 @@
 Each follows the function ``_single_tensor_*`` of its module in torch.optim, operation by operation. What moves from
 step to step (rates, corrections of a bias, counters) is reckoned by the host in double precision, as torch does, and
 comes in as 0-d tensors; what does not (whether there is momentum, say) chooses the function. Beside the new values each
-gives the effective step of every entry (`torchreg.training.step_rules`), with a minus where it has met no gradient.
+gives the effective steps of all entries (`torchreg.training.step_rules`). Where torch divides by the root of a second
+moment, one division serves both: ``p + a m (1 / below)`` for ``p + a m / below``, which rounds once more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torchreg.training.fused.update import (
     SWITCHES,
     Group,
     Moved,
+    Pace,
     Update,
     counted,
     has_decay,
@@ -91,17 +93,18 @@ def _adam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update:
         root = (1.0 - beta2**k) ** 0.5
         back = -lr / (1.0 - beta1**k)
         decay, eps = _decay(group, decoupled), group["eps"]
-        return lr, back, decay, 1.0 - beta1, beta2, 1.0 - beta2, root, eps, lr * root, eps * root
+        return lr, back * root, decay, 1.0 - beta1, beta2, 1.0 - beta2, lr * root, eps * root
 
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
-        lr, back, decay, new1, beta2, new2, root, eps, rate, offset = numbers
+        lr, back, decay, new1, beta2, new2, rate, offset = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
         mean = mixed(kept[0], g, new1, little)
         square = squares(kept[1], beta2, new2, g)
         largest = torch.maximum(kept[2], square) if amsgrad else square
-        size = largest.sqrt()
-        steps = torch.where(largest == 0, -lr, rate / (size + offset))
-        return p + back * mean / (size / root + eps), (mean, square, largest)[: 3 if amsgrad else 2], steps
+        below = largest.sqrt() + offset
+        over = 1.0 / below
+        pace = Pace(rate, over, below, largest == 0, lr)
+        return p + back * mean * over, (mean, square, largest)[: 3 if amsgrad else 2], pace
 
     kept = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
     return Update(kept, ("step",), numbers, move, counted, counts_anywhere=True)
@@ -126,16 +129,18 @@ def _nadam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         of_mean = -lr * then / (1.0 - product * then)
         steady = lr * (1.0 + then - now)
         decay = _decay(group, decoupled)
-        return steady, of_gradient, of_mean, decay, 1.0 - beta1, beta2, 1.0 - beta2, 1.0 - beta2**k, group["eps"]
+        new1, new2, unbias = 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta2**k)
+        return steady, of_gradient, of_mean, decay, new1, beta2, new2, unbias, group["eps"]
 
     def move(p: Tensor, g: Tensor, kept: Sequence[Tensor], numbers: Sequence[Tensor]) -> Moved:
         steady, of_gradient, of_mean, decay, new1, beta2, new2, unbias, eps = numbers
         p, g = _decayed(p, g, decay, decays, decoupled)
         mean = mixed(kept[0], g, new1, little)
         square = squares(kept[1], beta2, new2, g)
-        below = (square / unbias).sqrt() + eps
-        moved = p + of_gradient * g / below + of_mean * mean / below
-        return moved, (mean, square), torch.where(square == 0, -steady, steady / below)
+        below = (square * unbias).sqrt() + eps
+        over = 1.0 / below
+        moved = p + (of_gradient * g + of_mean * mean) * over
+        return moved, (mean, square), Pace(steady, over, below, square == 0, steady)
 
     return Update(("exp_avg", "exp_avg_sq"), ("step", "mu_product"), numbers, move, advance)
 
@@ -162,9 +167,12 @@ def _radam(decays: bool, decoupled: bool, amsgrad: bool, little: bool) -> Update
         mean = mixed(kept[0], g, new1, little)
         square = squares(kept[1], beta2, new2, g)
         below = square.sqrt() + eps
-        adapted = torch.where(ready > 0, root / below, 1.0 + 0.0 * root)
-        steps = torch.where(square == 0, -lr, torch.where(ready > 0, steady / below, lr))
-        return p - mean / first * lr * adapted * spread, (mean, square), steps
+        over = 1.0 / below
+        plain, now = torch.ones_like(p), ready > 0
+        rate, over, below = (torch.where(now, x, y) for x, y in ((steady, lr), (over, plain), (below, plain)))
+        adapted = torch.where(now, root * over, plain)
+        moved = p - mean * (lr / first) * adapted * spread
+        return moved, (mean, square), Pace(rate, over, below, square == 0, lr)
 
     return Update(("exp_avg", "exp_avg_sq"), ("step",), numbers, move, counted)
 
@@ -189,11 +197,12 @@ def _rmsprop(decays: bool, centered: bool, momentum: bool, little: bool) -> Upda
             mean = mixed(kept[1], g, new, little)
             variance, made = square - mean * mean, [mean]
         below = variance.sqrt() + eps
-        steps = torch.where(square == 0, -rate, rate / below)
+        over = 1.0 / below
+        pace = Pace(rate, over, below, square == 0, rate)
         if not momentum:
-            return p + back * g / below, (square, *made), steps
-        buffer = kept[-1] * share + g / below
-        return p + back * buffer, (square, *made, buffer), steps
+            return p + back * g * over, (square, *made), pace
+        buffer = kept[-1] * share + g * over
+        return p + back * buffer, (square, *made, buffer), pace
 
     kept = ("square_avg", *(["grad_avg"] if centered else []), *(["momentum_buffer"] if momentum else []))
     return Update(kept, ("step",), numbers, move, counted)
@@ -210,7 +219,8 @@ def _adagrad(decays: bool) -> Update:
         g = g + decay * p if decays else g
         total = kept[0] + g * g
         below = total.sqrt() + eps
-        return p + back * g / below, (total,), torch.where(total == 0, -rate, rate / below)
+        over = 1.0 / below
+        return p + back * g * over, (total,), Pace(rate, over, below, total == 0, rate)
 
     return Update(("sum",), ("step",), numbers, move, counted)
 
@@ -227,7 +237,8 @@ def _adamax(decays: bool, little: bool) -> Update:
         mean = mixed(kept[0], g, new, little)
         size = torch.maximum(kept[1] * beta2, g.abs() + eps)
         least = eps * (1.0 + 4.0 * torch.finfo(p.dtype).eps)  # where no gradient was met: torch adds eps to each
-        return p + back * mean / size, (mean, size), torch.where(size <= least, -lr, lr / size)
+        over = 1.0 / size
+        return p + back * mean * over, (mean, size), Pace(lr, over, size, size <= least, lr)
 
     return Update(("exp_avg", "exp_inf"), ("step",), numbers, move, counted)
 
@@ -245,7 +256,7 @@ def _adadelta(decays: bool) -> Update:
         square = squares(kept[0], rho, new, g)
         change = (kept[1] + eps).sqrt() / (square + eps).sqrt() * g
         total = squares(kept[1], rho, new, change)
-        steps = ((total + least) / (square + least)).sqrt() * lr
-        return p + back * change, (square, total), steps
+        over = ((total + least) / (square + least)).sqrt()
+        return p + back * change, (square, total), Pace(lr, over, 1.0 / over)
 
     return Update(("square_avg", "acc_delta"), ("step",), numbers, move, counted)
