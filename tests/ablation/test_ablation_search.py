@@ -6,7 +6,7 @@ import pytest
 
 from torchreg import L1, L2
 from torchreg.ablation import ablate, search
-from torchreg.ablation.bisection import Point, crossing
+from torchreg.ablation.bisection import MeasuredAlpha, crossing
 
 QUIET = {"progress": False}
 
@@ -180,4 +180,4 @@ def test_crossing_looks_on_both_sides_of_a_plateau():
     assert looked[:7] == [1.0, 10.0, 0.1, 100.0, 0.01, 1000.0, 316.227766017]  # then the middle of neighbours
     assert len(set(looked)) == len(looked)
     assert low.alpha < 500.0 <= high.alpha
-    assert crossing(measure, 1.0, tol=0.0, alphas=None, start=600.0, most=1) == (Point(600.0, 1.0),) * 2
+    assert crossing(measure, 1.0, tol=0.0, alphas=None, start=600.0, most=1) == (MeasuredAlpha(600.0, 1.0),) * 2

@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(where, calm, tmp_path):
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_train_as_one(calm, tmp_path):
-    run = torchrun("../examples/cluster/byte_transformer.py", 2, *SMALL, *STRONG, "--fsdp", "--out", tmp_path)
+    run = torchrun(SCRIPT, 2, *SMALL, *STRONG, "--fsdp", "--out", tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     for one, two in zip(log(calm), log(tmp_path), strict=True):
         # a mean over two processes is added up in another order, and a dozen steps of Adam spread that in float32

@@ -20,8 +20,11 @@ Scalar = float | Tensor
 
 
 def filled(value: Scalar, like: Tensor) -> Tensor:
-    """``value`` as a tensor of like's dtype, made on its device, so that nothing waits for a copy."""
-    return value if isinstance(value, Tensor) else torch.full((), value, dtype=like.dtype, device=like.device)
+    """``value`` as a tensor of like's dtype, inf beyond its range, made on its device, so that nothing waits."""
+    if isinstance(value, Tensor):
+        return value
+    within = abs(value) <= torch.finfo(like.dtype).max
+    return torch.full((), value if within else math.copysign(math.inf, value), dtype=like.dtype, device=like.device)
 
 
 def scaled(strength: Scalar, step: Scalar) -> Scalar:

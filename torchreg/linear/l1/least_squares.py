@@ -100,13 +100,12 @@ class PivotLeastSquares(Subsolver[EntryTerms]):
     ) -> Continuation[EntryTerms] | None:
         wide = len(self._chosen) > _WIDE * self._oracle.rank and alpha < _LESS_FAR * last
         known = wide if tried is None else not bool(tried.gap <= _ASTRAY * self._oracle.energy)
-        if not known or not alpha > 0.0:
+        last = alpha * max(1.0, terms.strongest(slack)) if math.isinf(last) else last
+        if not (known and alpha > 0.0 and math.isfinite(last / alpha)):
             return None
         if tried is not None:
             more = len(self._oracle.chosen) - len(self._before)
             self._solver.begin(torch.cat([self._before, self._before.new_zeros(more)]))
-        if math.isinf(last):
-            last = alpha * max(1.0, terms.strongest(slack))
         steps = 1 + int(1.001 * math.log(last / alpha) / -math.log(_LESS_FAR if tried is None else self.far))
         shares = [(last / alpha) ** (k / steps) for k in range(steps - 1, -1, -1)]
         return Continuation(last, [share * alpha for share in shares], [terms.raised(share) for share in shares])
