@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from harness import options, save, turns, verdict
@@ -109,13 +109,11 @@ def workloads(*, small: bool) -> dict[str, tuple[float, Callable[[str], Callable
     return found
 
 
-def compared(rounds: int, *, small: bool) -> list[dict[str, object]]:
-    rows = []
+def compared(rounds: int, *, small: bool) -> Iterator[dict[str, object]]:
     for what, (bar, run) in workloads(small=small).items():
         times = turns({who: run(who) for who in PEERS}, rounds, "cpu")
         mine, theirs = (statistics.median(times[who]) for who in PEERS)
-        rows.append(row(what, mine / theirs, bar) | {"milliseconds": round(mine, 3), "scikit-learn": round(theirs, 3)})
-    return rows
+        yield row(what, mine / theirs, bar) | {"milliseconds": round(mine, 3), "scikit-learn": round(theirs, 3)}
 
 
 def smallest(rounds: int) -> dict[str, object]:
@@ -157,11 +155,12 @@ def main() -> None:
     chosen = options(__doc__, rounds=7, small="small data, to see that it runs: nothing is written")
     warnings.simplefilter("ignore")  # scikit-learn's, of tolerances that it does not reach
     start = time.perf_counter()
-    rows = [*compared(chosen.rounds, small=chosen.small), smallest(chosen.rounds)]
-    rows.append(at_once(2 if chosen.small else 5, 0.5 if chosen.small else 4.0))
+    rows = [at_once(2 if chosen.small else 5, 0.5 if chosen.small else 4.0), smallest(chosen.rounds)]
+    for row in compared(chosen.rounds, small=chosen.small):
+        rows.append(row)
+        if not chosen.small:  # what there is, should it be stopped
+            save("fit-single", {"rows": rows}, chosen)
     print(f"{time.perf_counter() - start:.0f} s")
-    if not chosen.small:
-        save("fit-single", {"rows": rows}, chosen)
 
 
 if __name__ == "__main__":
