@@ -25,11 +25,11 @@ def dispatched(run):
 
 @pytest.mark.parametrize("base_class", [torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize("penalty", [L1(1e-3), L1L2(1e-3)], ids=repr)
-def test_foreach_adds_at_most_21_operations_for_100_tensors(base_class, penalty):
+def test_foreach_adds_at_most_20_operations_for_100_tensors(base_class, penalty):
     parameters = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(100)]
     for p in parameters:
         p.grad = torch.randn_like(p)
     base = base_class(parameters, lr=1e-3, foreach=True)
     opt = ProxOptimizer(base, penalty, foreach=True)
     base.step()
-    assert dispatched(opt.step) - dispatched(base.step) <= 21  # on an accelerator fewer: test_launches.py
+    assert dispatched(opt.step) - dispatched(base.step) <= 20

@@ -153,22 +153,12 @@ def _fill_unmet(below: list[Tensor], met: Sequence[Tensor], fills: Sequence[Any]
     elif len(below) == 1:
         below[0] = torch.where(met[0] == 0, fills[0], below[0])
     else:
-        missing = _missing(met)
+        missing = list(torch._foreach_pow(0.0, list(met)))  # 1 at 0, else 0
         if numbers:
             torch._foreach_addcmul_(below, missing, missing, list(fills))
         else:
-            torch._foreach_abs_(missing)
             torch._foreach_mul_(missing, list(fills))
             torch._foreach_add_(below, missing)
-
-
-def _missing(met: Sequence[Tensor]) -> list[Tensor]:
-    """1 or -1 where a tensor >= 0 is 0, else 0."""
-    if any(x.device.type != "cpu" for x in met) or torch.compiler.is_compiling():
-        return list(torch._foreach_pow(0.0, list(met)))  # one launch, which takes a CPU 20 times as long as a sign
-    found = list(torch._foreach_sign(list(met)))
-    torch._foreach_sub_(found, 1.0)
-    return found
 
 
 @_known(SGD, "number")

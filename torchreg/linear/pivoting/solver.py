@@ -27,7 +27,7 @@ from torchreg.linear.pivoting.subproblem import Subproblem, kinks, misfit
 
 _BLOCK_ROUNDS = 25
 _KINKS = 10  # exchanges on the way from one solution to the next, for each column, before giving up
-_RESIDUAL = 1e-13  # of the active equations, relative to the largest correlation
+_RESIDUAL = 1e-14  # of the active equations, relative to the largest correlation
 _POOR = 1e-9  # a residual above this means that the tableau is no inverse any more
 _REPAIRS = 3
 _CLOSE = 1.15  # ridges within this factor converge by proximal point steps: 13 % error a step at most
